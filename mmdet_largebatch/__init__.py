@@ -1,0 +1,22 @@
+"""Large-batch training for MMDetection: LARS, LAMB, their LR schedule and the global batch.
+
+Importing this package registers everything it has in MMDetection's registries; a config does so by
+``custom_imports = dict(imports=['mmdet_largebatch'], allow_failed_imports=False)``.
+"""
+
+from importlib.util import find_spec
+
+from .version import __version__
+
+_missing = [name for name in ('mmengine', 'mmcv', 'mmdet') if find_spec(name) is None]
+if _missing:
+    raise ImportError(
+        f'mmdet_largebatch needs {", ".join(_missing)}, which is not installed. Run '
+        "`pip install --no-build-isolation 'mmdet_largebatch[onedl]'` for the maintained forks or "
+        "'mmdet_largebatch[openmmlab]' for OpenMMLab's releases, not both: they share import names."
+    )
+
+from . import batching, optimizers, schedule  # noqa: E402
+from .errors import SettingError  # noqa: E402
+
+__all__ = ['SettingError', '__version__', 'batching', 'optimizers', 'schedule']

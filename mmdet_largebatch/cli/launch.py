@@ -1,0 +1,90 @@
+"""From the command line to a config that can run here."""
+
+import os
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from mmengine.config import Config, DictAction
+
+from ..errors import SettingError
+
+
+def add_common_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments that mmdet's ``train.py`` and ``test.py`` both have.
+
+    Args:
+        parser (ArgumentParser): The parser to add to.
+    """
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help="settings that take the place of the config's, as in optim_wrapper.optimizer.lr=0.002",
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='what started the processes; dist_train.sh says pytorch',
+    )
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, default=0, help='set by launchers'
+    )
+
+
+def load_config(args: Namespace) -> Config:
+    """The config that a tool was called with.
+
+    Args:
+        args (Namespace): The parsed ``config``, ``work_dir``, ``cfg_options``, ``launcher`` and
+            ``local_rank``.
+
+    Returns:
+        Config: The config with the command line's settings in it and ``work_dir`` set.
+
+    Raises:
+        SettingError: If there is no such file.
+    """
+    if not os.path.isfile(args.config):
+        raise SettingError(f'config={args.config}: no such file.')
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = Config.fromfile(args.config)
+    cfg.launcher = args.launcher
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    if args.work_dir:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
+    return cfg
+
+
+def use_gloo_without_gpu(cfg: Config) -> None:
+    """Let several processes work on a machine without a GPU, on gloo.
+
+    MMEngine's launcher calls ``torch.cuda.set_device`` and its default wrapper passes GPU numbers
+    to DDP; both are left out here where there is no GPU. With a GPU nothing is changed.
+
+    Args:
+        cfg (Config): The config; its ``model_wrapper_cfg`` is filled in.
+
+    Raises:
+        SettingError: If the launcher cannot start processes without a GPU.
+    """
+    if cfg.launcher == 'none' or torch.cuda.is_available():
+        return
+    if cfg.launcher != 'pytorch':
+        raise SettingError(
+            f'--launcher {cfg.launcher} needs a GPU and none is visible. '
+            'Without one, use tools/dist_train.sh or --launcher pytorch.'
+        )
+    dist.init_process_group('gloo')
+    wrapper = cfg.get('model_wrapper_cfg') or dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+    cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)

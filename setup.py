@@ -1,0 +1,49 @@
+"""Packaging of mmdet_largebatch."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(
+    r"__version__ = '([^']+)'", (ROOT / 'mmdet_largebatch' / 'version.py').read_text()
+).group(1)
+
+setup(
+    name='mmdet_largebatch',
+    version=VERSION,
+    description='Large-batch training for MMDetection: LARS, LAMB and the global batch',
+    long_description=(ROOT / 'README.md').read_text(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    keywords='object detection, instance segmentation, large batch, LAMB, LARS, MMDetection',
+    classifiers=[
+        'Development Status :: 3 - Alpha',
+        'Intended Audience :: Developers',
+        'Intended Audience :: Science/Research',
+        'Operating System :: POSIX :: Linux',
+        'Programming Language :: Python :: 3',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    ],
+    packages=find_packages(include=['mmdet_largebatch', 'mmdet_largebatch.*']),
+    python_requires='>=3.10',
+    # mmengine, mmcv and mmdet are extras: the forks and OpenMMLab's releases install the same
+    # import names, so neither is forced on who has the other. apex is never listed (README.md).
+    install_requires=['numpy', 'torch>=2.4'],
+    extras_require={
+        'onedl': [
+            'onedl-mmengine>=0.10.12,<1.0',
+            'onedl-mmcv>=2.3.6,<3.0',
+            'onedl-mmdetection>=3.5.1,<4.0',
+            'pycocotools',
+        ],
+        'openmmlab': [
+            'mmengine>=0.10.7,<1.0',
+            'mmcv>=2.1.0,<2.2.0',
+            'mmdet>=3.3.0,<4.0',
+            'pycocotools',
+        ],
+        'tests': ['hypothesis', 'pytest', 'ruff', 'tqdm'],
+    },
+)
