@@ -1,0 +1,71 @@
+"""What tests of several folders share: the repository's root, real files, running commands."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope='session', autouse=True)
+def one_thread():
+    """Two cores are shared with the processes that some tests start."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope='session')
+def command():
+    """Run a command from the repository's root; give back the finished process, output as text."""
+
+    def run(*words, timeout=300, **environment):
+        return subprocess.run(
+            [str(word) for word in words],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=os.environ
+            | dict(PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}')
+            | environment,
+        )
+
+    return run
+
+
+@pytest.fixture(scope='session')
+def shapes(tmp_path_factory, command):
+    """A set of 20 + 8 pictures of shapes, as the tool writes it."""
+    root = tmp_path_factory.mktemp('shapes')
+    command(
+        sys.executable, 'tools/make_shapes.py', '--out', root, '--train', 20, '--val', 8
+    ).check_returncode()
+    return root
+
+
+@pytest.fixture(scope='session')
+def shapes_as_coco(tmp_path_factory, shapes):
+    """The same pictures under names of COCO's 80 categories, so that COCO recipes take them."""
+    root = tmp_path_factory.mktemp('coco')
+    for split in ('train', 'val'):
+        content = json.loads((shapes / f'annotations/instances_{split}.json').read_text())
+        for category, name in zip(content['categories'], ('frisbee', 'book', 'kite'), strict=True):
+            category['name'] = name
+        path = root / f'annotations/instances_{split}2017.json'
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content))
+        (root / f'{split}2017').symlink_to(shapes / split)
+    return root
+
+
+def data_options(root: Path) -> list[str]:
+    """`--cfg-options` that put another folder in the place of a shapes recipe's data."""
+    options = [
+        f'{split}_dataloader.dataset.data_root={root}/' for split in ('train', 'val', 'test')
+    ]
+    annotations = root / 'annotations/instances_val.json'
+    return options + [f'{split}_evaluator.ann_file={annotations}' for split in ('val', 'test')]

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Evaluate on several processes: tools/dist_test.sh CONFIG CHECKPOINT GPUS [ARGUMENTS OF test.py]
+# NNODES, NODE_RANK, MASTER_ADDR and PORT as for dist_train.sh.
+set -euo pipefail
+if [ $# -lt 3 ]; then
+    echo "usage: $0 CONFIG CHECKPOINT GPUS [ARGUMENTS OF test.py]" >&2
+    exit 2
+fi
+exec "$(dirname "$0")/launch.sh" test.py "$3" "$1" "$2" "${@:4}"
