@@ -3,16 +3,20 @@
 from pathlib import Path
 
 import pytest
+import torch
+from conftest import ROOT
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.hub import get_config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from mmdet_largebatch.batching import GlobalBatchTrainLoop
 from mmdet_largebatch.optimizers import LAMB, LARS
 from mmdet_largebatch.schedule import WarmupStepLR
 
-CONFIGS = Path(__file__).parents[1] / 'configs'
+CONFIGS = ROOT / 'configs'
 COCO, SHAPES = 'mask_rcnn/mask-rcnn_r50_fpn_{}_coco.py', 'shapes/mask-rcnn_r18_fpn_{}_shapes.py'
 
 # Global batch, optimizer, LR, weight decay, epochs and milestones, from the project's statement of
@@ -172,3 +176,18 @@ def check_decay_and_adaptation(optimizer, trained):
         assert group['weight_decay'] == (0 if plain else decay)
         if isinstance(optimizer, LARS):
             assert bool(group.get('lars_exclude', False)) == plain
+
+
+def test_the_lines_of_the_readme_put_lamb_into_a_config_of_mmdet(tmp_path):
+    """The two python blocks of that section, under a `_base_` as a user has it."""
+    section = (ROOT / 'README.md').read_text().split('## LAMB in a config of yours')[1]
+    blocks = [block.split('```')[0] for block in section.split('```python\n')[1:3]]
+    path = tmp_path / 'mine.py'
+    path.write_text(
+        "_base_ = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'\n" + ''.join(blocks)
+    )
+    cfg = Config.fromfile(path)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        wrapper = build_optim_wrapper(torch.nn.Linear(2, 2), cfg.optim_wrapper)
+    assert type(wrapper.optimizer) is LAMB
+    assert wrapper.optimizer.defaults['lr'] == 1.25e-3

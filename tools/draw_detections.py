@@ -67,9 +67,9 @@ def draw(axes: plt.Axes, picture: np.ndarray, found: InstanceData, meta: dict) -
     axes.imshow(picture)
     axes.axis('off')
     size, taken = max(picture.shape[:2]), []
-    for box, mask, label, score in zip(
-        found.bboxes.numpy(), found.masks.numpy(), found.labels.tolist(), found.scores.tolist()
-    ):
+    for one in range(len(found)):
+        box, mask = found.bboxes[one].numpy(), found.masks[one].numpy()
+        label, score = int(found.labels[one]), float(found.scores[one])
         color = np.array(meta['palette'][label]) / 255
         overlay = np.zeros((*mask.shape, 4))
         overlay[mask] = (*color, 0.45)
@@ -116,11 +116,11 @@ def main() -> None:
         )
         for axes in grid.flat[number:]:
             axes.axis('off')
-        for index, axes in zip(range(number), grid.flat):
+        for index in range(number):
             path = dataset.get_data_info(index)['img_path']
             found = inference_detector(model, path).pred_instances
             picture = mmcv.imread(path, channel_order='rgb')
-            draw(axes, picture, found[found.scores >= args.score], dataset.metainfo)
+            draw(grid.flat[index], picture, found[found.scores >= args.score], dataset.metainfo)
         args.out.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(args.out, dpi=150)
         print(f'{args.out}: {number} pictures')

@@ -41,8 +41,8 @@ def main() -> None:
     with one_line_errors(['train', 'val']) as context:
         if args.auto_scale_lr:
             raise SettingError(
-                '--auto-scale-lr is not used here: set default_hooks.lr.scale_rule=linear (or sqrt) '
-                'and default_hooks.lr.base_batch_size, the global batch that the LR was chosen for.'
+                '--auto-scale-lr is not used: set default_hooks.lr.scale_rule (linear or sqrt) '
+                'and default_hooks.lr.base_batch_size, the global batch that the LR is meant for.'
             )
         cfg = context['cfg'] = load_config(args)
         if args.amp:

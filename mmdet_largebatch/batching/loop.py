@@ -73,7 +73,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         advice = (
             f'Run it on {self.global_batch_size // micro} ranks'
             if self.global_batch_size % micro == 0
-            else f'The global batch is no multiple of the micro-batch: change one of the two'
+            else 'The global batch is no multiple of the micro-batch: change one of the two'
         )
         raise SettingError(
             f'train_cfg.global_batch_size={self.global_batch_size}, but {ranks} ranks x '

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Dict, Iterator, List, Optional
 
 import torch
+from mmdet.registry import OPTIMIZERS
 from mmengine.config import Config
 
 from ..errors import SettingError
@@ -31,13 +32,13 @@ def _datasets(cfg: Config, splits: List[str]) -> Iterator[Dict]:
     """Every dataset of a config that reads an annotation file, wrapped or concatenated ones too."""
     pending = [cfg.get(f'{split}_dataloader') for split in splits]
     while pending:
-        node = pending.pop()
+        node = pending.pop(0)
         if isinstance(node, (list, tuple)):
-            pending.extend(node)
+            pending = [*node, *pending]
         elif isinstance(node, dict):
             if node.get('ann_file'):
                 yield node
-            pending.extend(node.get(key) for key in ('dataset', 'datasets'))
+            pending = [node.get('dataset'), node.get('datasets'), *pending]
 
 
 def annotation_files(cfg: Config, splits: List[str]) -> List[Path]:
@@ -110,6 +111,14 @@ def _broken_checkpoint(cfg: Config) -> Optional[str]:
     return None
 
 
+def _unknown_optimizer(cfg: Config) -> Optional[str]:
+    """MMEngine fails on an optimizer's name that is not registered without saying the name."""
+    name = (cfg.get('optim_wrapper') or {}).get('optimizer', {}).get('type')
+    if isinstance(name, str) and OPTIMIZERS.get(name) is None:
+        return f'optim_wrapper.optimizer.type={name}: no optimizer of this name is registered.'
+    return None
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [''])[0]
 
@@ -124,7 +133,7 @@ def _explain(error: Exception, cfg: Optional[Config], splits: List[str]) -> Opti
         return 'optim_wrapper.type=AmpOptimWrapper (--amp) needs a GPU and none is visible.'
     if cfg is None:
         return None
-    return _broken_annotations(cfg, splits) or _broken_checkpoint(cfg)
+    return _broken_annotations(cfg, splits) or _broken_checkpoint(cfg) or _unknown_optimizer(cfg)
 
 
 @contextmanager

@@ -1,0 +1,128 @@
+"""The whole path on real files: two processes train, then a checkpoint is evaluated."""
+
+import json
+import re
+import sys
+
+import pytest
+from conftest import ROOT, data_options
+
+RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
+
+
+def logged(text):
+    """The box and mask AP that each evaluation logged."""
+    return re.findall(r'coco/bbox_mAP: ([\d.]+).*coco/segm_mAP: ([\d.]+)', text)
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory, shapes, command):
+    """Two epochs of two updates each on two processes; the finished process and its work folder."""
+    work = tmp_path_factory.mktemp('work')
+    options = ['train_cfg.max_epochs=2', 'default_hooks.lr.milestones=[1]']
+    options += ['default_hooks.lr.warmup_iters=2', 'default_hooks.logger.interval=1']
+    done = command(
+        *('tools/dist_train.sh', RECIPE, 2, '--work-dir', work),
+        *('--cfg-options', *data_options(shapes), *options),
+        PORT='29701',
+    )
+    assert done.returncode == 0, done.stderr
+    return done, work
+
+
+def test_log_says_what_runs(trained):
+    text = trained[0].stdout
+    assert '2 ranks, 1 micro-batch each of 8 images, global batch 16, 2 updates an epoch' in text
+    assert 'LAMB runs on' in text or 'LAMB: backend' in text
+    # Warmup over 2 updates from 0.001 x to all of it, then a tenth: epoch 1 begins at update 2.
+    lr = float(re.search(r'LR ([\d.e-]+) as configured', text).group(1))
+    rates = [float(x) for x in re.findall(r'Epoch\(train\).*?\blr: ([\d.e+-]+)', text)]
+    assert rates == pytest.approx([lr / 1000, lr, lr / 10, lr / 10], rel=1e-4)
+
+
+def test_each_epoch_is_saved_and_evaluated(trained):
+    done, work = trained
+    assert [path.name for path in sorted(work.glob('*.pth'))] == ['epoch_1.pth', 'epoch_2.pth']
+    assert len(logged(done.stdout)) == 2
+
+
+def test_evaluation_alone_gives_the_same_ap_on_one_and_on_two_processes(trained, shapes, command):
+    done, work = trained
+    options = ('--cfg-options', *data_options(shapes))
+    one = command(
+        *(sys.executable, 'tools/test.py', RECIPE, work / 'epoch_2.pth', '--work-dir', work / '1'),
+        *('--out', work / 'found.pkl', *options),
+    )
+    two = command(
+        *('tools/dist_test.sh', RECIPE, work / 'epoch_2.pth', 2, '--work-dir', work / '2'),
+        *options,
+        PORT='29702',
+    )
+    assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
+    assert logged(one.stdout) == logged(two.stdout) == logged(done.stdout)[-1:]
+    assert (work / 'found.pkl').stat().st_size > 0
+
+
+def test_detections_are_drawn(trained, shapes, command):
+    work = trained[1]
+    cfg = next(work.glob('*.py'))
+    done = command(
+        *(sys.executable, 'tools/draw_detections.py', cfg, work / 'epoch_2.pth'),
+        *('--out', work / 'drawn.png', '--pictures', 3, '--score', 0),
+    )
+    assert done.returncode == 0, done.stderr
+    assert (work / 'drawn.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_settings_reach_every_machine(command, tmp_path):
+    """NNODES and the like: torchrun gets them. Its own rendezvous is not started here: on a machine
+    of rank 1 it would wait for rank 0, so a stand-in for `python` prints what it is called with."""
+    stand_in = tmp_path / 'python'
+    stand_in.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n')
+    stand_in.chmod(0o755)
+    settings = dict(NNODES='8', NODE_RANK='1', MASTER_ADDR='10.0.0.1', PORT='29801')
+    done = command(
+        *('env', f'PATH={tmp_path}:/usr/bin:/bin', 'bash', 'tools/dist_train.sh', RECIPE, 8),
+        *('--cfg-options', 'a="[1, 2]"'),
+        **settings,
+    )
+    words = done.stdout.splitlines()
+    for word in ('--nnodes=8', '--node_rank=1', '--master_addr=10.0.0.1', '--master_port=29801'):
+        assert word in words
+    assert '--nproc_per_node=8' in words
+    assert words[-5:] == [RECIPE, '--cfg-options', 'a="[1, 2]"', '--launcher', 'pytorch']
+
+
+@pytest.mark.parametrize(
+    ('script', 'words', 'tool_words'),
+    [
+        ('slurm_train.sh', [RECIPE, 'work'], ['train.py', RECIPE, '--work-dir=work']),
+        ('slurm_test.sh', [RECIPE, 'a.pth'], ['test.py', RECIPE, 'a.pth']),
+    ],
+)
+def test_slurm(command, tmp_path, script, words, tool_words):
+    """Slurm cannot run here: a stand-in for `srun` prints what it is called with. That proves the
+    command, not that Slurm starts it."""
+    stand_in = tmp_path / 'srun'
+    stand_in.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n')
+    stand_in.chmod(0o755)
+    done = command(
+        *('env', f'PATH={tmp_path}:/usr/bin:/bin', f'tools/{script}', 'gpu', 'job', *words),
+        *('--cfg-options', 'x=1'),
+        GPUS='64',
+        SRUN_ARGS='--time=1:00:00 --requeue',
+    )
+    assert done.stdout.splitlines() == [
+        *('-p', 'gpu', '--job-name=job', '--gres=gpu:8', '--ntasks=64', '--ntasks-per-node=8'),
+        *('--cpus-per-task=5', '--kill-on-bad-exit=1', '--time=1:00:00', '--requeue'),
+        *('python', '-u', f'{ROOT}/tools/{tool_words[0]}', *tool_words[1:]),
+        *('--cfg-options', 'x=1', '--launcher', 'slurm'),
+    ]
+
+
+def test_metrics_are_written_as_json(trained):
+    """What tools and people read afterwards: MMEngine's scalars, one JSON object a line."""
+    lines = next(trained[1].glob('*/vis_data/scalars.json')).read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert sum('coco/bbox_mAP' in record for record in records) == 2
+    assert sum('loss_mask' in record for record in records) == 4

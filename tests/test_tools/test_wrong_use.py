@@ -1,0 +1,178 @@
+"""A user's mistake ends a tool with one line and a status that is not zero."""
+
+import json
+import runpy
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import ROOT, data_options
+
+RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
+# The options that let the recipe of two ranks start on one.
+ALONE = ['train_dataloader.batch_size=16']
+
+
+@pytest.fixture
+def tool(monkeypatch, capfd):
+    """Run a tool as `python tools/NAME ARGUMENTS` does, in this process; give back how it ended."""
+    monkeypatch.chdir(ROOT)
+
+    def run(name, *words):
+        monkeypatch.setattr(sys, 'argv', [name, *map(str, words)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(f'tools/{name}', run_name='__main__')
+        return SimpleNamespace(returncode=ended.value.code, stderr=capfd.readouterr().err)
+
+    return run
+
+
+@pytest.fixture
+def train(tool, shapes, tmp_path):
+    def run(*options, config=RECIPE, data=shapes, arguments=()):
+        options = [*data_options(data), *ALONE, *options]
+        work = tmp_path / 'work'
+        return tool('train.py', config, '--work-dir', work, *arguments, '--cfg-options', *options)
+
+    return run
+
+
+@pytest.fixture
+def evaluate(tool, shapes, tmp_path):
+    def run(checkpoint):
+        work, options = tmp_path / 'work', data_options(shapes)
+        return tool('test.py', RECIPE, checkpoint, '--work-dir', work, '--cfg-options', *options)
+
+    return run
+
+
+def assert_one_line(done, *parts):
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
+    assert len(lines) == 1, done.stderr
+    assert 'Traceback' not in done.stderr
+    for part in parts:
+        assert part in lines[0]
+
+
+def test_no_such_config(train):
+    done = train(config='configs/none.py')
+    assert_one_line(done, 'config=configs/none.py: no such file.')
+
+
+def test_no_such_config_is_said_before_processes_are_started(command):
+    done = command('tools/dist_train.sh', 'configs/none.py', 2)
+    assert_one_line(done, 'config=configs/none.py: no such file.')
+    assert 'torch' not in done.stderr
+
+
+@pytest.mark.parametrize('gpus', ['0', '-1', 'two', ''])
+def test_gpus_must_be_a_number(command, gpus):
+    assert_one_line(command('tools/dist_train.sh', RECIPE, gpus), f'GPUS={gpus}: must be a number')
+
+
+@pytest.mark.parametrize(
+    'script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh']
+)
+def test_missing_arguments_are_answered_by_the_usage(command, script):
+    done = command(f'tools/{script}', RECIPE)
+    assert done.returncode == 2
+    assert done.stderr.startswith('usage: ') and len(done.stderr.splitlines()) == 1
+
+
+def test_no_such_checkpoint(train, evaluate):
+    assert_one_line(evaluate('none.pth'), 'checkpoint=none.pth: no such checkpoint.')
+    done = train(arguments=('--resume', 'none.pth'))
+    assert_one_line(done, '--resume=none.pth: no such checkpoint.')
+
+
+@pytest.mark.parametrize('content', [b'', b'not a checkpoint', b'PK\x03\x04 truncated'])
+def test_broken_checkpoint(evaluate, tmp_path, content):
+    checkpoint = tmp_path / 'broken.pth'
+    checkpoint.write_bytes(content)
+    assert_one_line(evaluate(checkpoint), f'checkpoint={checkpoint}: cannot be read')
+
+
+def test_annotations_missing(train, tmp_path):
+    done = train(data=tmp_path / 'nowhere')
+    assert_one_line(done, 'nowhere/annotations/instances_train.json: no such annotation file.')
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        ('{"images": [', 'not readable as JSON'),
+        ('', 'not readable as JSON'),
+        ('[]', 'no list of images, annotations, categories'),
+        (json.dumps(dict(images=[], categories=[])), 'no list of annotations'),
+    ],
+)
+def test_annotations_broken(train, tmp_path, content, message):
+    for split in ('train', 'val'):
+        path = tmp_path / f'annotations/instances_{split}.json'
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content)
+    done = train(data=tmp_path)
+    assert_one_line(done, f'ann_file={tmp_path}/annotations/instances_train.json', message)
+
+
+def test_unknown_backend(train):
+    done = train('optim_wrapper.optimizer.backend=cuda')
+    assert_one_line(done, "backend='cuda'", "'auto'", "'apex'", "'torch'")
+
+
+def test_apex_without_nvidias_apex(train):
+    done = train('optim_wrapper.optimizer.backend=apex')
+    assert_one_line(done, "backend='apex'", "NVIDIA's Apex")
+
+
+def test_apex_with_the_other_package_of_that_name(train, tmp_path, monkeypatch):
+    """The index's `apex` is a package without `amp_C` and `apex.optimizers`; so is this one."""
+    (tmp_path / 'site/apex').mkdir(parents=True)
+    (tmp_path / 'site/apex/__init__.py').write_text('')
+    monkeypatch.syspath_prepend(tmp_path / 'site')
+    done = train('optim_wrapper.optimizer.backend=apex')
+    assert_one_line(done, "backend='apex'", "is not NVIDIA's")
+
+
+def test_misspelt_names(train):
+    done = train('optim_wrapper.optimizer.type=LABM')
+    assert_one_line(done, 'optim_wrapper.optimizer.type=LABM: no optimizer of this name')
+    done = train('default_hooks.lr.type=WarmupStep')
+    assert_one_line(done, 'WarmupStep is not in the')
+
+
+def test_wrong_number_of_ranks(train):
+    done = train('train_cfg.global_batch_size=128')
+    assert_one_line(done, 'global_batch_size=128, but 1 ranks x 16 images', 'Run it on 8 ranks')
+
+
+def test_bad_learning_rate_and_schedule(train):
+    done = train('optim_wrapper.optimizer.lr=-0.1')
+    assert_one_line(done, 'Invalid lr=-0.1. Must be >= 0.0.')
+    done = train('default_hooks.lr.warmup_iters=9999')
+    assert_one_line(done, 'warmup_iters=9999')
+
+
+def test_auto_scale_lr(train):
+    done = train(arguments=('--auto-scale-lr',))
+    assert_one_line(done, 'default_hooks.lr.scale_rule', 'base_batch_size')
+
+
+def test_amp_and_slurm_without_a_gpu(train):
+    if torch.cuda.is_available():
+        pytest.skip('a GPU is there, so both are right use')
+    assert_one_line(train(arguments=('--amp',)), 'needs a GPU')
+    done = train(arguments=('--launcher', 'slurm'))
+    assert_one_line(done, '--launcher slurm needs a GPU')
+
+
+def test_as_a_process_one_line_and_any_other_error_its_traceback(command, shapes, tmp_path):
+    words = (sys.executable, 'tools/train.py', RECIPE, '--work-dir', tmp_path, '--cfg-options')
+    options = (*data_options(shapes), *ALONE)
+    done = command(*words, *options, 'optim_wrapper.optimizer.backend=cuda')
+    assert_one_line(done, "backend='cuda'")
+    done = command(*words, *options, 'model.backbone.depth=19')
+    assert done.returncode == 1 and 'Traceback' in done.stderr
