@@ -22,7 +22,7 @@ from mmdet_largebatch import SettingError
 from mmdet_largebatch.cli import check_annotations, check_checkpoint, one_line_errors
 
 # Of a label, as a share of the picture: its height, and its width a letter.
-LABEL_HEIGHT, LABEL_WIDTH = 0.07, 0.024
+LABEL_HEIGHT, LABEL_WIDTH = 0.052, 0.024
 
 
 def free_spot(box: np.ndarray, width: float, size: float, taken: List[tuple]) -> tuple:
@@ -95,7 +95,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description='Draw the detections of a checkpoint.')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--out', type=Path, default=Path('detections.png'), help='PNG to write')
+    parser.add_argument(
+        '--out', type=Path, default=Path('detections.png'), help='picture to write (.png, .jpg)'
+    )
     parser.add_argument('--pictures', type=int, default=8, help='how many')
     parser.add_argument('--score', type=float, default=0.6, help='lowest score drawn')
     args = parser.parse_args()

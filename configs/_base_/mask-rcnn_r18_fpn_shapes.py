@@ -78,6 +78,7 @@ val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
 test_evaluator = val_evaluator
 
 train_cfg = dict(global_batch_size=16)
+randomness = dict(seed=0)
 # 512 pictures are 32 updates an epoch: one epoch of warmup, as many as COCO's at batch 128 has.
 default_hooks = dict(
     lr=dict(warmup_iters=32), logger=dict(interval=8), checkpoint=dict(max_keep_ckpts=2)
