@@ -1,51 +1,53 @@
-"""The train loop that counts updates of a global batch."""
+"""The train loop in which one iteration is one update of the global batch."""
 
-from typing import Dict, Union
+from typing import Any, Dict, Iterator, Union
 
 from mmdet.registry import LOOPS
-from mmengine.dist import get_world_size
+from mmengine.dist import get_dist_info
+from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop
+from torch import nn
 from torch.utils.data import DataLoader
 
 from ..errors import SettingError
 from ..optimizers import double_clip_message
-
-
-def micro_batch_size(dataloader: DataLoader) -> int:
-    """Number of images that one rank computes at a time.
-
-    Args:
-        dataloader (DataLoader): The training data of one rank. Its batch sampler, where mmdet's
-            ``AspectRatioBatchSampler`` took the place of PyTorch's, has the size instead.
-
-    Returns:
-        int: Images a micro-batch.
-    """
-    if dataloader.batch_size is not None:
-        return dataloader.batch_size
-    return dataloader.batch_sampler.batch_size
+from .accumulation import Accumulation, global_mean
+from .contract import outside_contract
+from .sampler import GlobalBatchSampler
+from .seeding import MODEL, SeededFetch, seed_generators
 
 
 @LOOPS.register_module()
 class GlobalBatchTrainLoop(EpochBasedTrainLoop):
-    """Epoch-based training in which one iteration is one update of a stated global batch.
+    """Epoch-based training in which one iteration is one update of the global batch.
 
-    The size of the global batch belongs to the recipe: learning rate and warmup were chosen for
-    it. This loop trains only where the ranks make up exactly that batch, each with one
-    micro-batch an update, and refuses any other number of ranks before the first image is read.
+    An update learns from ``global_batch_size`` images, in micro-batches of
+    ``train_dataloader.batch_size``. The ranks share the micro-batches out, each computes its own
+    one after the other, and gradients are synchronised once. Which images make up a micro-batch,
+    their augmentation and the model's random draws on them depend on the seed, the update and the
+    micro-batch alone, so the trajectory is the same on any number of ranks and data workers, and
+    over restarts, up to the order of floating-point sums. Every hook sees one iteration an update;
+    what is logged is the mean over the global batch.
+
+    A run resumed from a checkpoint that was saved within an epoch goes on with the next update of
+    that epoch.
 
     Args:
         runner (Runner): The runner.
-        dataloader (DataLoader or dict): The training data; its batch size is the micro-batch, in
-            images.
+        dataloader (DataLoader or dict): The training data; its batch size is the micro-batch. In
+            place of its batch sampler, which may be none or mmdet's ``AspectRatioBatchSampler``
+            over ``DefaultSampler``, a :class:`GlobalBatchSampler` is set that groups by it. A
+            loader that is built already must have one.
         max_epochs (int): Epochs to train.
         global_batch_size (int): Images that one optimizer update learns from, over all ranks.
         **kwargs: ``val_begin``, ``val_interval`` and ``dynamic_intervals`` of
             :class:`mmengine.runner.EpochBasedTrainLoop`.
 
     Raises:
-        SettingError: If ``global_batch_size`` is not a positive integer, or ranks times
-            micro-batch is not the global batch.
+        SettingError: If ``global_batch_size`` is not a positive multiple of the micro-batch, there
+            are more ranks than micro-batches, the dataset is empty, or the sampler is one that
+            cannot be dealt; and, when training begins, if ``accumulative_counts`` is set too or a
+            checkpoint is of another number of updates an epoch.
     """
 
     def __init__(
@@ -62,43 +64,142 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             )
         if global_batch_size < 1:
             raise SettingError(f'train_cfg.global_batch_size={global_batch_size}. Must be >= 1.')
+        if isinstance(dataloader, dict):
+            dataloader = _with_global_batch(dataloader, global_batch_size)
         super().__init__(runner, dataloader, max_epochs, **kwargs)
+        self.sampler = self.dataloader.batch_sampler
+        if not isinstance(self.sampler, GlobalBatchSampler):
+            raise SettingError(
+                'train_dataloader is built already, with batch_sampler='
+                f'{type(self.sampler).__name__}. Must be a GlobalBatchSampler, or a config.'
+            )
         self.global_batch_size = global_batch_size
-        self._check_ranks()
-
-    def _check_ranks(self) -> None:
-        ranks, micro = get_world_size(), micro_batch_size(self.dataloader)
-        if ranks * micro == self.global_batch_size:
-            return
-        advice = (
-            f'Run it on {self.global_batch_size // micro} ranks'
-            if self.global_batch_size % micro == 0
-            else 'The global batch is no multiple of the micro-batch: change one of the two'
-        )
-        raise SettingError(
-            f'train_cfg.global_batch_size={self.global_batch_size}, but {ranks} ranks x '
-            f'{micro} images (train_dataloader.batch_size) is {ranks * micro}. {advice}, or set '
-            f'train_cfg.global_batch_size={ranks * micro} and choose the LR for that batch.'
-        )
+        dataset = self.dataloader.dataset
+        if not isinstance(getattr(dataset, '__getitems__', None), SeededFetch):
+            dataset.__getitems__ = SeededFetch(dataset)
 
     @property
     def updates_per_epoch(self) -> int:
         """int: Optimizer updates in one epoch."""
-        return len(self.dataloader)
+        return len(self.sampler)
 
-    def run(self):
-        """Log what an update consists of, then train.
+    @property
+    def seed(self) -> int:
+        """int: The seed that all ranks share; on resume it is the checkpoint's."""
+        apart = self.runner._randomness_cfg.get('diff_rank_seed', False)
+        return self.runner.seed - (get_dist_info()[0] if apart else 0)
+
+    def run(self) -> nn.Module:
+        """Check what is known only now, log what an update consists of, and train.
 
         Returns:
             nn.Module: The trained model.
+
+        Raises:
+            SettingError: See the class.
         """
-        logger = self.runner.logger
-        logger.info(
-            f'{get_world_size()} ranks, 1 micro-batch each of '
-            f'{micro_batch_size(self.dataloader)} images, global batch '
-            f'{self.global_batch_size}, {self.updates_per_epoch} updates an epoch'
-        )
-        message = double_clip_message(self.runner.optim_wrapper)
-        if message:
-            logger.warning(message)
+        self._check_optim_wrapper()
+        self._check_resumed()
+        self._log()
         return super().run()
+
+    def run_epoch(self) -> None:
+        """Run the updates of one epoch that are not done yet."""
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        done = self._iter - self._epoch * self.updates_per_epoch
+        self.sampler.begin(self.seed, self._epoch, done)
+        micro_batches = iter(self.dataloader) if done < self.updates_per_epoch else iter(())
+        for idx in range(done, self.updates_per_epoch):
+            self.run_iter(idx, micro_batches)
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
+
+    def run_iter(self, idx: int, micro_batches: Iterator[Any]) -> None:
+        """Make one update.
+
+        Args:
+            idx (int): Which update of the epoch, counted from 0.
+            micro_batches (Iterator[Any]): This rank's share of it comes next. Hooks get the first
+                of them as ``data_batch``.
+        """
+        data_batch = next(micro_batches)
+        self.runner.call_hook('before_train_iter', batch_idx=idx, data_batch=data_batch)
+        share, ranks = self.sampler.share, self.sampler.ranks
+        count = self.sampler.micro_batches
+        accumulation = Accumulation(self.runner.optim_wrapper, ranks, count)
+        outputs = []
+        for position, number in enumerate(share):
+            accumulation.synchronise = number == share[-1]
+            micro_batch = data_batch if position == 0 else next(micro_batches)
+            seed_generators((self.seed, self._iter, number), MODEL)
+            outputs.append(self.runner.model.train_step(micro_batch, optim_wrapper=accumulation))
+        accumulation.step()
+        self.runner.call_hook(
+            'after_train_iter',
+            batch_idx=idx,
+            data_batch=data_batch,
+            outputs=global_mean(outputs, ranks, count),
+        )
+        self._iter += 1
+
+    def _check_optim_wrapper(self) -> None:
+        wrapper = self.runner.optim_wrapper
+        if isinstance(wrapper, OptimWrapperDict):
+            raise SettingError(
+                f'optim_wrapper has several optimizers ({", ".join(wrapper.keys())}). '
+                'Must be one under GlobalBatchTrainLoop.'
+            )
+        if wrapper._accumulative_counts != 1:
+            raise SettingError(
+                f'optim_wrapper.accumulative_counts={wrapper._accumulative_counts}. Must be 1: '
+                f'train_cfg.global_batch_size={self.global_batch_size} says how much is '
+                'accumulated.'
+            )
+        message = double_clip_message(wrapper)
+        if message:
+            self.runner.logger.warning(message)
+
+    def _check_resumed(self) -> None:
+        hub, key = self.runner.message_hub, 'updates_per_epoch'
+        before = hub.get_info(key, self.updates_per_epoch)
+        if self._iter > 0 and before != self.updates_per_epoch:
+            raise SettingError(
+                f'train_cfg.global_batch_size={self.global_batch_size} makes '
+                f'{self.updates_per_epoch} updates an epoch, and the checkpoint is from a run of '
+                f'{before}. Must be the same to resume; to begin from its weights, give it as '
+                'load_from without --resume.'
+            )
+        hub.update_info(key, self.updates_per_epoch)
+
+    def _log(self) -> None:
+        sampler, logger = self.sampler, self.runner.logger
+        most, rest = -(-sampler.micro_batches // sampler.ranks), sampler.micro_batches
+        each = f'{most}' if rest % sampler.ranks == 0 else f'{most - 1} or {most}'
+        logger.info(
+            f'{sampler.ranks} ranks, {each} micro-batches each of {sampler.batch_size} images, '
+            f'global batch {self.global_batch_size}, {self.updates_per_epoch} updates an epoch'
+        )
+        self.runner.model.train()
+        for what, names in outside_contract(self.runner.model).items():
+            logger.warning(
+                f'This training depends on the number of ranks: {what}, in {", ".join(names)}.'
+            )
+
+
+def _with_global_batch(dataloader: Dict, global_batch_size: int) -> Dict:
+    """The config of a data loader with a sampler of the global batch in it."""
+    dataloader = dict(dataloader)
+    grouping = dataloader.get('batch_sampler')
+    kind = grouping and grouping.get('type')
+    if kind == 'GlobalBatchSampler':
+        return dataloader | dict(batch_sampler=dict(grouping, global_batch_size=global_batch_size))
+    if kind not in (None, 'AspectRatioBatchSampler'):
+        raise SettingError(
+            f'train_dataloader.batch_sampler.type={kind}. Must be AspectRatioBatchSampler or none '
+            'under GlobalBatchTrainLoop.'
+        )
+    dataloader['batch_sampler'] = dict(
+        type='GlobalBatchSampler', global_batch_size=global_batch_size, grouping=grouping
+    )
+    return dataloader

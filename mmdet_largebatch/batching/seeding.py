@@ -1,0 +1,69 @@
+"""Random draws that depend on the seed, the update and the micro-batch, and on nothing else."""
+
+import random
+from typing import Any, List, Sequence, Tuple
+
+import numpy as np
+import torch
+
+# What the draws are for; data workers and the model draw from separate streams.
+DATA, MODEL = 0, 1
+
+
+class MicroBatch(list):
+    """The indices of one micro-batch, with what its random draws are seeded by.
+
+    Args:
+        indices (Sequence[int]): Indices into the dataset.
+        key (Tuple[int, int, int]): Seed of the run, update (from the start of the training) and
+            number of the micro-batch within the update.
+    """
+
+    def __init__(self, indices: Sequence[int], key: Tuple[int, int, int]) -> None:
+        super().__init__(indices)
+        self.key = key
+
+    def __reduce__(self) -> tuple:
+        return type(self), (list(self), self.key)
+
+
+def seed_generators(key: Tuple[int, int, int], stream: int) -> None:
+    """Seed Python's, NumPy's and PyTorch's generators, those of CUDA devices too.
+
+    Args:
+        key (Tuple[int, int, int]): Seed, update and micro-batch, each >= 0.
+        stream (int): ``DATA`` or ``MODEL``.
+    """
+    words = np.random.SeedSequence((*key, stream)).generate_state(8)
+    random.seed(words[:4].tobytes())
+    np.random.seed(words[4:6])
+    torch.manual_seed(int.from_bytes(words[6:8].tobytes(), 'little'))
+
+
+class SeededFetch:
+    """Loads a whole micro-batch, drawing its augmentation from the micro-batch's own seed.
+
+    PyTorch's data workers call a dataset's ``__getitems__``, where it has one, with all indices of
+    a batch. This is meant to be set as that attribute on a dataset.
+
+    Args:
+        dataset (Any): The dataset; its own ``__getitems__`` is used where it has one.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+        self.fetch = getattr(dataset, '__getitems__', None)
+
+    def __call__(self, batch: MicroBatch) -> List[Any]:
+        """Load a micro-batch.
+
+        Args:
+            batch (MicroBatch): Which samples, and what seeds them.
+
+        Returns:
+            List[Any]: The samples.
+        """
+        seed_generators(batch.key, DATA)
+        if self.fetch is not None:
+            return self.fetch(list(batch))
+        return [self.dataset[index] for index in batch]

@@ -1,0 +1,131 @@
+"""Run by the tests on 1 to 4 processes: trains, and writes what every micro-batch was.
+
+    torchrun --nproc_per_node=N trajectory.py OUT CONFIG_JSON
+
+CONFIG_JSON holds `config` (a recipe), `options` (as for `--cfg-options`), `float64` and `stop_after`
+(updates; the process ends there as if it were killed). Each rank writes OUT.RANK.json; rank 0 writes
+the final weights to OUT.pth.
+"""
+
+import json
+import os
+import sys
+
+import torch
+from mmcv.ops.nms import NMSop
+from mmdet.models.data_preprocessors import DetDataPreprocessor
+from mmdet.models.roi_heads import StandardRoIHead
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+import mmdet_largebatch  # noqa: F401
+from mmdet_largebatch.cli import use_gloo_without_gpu
+
+
+@MODELS.register_module()
+class DoublePreprocessor(DetDataPreprocessor):
+    """Pictures, boxes and meta in float64."""
+
+    def forward(self, data, training=False):
+        data = super().forward(data, training)
+        data['inputs'] = data['inputs'].double()
+        for sample in data['data_samples']:
+            sample.gt_instances.bboxes = sample.gt_instances.bboxes.double()
+        return data
+
+
+def select_in_float32():
+    """mmcv's NMS has no float64; it only chooses among boxes, and no gradient passes through."""
+    forward = NMSop.forward
+    NMSop.forward = staticmethod(
+        lambda ctx, boxes, scores, *rest: forward(ctx, boxes.float(), scores.float(), *rest)
+    )
+
+
+class Record(Hook):
+    """What each micro-batch was made of, and the losses of each update."""
+
+    def __init__(self):
+        self.micro_batches, self.losses, self.share, self.count = {}, [], [], 0
+
+    def before_train(self, runner):
+        self.share = runner.train_loop.sampler.share
+        self.loop = runner.train_loop
+
+    def key(self):
+        """Called once a micro-batch, in the order that the rank computes them."""
+        number = self.share[self.count % len(self.share)]
+        self.count += 1
+        return f'{self.loop.iter}/{number}'
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.losses.append({name: float(value) for name, value in outputs.items()})
+
+
+class StopAfter(Hook):
+    priority = 'VERY_LOW'
+
+    def __init__(self, updates):
+        self.updates = updates
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.updates:
+            torch.distributed.barrier() if torch.distributed.is_initialized() else None
+            sys.stdout.flush()
+            os._exit(0)
+
+
+def record_model(record):
+    """Note the pictures and flips that a RoI head is given, and the RoIs that it samples."""
+    original = StandardRoIHead.bbox_loss
+
+    def bbox_loss(self, x, sampling_results):
+        found = record.micro_batches[record.last]
+        found['rois'] = [
+            [result.pos_inds.tolist(), result.neg_inds.tolist()] for result in sampling_results
+        ]
+        return original(self, x, sampling_results)
+
+    loss = StandardRoIHead.loss
+
+    def roi_loss(self, x, rpn_results_list, batch_data_samples):
+        record.last = record.key()
+        record.micro_batches[record.last] = dict(
+            pictures=[sample.img_id for sample in batch_data_samples],
+            flips=[sample.flip for sample in batch_data_samples],
+        )
+        return loss(self, x, rpn_results_list, batch_data_samples)
+
+    StandardRoIHead.bbox_loss, StandardRoIHead.loss = bbox_loss, roi_loss
+
+
+def main():
+    out, settings = sys.argv[1], json.loads(sys.argv[2])
+    torch.set_num_threads(1)
+    cfg = Config.fromfile(settings['config'])
+    cfg.merge_from_dict(settings['options'])
+    if settings.get('float64'):
+        torch.set_default_dtype(torch.float64)
+        cfg.model.data_preprocessor.type = 'DoublePreprocessor'
+        select_in_float32()
+    cfg.launcher = 'pytorch' if 'RANK' in os.environ else 'none'
+    use_gloo_without_gpu(cfg)
+    record = Record()
+    record_model(record)
+    runner = Runner.from_cfg(cfg)
+    runner.register_hook(record)
+    if settings.get('stop_after'):
+        runner.register_hook(StopAfter(settings['stop_after']))
+    runner.train()
+    written = dict(micro_batches=record.micro_batches, losses=record.losses)
+    with open(f'{out}.{runner.rank}.json', 'w') as file:
+        json.dump(written, file)
+    if runner.rank == 0:
+        model = runner.model.module if cfg.launcher != 'none' else runner.model
+        torch.save(model.state_dict(), f'{out}.pth')
+
+
+if __name__ == '__main__':
+    main()
