@@ -50,7 +50,7 @@ def place(rng: np.random.Generator, size: int, number: int) -> List[Tuple[np.nda
     """
     placed: List[Tuple[np.ndarray, float]] = []
     for _ in range(20 * number):
-        radius = rng.uniform(0.07, 0.22) * size
+        radius = rng.uniform(0.1, 0.22) * size
         center = rng.uniform(radius + 1, size - radius - 1, 2)
         if all(np.hypot(*(center - c)) > radius + r + 2 for c, r in placed):
             placed.append((center, radius))

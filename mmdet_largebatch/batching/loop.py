@@ -191,7 +191,7 @@ def _with_global_batch(dataloader: Dict, global_batch_size: int) -> Dict:
     """The config of a data loader with a sampler of the global batch in it."""
     dataloader = dict(dataloader)
     grouping = dataloader.get('batch_sampler')
-    kind = grouping and grouping.get('type')
+    kind = grouping and grouping['type'].removeprefix('mmdet.')
     if kind == 'GlobalBatchSampler':
         return dataloader | dict(batch_sampler=dict(grouping, global_batch_size=global_batch_size))
     if kind not in (None, 'AspectRatioBatchSampler'):
@@ -200,6 +200,6 @@ def _with_global_batch(dataloader: Dict, global_batch_size: int) -> Dict:
             'under GlobalBatchTrainLoop.'
         )
     dataloader['batch_sampler'] = dict(
-        type='GlobalBatchSampler', global_batch_size=global_batch_size, grouping=grouping
+        type='mmdet.GlobalBatchSampler', global_batch_size=global_batch_size, grouping=grouping
     )
     return dataloader

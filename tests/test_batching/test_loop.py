@@ -1,42 +1,199 @@
-"""The loop that trains only at the recipe's global batch."""
+"""One update of the loop, checked by hand on a model whose gradient is known."""
 
 import pytest
+import torch
 from conftest import ROOT, data_options
 from mmengine.config import Config
+from mmengine.dataset import DefaultSampler
+from mmengine.hooks import EMAHook, Hook
+from mmengine.model import BaseModel
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
 from mmdet_largebatch import SettingError
+from mmdet_largebatch.batching import GlobalBatchTrainLoop
 
 RECIPE = ROOT / 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
+START = torch.tensor([1.0, -2.0, 0.5])
 
 
-def build_loop(shapes, tmp_path, micro_batch, global_batch):
-    cfg = Config.fromfile(RECIPE)
-    cfg.merge_from_dict(dict(option.split('=') for option in data_options(shapes)))
-    cfg.work_dir = str(tmp_path)
-    cfg.train_dataloader.update(batch_size=micro_batch, num_workers=0, persistent_workers=False)
-    cfg.train_cfg.global_batch_size = global_batch
-    cfg.experiment_name = tmp_path.name
-    runner = Runner.from_cfg(cfg)
-    return runner.build_train_loop(runner._train_loop)
+class Points(torch.utils.data.Dataset):
+    """Twelve points x of dimension 3 with a target y."""
+
+    def __init__(self):
+        generator = torch.Generator().manual_seed(0)
+        self.x = torch.randn(12, 3, generator=generator, dtype=torch.float64)
+        self.y = torch.randn(12, generator=generator, dtype=torch.float64)
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        return dict(x=self.x[index].float(), y=self.y[index].float())
 
 
-def test_one_rank_of_the_whole_batch(shapes, tmp_path):
-    loop = build_loop(shapes, tmp_path, micro_batch=8, global_batch=8)
-    # 20 pictures in batches of 8: two whole ones and the rest.
-    assert (loop.global_batch_size, loop.updates_per_epoch) == (8, 3)
+class Regression(BaseModel):
+    """Mean of (w x - y)^2, with a draw beside it to see what the generator gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = torch.nn.Parameter(START.clone())
+        self.draws = []
+
+    def forward(self, x, y, mode='loss'):
+        self.draws.append(float(torch.rand(())))
+        return dict(loss=((x @ self.w - y) ** 2).mean())
+
+
+class Log(Hook):
+    def __init__(self):
+        self.losses = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.losses.append(float(outputs['loss']))
+
+
+def train(tmp_path, micro_batch, optim_wrapper=None, hooks=(), epochs=1, **settings):
+    """Train on all 12 points an update; SGD with LR 0.1, one update an epoch."""
+    wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1)) | (optim_wrapper or {})
+    log = Log()
+    runner = Runner(
+        model=Regression(),
+        work_dir=str(tmp_path),
+        train_dataloader=dict(
+            batch_size=micro_batch,
+            num_workers=0,
+            dataset=Points(),
+            sampler=dict(type='DefaultSampler', shuffle=True),
+            collate_fn=dict(type='default_collate'),
+        ),
+        train_cfg=dict(type='mmdet.GlobalBatchTrainLoop', max_epochs=epochs, global_batch_size=12)
+        | settings,
+        optim_wrapper=wrapper,
+        default_hooks=dict(checkpoint=None, logger=None),
+        custom_hooks=[log, *hooks],
+        experiment_name=f'{tmp_path.parent.name}_{tmp_path.name}',
+        randomness=dict(seed=0),
+    )
+    runner.train()
+    return runner, log
+
+
+def gradient(w=START):
+    """d/dw of the mean of (w x - y)^2 over the 12 points, in float64."""
+    points = Points()
+    residual = points.x @ w.double() - points.y
+    return 2 * (residual[:, None] * points.x).mean(0), float((residual**2).mean())
+
+
+@pytest.mark.parametrize('micro_batch', [1, 2, 3, 6, 12])
+def test_an_update_takes_the_mean_gradient_and_logs_the_mean_loss(tmp_path, micro_batch):
+    runner, log = train(tmp_path, micro_batch)
+    mean, loss = gradient()
+    torch.testing.assert_close(runner.model.w.double(), START.double() - 0.1 * mean)
+    assert runner.iter == 1
+    assert log.losses == [pytest.approx(loss, rel=1e-6)]
+    assert len(runner.model.draws) == 12 // micro_batch
+    assert len(set(runner.model.draws)) == 12 // micro_batch
+
+
+def test_clip_grad_is_of_the_mean_gradient(tmp_path):
+    """Clipped to norm 0.01 once: LR 0.1 moves the weight by 0.001 along the gradient."""
+    runner, _ = train(tmp_path, 2, dict(clip_grad=dict(max_norm=0.01)))
+    mean, _ = gradient()
+    torch.testing.assert_close(
+        runner.model.w.double() - START, -0.001 * mean / mean.norm(), rtol=1e-3, atol=1e-7
+    )
+
+
+def test_ema_sees_one_iteration_an_update(tmp_path):
+    """After 3 updates EMAHook's average, by its own formula over the 3 weights it should see."""
+    weights = []
+
+    class Weights(Hook):
+        priority = 'HIGHEST'
+
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            weights.append(runner.model.w.detach().clone())
+
+    ema = EMAHook(momentum=0.5)
+    train(tmp_path, 2, hooks=[ema, Weights()], epochs=3)
+    # MMEngine copies the weights at its first step, then averages: avg += momentum * (w - avg).
+    expected = weights[0]
+    for w in weights[1:]:
+        expected = expected + 0.5 * (w - expected)
+    assert len(weights) == 3
+    # EMAHook swaps the averaged weights in for validation alone; its own copy is asked for.
+    torch.testing.assert_close(ema.ema_model.module.w.detach(), expected)
+
+
+class CPUAmpOptimWrapper(AmpOptimWrapper):
+    """MMEngine's wrapper in all but its constructor, which insists on a GPU."""
+
+    def __init__(self, init_scale, dtype, **kwargs):
+        OptimWrapper.__init__(self, **kwargs)
+        self._scale_update_param = None
+        self.loss_scaler = torch.amp.GradScaler('cpu', init_scale=init_scale)
+        self.cast_dtype = dtype
+
+
+def test_mixed_precision_scales_once_and_skips_whole_updates(tmp_path):
+    """bfloat16 has 8 bits: within 2 % of the float64 step. A scale at which fp32 gradients
+    overflow: the first update is skipped as a whole, and the scale halved once, not six times.
+    """
+    runner, _ = train(
+        tmp_path / 'a', 2, dict(type=CPUAmpOptimWrapper, init_scale=2.0**10, dtype=torch.bfloat16)
+    )
+    mean, _ = gradient()
+    step = runner.model.w.detach().double() - START
+    assert float((step + 0.1 * mean).norm() / (0.1 * mean).norm()) < 0.02
+
+    overflow = dict(type=CPUAmpOptimWrapper, init_scale=2.0**127, dtype=torch.bfloat16)
+    runner, log = train(tmp_path / 'b', 2, overflow)
+    assert runner.model.w.equal(START)
+    assert runner.optim_wrapper.loss_scaler.get_scale() == 2.0**126
+    assert log.losses == [pytest.approx(gradient()[1], rel=0.02)]
+
+
+def test_accumulative_counts_is_refused(tmp_path):
+    with pytest.raises(SettingError, match=r'optim_wrapper\.accumulative_counts=2\. Must be 1'):
+        train(tmp_path, 2, dict(accumulative_counts=2))
+
+
+def test_a_checkpoint_of_another_global_batch_is_refused(tmp_path):
+    runner, _ = train(tmp_path, 2)
+    runner.message_hub.update_info('updates_per_epoch', 7)
+    with pytest.raises(SettingError, match='makes 1 updates an epoch, and the checkpoint .* of 7'):
+        runner.train_loop.run()
 
 
 @pytest.mark.parametrize(
     ('micro_batch', 'global_batch', 'message'),
     [
-        (8, 16, r'global_batch_size=16, but 1 ranks x 8 images .* is 8\. Run it on 2 ranks'),
-        (8, 12, r'global_batch_size=12, but 1 ranks x 8 .* no multiple of the micro-batch'),
+        (8, 12, r'global_batch_size=12\. Must be a multiple .*batch_size=8, such as 8 or 16'),
         (8, 0, r'train_cfg\.global_batch_size=0\. Must be >= 1\.'),
         (8, '16', r"train_cfg\.global_batch_size='16'\. Must be an integer\."),
         (8, True, r'train_cfg\.global_batch_size=True\. Must be an integer\.'),
     ],
 )
-def test_another_batch_is_refused(shapes, tmp_path, micro_batch, global_batch, message):
+def test_a_wrong_global_batch_is_refused(shapes, tmp_path, micro_batch, global_batch, message):
+    cfg = Config.fromfile(RECIPE)
+    cfg.merge_from_dict(dict(option.split('=') for option in data_options(shapes)))
+    cfg.work_dir = str(tmp_path)
+    cfg.train_dataloader.batch_size = micro_batch
+    cfg.train_cfg.global_batch_size = global_batch
+    cfg.experiment_name = tmp_path.name
+    runner = Runner.from_cfg(cfg)
     with pytest.raises(SettingError, match=message):
-        build_loop(shapes, tmp_path, micro_batch, global_batch)
+        runner.build_train_loop(runner._train_loop)
+
+
+def test_samplers_of_another_kind_are_refused(tmp_path):
+    with pytest.raises(SettingError, match='is built already, with batch_sampler=BatchSampler'):
+        GlobalBatchTrainLoop(
+            train(tmp_path, 2)[0],
+            DataLoader(Points(), batch_size=2, sampler=DefaultSampler(Points(), seed=0)),
+            max_epochs=1,
+            global_batch_size=12,
+        )

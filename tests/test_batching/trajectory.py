@@ -2,9 +2,9 @@
 
     torchrun --nproc_per_node=N trajectory.py OUT CONFIG_JSON
 
-CONFIG_JSON holds `config` (a recipe), `options` (as for `--cfg-options`), `float64` and `stop_after`
-(updates; the process ends there as if it were killed). Each rank writes OUT.RANK.json; rank 0 writes
-the final weights to OUT.pth.
+CONFIG_JSON holds `config` (a recipe), `options` (as for `--cfg-options`), `float64` and
+`stop_after` (updates; the process ends there as if it were killed). Each rank writes OUT.RANK.json;
+rank 0 writes the final weights to OUT.pth.
 """
 
 import json
@@ -13,6 +13,7 @@ import sys
 
 import torch
 from mmcv.ops.nms import NMSop
+from mmcv.transforms import LoadImageFromFile
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.models.roi_heads import StandardRoIHead
 from mmdet.registry import MODELS
@@ -48,7 +49,8 @@ class Record(Hook):
     """What each micro-batch was made of, and the losses of each update."""
 
     def __init__(self):
-        self.micro_batches, self.losses, self.share, self.count = {}, [], [], 0
+        self.micro_batches, self.losses, self.reads = {}, [], []
+        self.share, self.count = [], 0
 
     def before_train(self, runner):
         self.share = runner.train_loop.sampler.share
@@ -77,8 +79,16 @@ class StopAfter(Hook):
             os._exit(0)
 
 
-def record_model(record):
-    """Note the pictures and flips that a RoI head is given, and the RoIs that it samples."""
+def record_into(record):
+    """Note the pictures and flips that a RoI head is given, and the RoIs that it samples; and the
+    pictures that are read in this process, which is all of them without data workers."""
+    read = LoadImageFromFile.transform
+
+    def transform(self, results):
+        record.reads.append(results['img_id'])
+        return read(self, results)
+
+    LoadImageFromFile.transform = transform
     original = StandardRoIHead.bbox_loss
 
     def bbox_loss(self, x, sampling_results):
@@ -113,13 +123,13 @@ def main():
     cfg.launcher = 'pytorch' if 'RANK' in os.environ else 'none'
     use_gloo_without_gpu(cfg)
     record = Record()
-    record_model(record)
+    record_into(record)
     runner = Runner.from_cfg(cfg)
     runner.register_hook(record)
     if settings.get('stop_after'):
         runner.register_hook(StopAfter(settings['stop_after']))
     runner.train()
-    written = dict(micro_batches=record.micro_batches, losses=record.losses)
+    written = dict(micro_batches=record.micro_batches, losses=record.losses, reads=record.reads)
     with open(f'{out}.{runner.rank}.json', 'w') as file:
         json.dump(written, file)
     if runner.rank == 0:

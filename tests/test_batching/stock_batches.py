@@ -1,0 +1,21 @@
+"""Run by a test on several processes: the batches that stock MMEngine and mmdet deal to each rank.
+
+torchrun --nproc_per_node=N stock_batches.py OUT SEED EPOCH BATCH_SIZE
+"""
+
+import json
+import sys
+
+import torch.distributed as dist
+from mmdet.datasets.samplers import AspectRatioBatchSampler
+from mmengine.dataset import DefaultSampler
+from pictures import Pictures
+
+if __name__ == '__main__':
+    out, seed, epoch, batch_size = sys.argv[1], *map(int, sys.argv[2:])
+    dist.init_process_group('gloo')
+    sampler = DefaultSampler(Pictures(), shuffle=True, seed=seed)
+    sampler.set_epoch(epoch)
+    batches = list(AspectRatioBatchSampler(sampler, batch_size))
+    with open(f'{out}.{dist.get_rank()}.json', 'w') as file:
+        json.dump(batches, file)
