@@ -1,4 +1,4 @@
-"""What tests of several folders share: the repository's root, real files, running commands."""
+"""Fixtures that tests of several folders share: real files, and running commands."""
 
 import json
 import os
@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-
-ROOT = Path(__file__).resolve().parents[1]
+from common import ROOT
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -60,12 +59,3 @@ def shapes_as_coco(tmp_path_factory, shapes):
         path.write_text(json.dumps(content))
         (root / f'{split}2017').symlink_to(shapes / split)
     return root
-
-
-def data_options(root: Path) -> list[str]:
-    """`--cfg-options` that put another folder in the place of a shapes recipe's data."""
-    options = [
-        f'{split}_dataloader.dataset.data_root={root}/' for split in ('train', 'val', 'test')
-    ]
-    annotations = root / 'annotations/instances_val.json'
-    return options + [f'{split}_evaluator.ann_file={annotations}' for split in ('val', 'test')]

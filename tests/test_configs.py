@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from common import ROOT
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.hub import get_config
@@ -101,7 +101,8 @@ def small(cfg: Config, root: Path, work_dir: Path) -> Config:
     """The recipe on one process, a few small pictures and no downloaded weights."""
     cfg.work_dir = str(work_dir)
     cfg.model.backbone.init_cfg = None
-    cfg.train_cfg.global_batch_size = cfg.train_dataloader.batch_size = 2
+    cfg.train_cfg.global_batch_size = 2
+    cfg.train_dataloader.batch_size = 1
     cfg.train_dataloader.num_workers = 0
     cfg.train_dataloader.persistent_workers = False
     cfg.train_dataloader.dataset.indices = 4

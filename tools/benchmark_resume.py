@@ -19,16 +19,16 @@ from mmdet_largebatch import SettingError
 from mmdet_largebatch.batching import GlobalBatchSampler
 
 RECIPE = Path(__file__).parents[1] / 'configs/shapes/mask-rcnn_r18_fpn_2xb8-sgd-1x_shapes.py'
-MICRO_BATCH = 2
 DONE, UPDATES = 900, 917
-# Updates of two micro-batches: 131 pictures, each 28 times, are 917 of them.
-COUNT, PICTURES, TIMES = 2, 131, 28
-# COCO train2017 after mmdet's filter, at a global batch of 64 micro-batches.
-COCO_PICTURES, COCO_COUNT = 117_266, 64
+# An update has two micro-batches of one picture; 131 pictures, each 14 times, are 917 updates.
+COUNT, PICTURES, TIMES = 2, 131, 14
+# COCO train2017 after mmdet's filter, and the 64 x 2 of its recipes.
+COCO_PICTURES, COCO_COUNT, COCO_MICRO_BATCH = 117_266, 64, 2
 
 
 def recipe(shapes: Path, work_dir: Path, name: str) -> Config:
-    """The recipe on the shapes for one process, without validation and data workers.
+    """The recipe on the shapes for one process, with micro-batches of one picture, without
+    validation and data workers.
 
     Args:
         shapes (Path): Root folder of the shapes.
@@ -46,7 +46,7 @@ def recipe(shapes: Path, work_dir: Path, name: str) -> Config:
         for part in ('dataloader', 'cfg', 'evaluator'):
             cfg[f'{split}_{part}'] = None
     cfg.train_dataloader.dataset.data_root = f'{shapes}/'
-    cfg.train_dataloader.update(batch_size=MICRO_BATCH, num_workers=0, persistent_workers=False)
+    cfg.train_dataloader.update(batch_size=1, num_workers=0, persistent_workers=False)
     return cfg
 
 
@@ -165,11 +165,11 @@ def resume_config(loop: str, workers: int, shapes: Path, work_dir: Path, name: s
     cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=TIMES, dataset=dataset)
     del cfg.default_hooks['lr']
     if loop == 'GlobalBatchTrainLoop':
-        cfg.train_cfg.global_batch_size = COUNT * MICRO_BATCH
+        cfg.train_cfg.global_batch_size = COUNT
     else:
         cfg.optim_wrapper.accumulative_counts = COUNT
         length = dict(max_epochs=12) if 'Epoch' in loop else dict(max_iters=12 * COUNT * UPDATES)
-        cfg.train_cfg = dict(type=loop, _delete_=True, **length)
+        cfg.train_cfg = dict(type=loop, **length)
     return cfg
 
 
@@ -253,15 +253,15 @@ class LikeCoco(BaseDataset):
 
 
 def measure_sampler() -> List[list]:
-    """Time the sampler until it gives its first micro-batch, at COCO's size.
+    """Time the sampler until it has given the first update's micro-batches, at COCO's size.
 
     Returns:
         List[list]: Rows of a table: ranks, update to begin with, seconds.
     """
     sampler = GlobalBatchSampler(
         DefaultSampler(LikeCoco(), seed=0),
-        MICRO_BATCH,
-        COCO_COUNT * MICRO_BATCH,
+        COCO_MICRO_BATCH,
+        COCO_COUNT * COCO_MICRO_BATCH,
         dict(type='AspectRatioBatchSampler'),
     )
     rows = []
@@ -270,6 +270,7 @@ def measure_sampler() -> List[list]:
             sampler.ranks = ranks
             sampler.begin(0, 0, update)
             begin = perf_counter()
-            next(iter(sampler))
+            for _ in zip(sampler.share, sampler, strict=False):
+                pass
             rows.append([ranks, f'{update} of {len(sampler)}', f'{perf_counter() - begin:.2f}'])
     return rows

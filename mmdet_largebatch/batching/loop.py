@@ -174,10 +174,11 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
 
     def _log(self) -> None:
         sampler, logger = self.sampler, self.runner.logger
-        most, rest = -(-sampler.micro_batches // sampler.ranks), sampler.micro_batches
-        each = f'{most}' if rest % sampler.ranks == 0 else f'{most - 1} or {most}'
+        least, rest = divmod(sampler.micro_batches, sampler.ranks)
+        each = f'{least} or {least + 1}' if rest else f'{least}'
         logger.info(
-            f'{sampler.ranks} ranks, {each} micro-batches each of {sampler.batch_size} images, '
+            f'{sampler.ranks} rank{"s" if sampler.ranks > 1 else ""}, {each} '
+            f'micro-batch{"es" if each != "1" else ""} each of {sampler.batch_size} images, '
             f'global batch {self.global_batch_size}, {self.updates_per_epoch} updates an epoch'
         )
         self.runner.model.train()

@@ -1,7 +1,7 @@
 """Which models are said to depend on the number of ranks, and by which of their modules."""
 
 import pytest
-from conftest import ROOT
+from common import ROOT
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from conftest import data_options
+from common import data_options
 
 RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 
@@ -51,6 +51,7 @@ def train(tmp_path_factory, shapes, command):
             'default_hooks.lr.warmup_iters': 2,
             'default_hooks.checkpoint.by_epoch': False,
             'default_hooks.checkpoint.interval': 5,
+            'default_hooks.checkpoint.max_keep_ckpts': -1,
             'default_hooks.logger.interval': 1,
             'val_cfg': None,
             'val_dataloader': None,
@@ -82,13 +83,28 @@ def alone(train):
 
 
 def assert_same_trajectory(mine, theirs):
-    assert mine.of('pictures') == theirs.of('pictures')
-    assert mine.of('flips') == theirs.of('flips')
-    assert mine.of('rois') == theirs.of('rois')
+    report(mine, theirs)
+    for what in ('pictures', 'flips', 'rois'):
+        assert mine.of(what) == theirs.of(what)
     assert len(mine.losses) == len(theirs.losses)
     for a, b in zip(mine.losses, theirs.losses, strict=True):
         assert a == pytest.approx(b, rel=1e-4)
     assert mine.distance(theirs) < 1e-5
+
+
+def report(mine, theirs):
+    """Print what docs/global_batch.md quotes; pytest -rP shows it."""
+    off = [
+        abs(a[name] / b[name] - 1)
+        for a, b in zip(mine.losses, theirs.losses, strict=True)
+        for name in a
+        if name.startswith('loss') and b[name] != 0
+    ]
+    same = sum(mine.of('rois')[key] == theirs.of('rois')[key] for key in mine.micro_batches)
+    print(
+        f'{len(mine.micro_batches)} micro-batches, RoI samples identical in {same}; losses within '
+        f'{max(off):.1e}, weights within {mine.distance(theirs):.1e}'
+    )
 
 
 @pytest.mark.parametrize(

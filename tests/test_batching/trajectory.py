@@ -3,7 +3,7 @@
     torchrun --nproc_per_node=N trajectory.py OUT CONFIG_JSON
 
 CONFIG_JSON holds `config` (a recipe), `options` (as for `--cfg-options`), `float64` and
-`stop_after` (updates; the process ends there as if it were killed). Each rank writes OUT.RANK.json;
+`stop_after` (updates; the process ends there). Each rank writes OUT.RANK.json;
 rank 0 writes the final weights to OUT.pth.
 """
 
@@ -74,9 +74,7 @@ class StopAfter(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if runner.iter + 1 == self.updates:
-            torch.distributed.barrier() if torch.distributed.is_initialized() else None
-            sys.stdout.flush()
-            os._exit(0)
+            sys.exit()
 
 
 def record_into(record):

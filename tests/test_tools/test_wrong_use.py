@@ -7,11 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT, data_options
+from common import ROOT, data_options
 
 RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
-# The options that let the recipe of two ranks start on one.
-ALONE = ['train_dataloader.batch_size=16']
 
 
 @pytest.fixture
@@ -32,7 +30,7 @@ def tool(monkeypatch, capfd):
 @pytest.fixture
 def train(tool, shapes, tmp_path):
     def run(*options, config=RECIPE, data=shapes, arguments=()):
-        options = [*data_options(data), *ALONE, *options]
+        options = [*data_options(data), *options]
         work = tmp_path / 'work'
         return tool('train.py', config, '--work-dir', work, *arguments, '--cfg-options', *options)
 
@@ -144,9 +142,14 @@ def test_misspelt_names(train):
     assert_one_line(done, 'WarmupStep is not in the')
 
 
-def test_wrong_number_of_ranks(train):
-    done = train('train_cfg.global_batch_size=128')
-    assert_one_line(done, 'global_batch_size=128, but 1 ranks x 16 images', 'Run it on 8 ranks')
+def test_a_global_batch_that_is_no_multiple(train):
+    done = train('train_cfg.global_batch_size=17')
+    assert_one_line(done, 'train_cfg.global_batch_size=17. Must be a multiple', 'such as 16 or 24')
+
+
+def test_an_empty_dataset(train):
+    done = train('train_dataloader.dataset.filter_cfg.min_size=999')
+    assert_one_line(done, 'train_dataloader.dataset has 0 images')
 
 
 def test_bad_learning_rate_and_schedule(train):
@@ -171,7 +174,7 @@ def test_amp_and_slurm_without_a_gpu(train):
 
 def test_as_a_process_one_line_and_any_other_error_its_traceback(command, shapes, tmp_path):
     words = (sys.executable, 'tools/train.py', RECIPE, '--work-dir', tmp_path, '--cfg-options')
-    options = (*data_options(shapes), *ALONE)
+    options = data_options(shapes)
     done = command(*words, *options, 'optim_wrapper.optimizer.backend=cuda')
     assert_one_line(done, "backend='cuda'")
     done = command(*words, *options, 'model.backbone.depth=19')
