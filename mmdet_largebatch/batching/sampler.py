@@ -105,7 +105,9 @@ class GlobalBatchSampler(Sampler):
         if self.grouping is None:
             return iter(BatchSampler(sampler, self.batch_size, drop_last=False))
         batches = dict(sampler=sampler, batch_size=self.batch_size)
-        return iter(DATA_SAMPLERS.build(dict(self.grouping), default_args=batches))
+        # In mmdet's scope also where a program's default scope is another.
+        grouping = dict(self.grouping, _scope_='mmdet')
+        return iter(DATA_SAMPLERS.build(grouping, default_args=batches))
 
     def __iter__(self) -> Iterator[MicroBatch]:
         share = self.share

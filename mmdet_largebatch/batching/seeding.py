@@ -37,7 +37,12 @@ def seed_generators(key: Tuple[int, int, int], stream: int) -> None:
     words = np.random.SeedSequence((*key, stream)).generate_state(8)
     random.seed(words[:4].tobytes())
     np.random.seed(words[4:6])
-    torch.manual_seed(int.from_bytes(words[6:8].tobytes(), 'little'))
+    seed = int.from_bytes(words[6:8].tobytes(), 'little')
+    # torch.manual_seed formats a stack trace for each kind of device that is not in use yet, which
+    # takes a hundred times as long as this.
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
 
 
 class SeededFetch:

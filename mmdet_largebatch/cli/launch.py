@@ -2,6 +2,7 @@
 
 import os
 from argparse import ArgumentParser, Namespace
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -81,7 +82,9 @@ def use_gloo_without_gpu(cfg: Config) -> None:
             f'--launcher {cfg.launcher} needs a GPU and none is visible. '
             'Without one, use tools/dist_train.sh or --launcher pytorch.'
         )
-    dist.init_process_group('gloo')
+    seconds = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
+    if not dist.is_initialized():
+        dist.init_process_group('gloo', timeout=seconds and timedelta(seconds=seconds))
     wrapper = cfg.get('model_wrapper_cfg') or dict(
         type='MMDistributedDataParallel',
         broadcast_buffers=False,

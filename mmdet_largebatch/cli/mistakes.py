@@ -42,7 +42,7 @@ def _datasets(cfg: Config, splits: List[str]) -> Iterator[Dict]:
 
 
 def annotation_files(cfg: Config, splits: List[str]) -> List[Path]:
-    """Annotation files on this machine that a run reads.
+    """Annotation files on this machine's own file system that a run reads.
 
     Args:
         cfg (Config): The config.
@@ -54,13 +54,14 @@ def annotation_files(cfg: Config, splits: List[str]) -> List[Path]:
     files = []
     for dataset in _datasets(cfg, splits):
         root, name = dataset.get('data_root') or '', dataset['ann_file']
-        if '://' not in root + name:
+        if '://' not in root + name and not dataset.get('backend_args'):
             files.append(Path(root) / name)
     for split in splits:
         evaluators = cfg.get(f'{split}_evaluator') or []
         for metric in [evaluators] if isinstance(evaluators, dict) else evaluators:
-            if metric.get('ann_file') and '://' not in metric['ann_file']:
-                files.append(Path(metric['ann_file']))
+            name = metric.get('ann_file')
+            if name and '://' not in name and not metric.get('backend_args'):
+                files.append(Path(name))
     return list(dict.fromkeys(files))
 
 
@@ -83,8 +84,10 @@ def check_annotations(cfg: Config, splits: List[str]) -> None:
 
 
 def _broken_annotations(cfg: Config, splits: List[str]) -> Optional[str]:
-    """What is wrong with the first annotation file that is not in COCO's format, if any is."""
+    """What is wrong with the first .json file that is not in COCO's format, if any is."""
     for path in annotation_files(cfg, splits):
+        if path.suffix != '.json':
+            continue
         try:
             content = json.loads(path.read_bytes())
         except (OSError, ValueError) as error:
@@ -142,7 +145,7 @@ def one_line_errors(splits: List[str]) -> Iterator[Dict[str, Config]]:
 
     A :class:`SettingError` is such a mistake. So is an error that a library raised where an
     annotation file or the checkpoint turns out to be broken. Any other error keeps its traceback.
-    Of several processes the first one speaks.
+    Of several processes the first one on each machine speaks.
 
     Args:
         splits (List[str]): The data that the tool reads, of ``'train'``, ``'val'``, ``'test'``.
@@ -157,6 +160,6 @@ def one_line_errors(splits: List[str]) -> Iterator[Dict[str, Config]]:
         line = _explain(error, context.get('cfg'), splits)
         if line is None:
             raise
-        if os.environ.get('RANK', '0') == '0':
+        if os.environ.get('LOCAL_RANK', '0') == '0':
             print(f'error: {line}', file=sys.stderr, flush=True)
         sys.exit(2)

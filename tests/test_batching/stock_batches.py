@@ -7,15 +7,20 @@ import json
 import sys
 
 import torch.distributed as dist
+from forked import run_ranks
 from mmdet.datasets.samplers import AspectRatioBatchSampler
 from mmengine.dataset import DefaultSampler
 from pictures import Pictures
 
-if __name__ == '__main__':
-    out, seed, epoch, batch_size = sys.argv[1], *map(int, sys.argv[2:])
-    dist.init_process_group('gloo')
+
+def write_batches():
+    out, _, seed, epoch, batch_size = sys.argv[1], *map(int, sys.argv[2:])
     sampler = DefaultSampler(Pictures(), shuffle=True, seed=seed)
     sampler.set_epoch(epoch)
     batches = list(AspectRatioBatchSampler(sampler, batch_size))
     with open(f'{out}.{dist.get_rank()}.json', 'w') as file:
         json.dump(batches, file)
+
+
+if __name__ == '__main__':
+    run_ranks(write_batches, int(sys.argv[2]), port=29711)

@@ -1,17 +1,17 @@
-"""Run by the tests on 1 to 4 processes: trains, and writes what every micro-batch was.
+"""Run by the tests: trains on some processes, and writes what every micro-batch was.
 
-    torchrun --nproc_per_node=N trajectory.py OUT CONFIG_JSON
+    python trajectory.py OUT CONFIG_JSON
 
-CONFIG_JSON holds `config` (a recipe), `options` (as for `--cfg-options`), `float64` and
-`stop_after` (updates; the process ends there). Each rank writes OUT.RANK.json;
-rank 0 writes the final weights to OUT.pth.
+CONFIG_JSON holds `ranks` (processes; 1 is none but this one, without DDP), `config` (a recipe),
+`options` (as for `--cfg-options`), `float64` and `stop_after` (updates; the process ends there).
+Each rank writes OUT.RANK.json; rank 0 writes the final weights to OUT.pth.
 """
 
 import json
-import os
 import sys
 
 import torch
+from forked import run_ranks
 from mmcv.ops.nms import NMSop
 from mmcv.transforms import LoadImageFromFile
 from mmdet.models.data_preprocessors import DetDataPreprocessor
@@ -109,16 +109,19 @@ def record_into(record):
     StandardRoIHead.bbox_loss, StandardRoIHead.loss = bbox_loss, roi_loss
 
 
-def main():
+def train():
     out, settings = sys.argv[1], json.loads(sys.argv[2])
     torch.set_num_threads(1)
     cfg = Config.fromfile(settings['config'])
     cfg.merge_from_dict(settings['options'])
+    for transform in cfg.train_dataloader.dataset.pipeline:
+        if transform.type == 'Resize':
+            transform.scale = (64, 64)
     if settings.get('float64'):
         torch.set_default_dtype(torch.float64)
         cfg.model.data_preprocessor.type = 'DoublePreprocessor'
         select_in_float32()
-    cfg.launcher = 'pytorch' if 'RANK' in os.environ else 'none'
+    cfg.launcher = 'pytorch' if settings['ranks'] > 1 else 'none'
     use_gloo_without_gpu(cfg)
     record = Record()
     record_into(record)
@@ -136,4 +139,8 @@ def main():
 
 
 if __name__ == '__main__':
-    main()
+    wanted = json.loads(sys.argv[2])
+    if wanted['ranks'] == 1:
+        train()
+    else:
+        run_ranks(train, wanted['ranks'], port=29720 + wanted['ranks'])

@@ -1,0 +1,39 @@
+"""Several ranks on gloo as real processes, which share what was imported before they started."""
+
+import os
+import sys
+from multiprocessing import get_context
+
+import torch.distributed as dist
+
+
+def _rank(function, rank, ranks, port):
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(ranks),
+        MASTER_ADDR='127.0.0.1',
+        MASTER_PORT=str(port),
+    )
+    dist.init_process_group('gloo')
+    function()
+    dist.destroy_process_group()
+
+
+def run_ranks(function, ranks, port):
+    """Call a function on every rank, each a process of its own, and exit as the worst of them.
+
+    Args:
+        function (Callable): Takes nothing; the process group is there when it is called.
+        ranks (int): Number of processes.
+        port (int): Port of the rendezvous on the loopback.
+    """
+    context = get_context('fork')
+    processes = [
+        context.Process(target=_rank, args=(function, rank, ranks, port)) for rank in range(ranks)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    sys.exit(max(abs(process.exitcode) for process in processes))
