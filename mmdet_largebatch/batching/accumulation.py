@@ -73,7 +73,7 @@ def global_mean(outputs: List[Dict[str, Any]], ranks: int, micro_batches: int) -
     if micro_batches == 1:
         return outputs[0]
     names = list(outputs[0])
-    sums = torch.stack([sum(output[name].detach() for output in outputs) for name in names])
+    sums = torch.stack([torch.stack([output[name] for name in names]) for output in outputs]).sum(0)
     if ranks > 1:
         all_reduce(sums)
     return dict(zip(names, sums / micro_batches, strict=True))

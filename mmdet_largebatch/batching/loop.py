@@ -13,7 +13,7 @@ from ..errors import SettingError
 from ..optimizers import double_clip_message
 from .accumulation import Accumulation, global_mean
 from .contract import outside_contract
-from .sampler import GlobalBatchSampler
+from .sampler import EMPTY, GlobalBatchSampler
 from .seeding import MODEL, SeededFetch, seed_generators
 
 
@@ -66,7 +66,13 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             raise SettingError(f'train_cfg.global_batch_size={global_batch_size}. Must be >= 1.')
         if isinstance(dataloader, dict):
             dataloader = _with_global_batch(dataloader, global_batch_size)
-        super().__init__(runner, dataloader, max_epochs, **kwargs)
+        try:
+            super().__init__(runner, dataloader, max_epochs, **kwargs)
+        except ValueError as error:
+            # MMEngine packs the annotations of all images into one array.
+            if 'need at least one array to concatenate' not in str(error):
+                raise
+            raise SettingError(EMPTY) from error
         self.sampler = self.dataloader.batch_sampler
         if not isinstance(self.sampler, GlobalBatchSampler):
             raise SettingError(
@@ -133,7 +139,9 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             accumulation.synchronise = number == share[-1]
             micro_batch = data_batch if position == 0 else next(micro_batches)
             seed_generators((self.seed, self._iter, number), MODEL)
-            outputs.append(self.runner.model.train_step(micro_batch, optim_wrapper=accumulation))
+            log_vars = self.runner.model.train_step(micro_batch, optim_wrapper=accumulation)
+            # Detached, or each would keep the graph of its micro-batch to the end of the update.
+            outputs.append({name: value.detach() for name, value in log_vars.items()})
         accumulation.step()
         self.runner.call_hook(
             'after_train_iter',

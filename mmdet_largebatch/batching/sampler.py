@@ -12,6 +12,11 @@ from torch.utils.data import BatchSampler, Sampler
 from ..errors import SettingError
 from .seeding import MicroBatch
 
+EMPTY = (
+    'train_dataloader.dataset has 0 images. Must have at least 1: look at its ann_file, its '
+    'metainfo.classes and its filter_cfg.'
+)
+
 
 @DATA_SAMPLERS.register_module()
 class GlobalBatchSampler(Sampler):
@@ -53,10 +58,7 @@ class GlobalBatchSampler(Sampler):
                 'a global batch is dealt from its order of the images.'
             )
         if len(sampler.dataset) == 0:
-            raise SettingError(
-                'train_dataloader.dataset has 0 images. Must have at least 1: look at its '
-                'ann_file, its metainfo.classes and its filter_cfg.'
-            )
+            raise SettingError(EMPTY)
         if global_batch_size % batch_size:
             below = global_batch_size - global_batch_size % batch_size
             raise SettingError(
