@@ -11,6 +11,7 @@ import torch
 from mmdet.registry import OPTIMIZERS
 from mmengine.config import Config
 
+from ..batching.sampler import EMPTY
 from ..errors import SettingError
 
 
@@ -129,7 +130,9 @@ def _first_line(error: BaseException) -> str:
 def _explain(error: Exception, cfg: Optional[Config], splits: List[str]) -> Optional[str]:
     """The one line that tells a user's mistake, or None where the error is not one."""
     if isinstance(error, SettingError):
-        return str(error)
+        # A data set may be empty because its file is broken.
+        broken = _broken_annotations(cfg, splits) if cfg and str(error) == EMPTY else None
+        return broken or str(error)
     if isinstance(error, KeyError) and ' is not in the ' in str(error):
         return _first_line(error).strip('\'"').split('. Please')[0] + '.'
     if 'only available training on gpu' in ' '.join(str(error).split()):

@@ -50,7 +50,7 @@ def assert_one_line(done, *parts):
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
     assert len(lines) == 1, done.stderr
-    assert 'Traceback' not in done.stderr
+    assert done.stderr.splitlines()[-1] == lines[0]
     for part in parts:
         assert part in lines[0]
 
