@@ -16,7 +16,16 @@ if _missing:
         "'mmdet_largebatch[openmmlab]' for OpenMMLab's releases, not both: they share import names."
     )
 
-from . import batching, optimizers, schedule  # noqa: E402
-from .errors import SettingError  # noqa: E402
+from . import batching, checkpoints, hooks, optimizers, schedule  # noqa: E402
+from .errors import DivergenceError, SettingError  # noqa: E402
 
-__all__ = ['SettingError', '__version__', 'batching', 'optimizers', 'schedule']
+__all__ = [
+    'DivergenceError',
+    'SettingError',
+    '__version__',
+    'batching',
+    'checkpoints',
+    'hooks',
+    'optimizers',
+    'schedule',
+]

@@ -6,4 +6,4 @@ if [ $# -lt 3 ]; then
     echo "usage: $0 CONFIG CHECKPOINT GPUS [ARGUMENTS OF test.py]" >&2
     exit 2
 fi
-exec "$(dirname "$0")/launch.sh" test.py "$3" "$1" "$2" "${@:4}"
+exec python "$(dirname "$0")/launch.py" test.py "$1" "$3" "$2" "${@:4}"

@@ -14,6 +14,7 @@ from mmdet_largebatch.cli import (
     add_common_arguments,
     check_annotations,
     check_checkpoint,
+    check_work_dir,
     load_config,
     one_line_errors,
     use_gloo_without_gpu,
@@ -68,6 +69,7 @@ def main() -> None:
         cfg = context['cfg'] = load_config(args)
         check_checkpoint('checkpoint', args.checkpoint)
         check_annotations(cfg, ['test'])
+        check_work_dir(cfg)
         cfg.load_from = args.checkpoint
         if args.show or args.show_dir:
             if 'visualization' not in cfg.get('default_hooks', {}):

@@ -10,6 +10,7 @@ from mmdet_largebatch.cli import (
     add_common_arguments,
     check_annotations,
     check_checkpoint,
+    check_work_dir,
     load_config,
     one_line_errors,
     use_gloo_without_gpu,
@@ -53,6 +54,7 @@ def main() -> None:
             cfg.load_from = None if args.resume == 'auto' else args.resume
         check_checkpoint('--resume' if args.resume else 'load_from', cfg.get('load_from'))
         check_annotations(cfg, ['train', 'val'])
+        check_work_dir(cfg)
         use_gloo_without_gpu(cfg)
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
         runner.train()

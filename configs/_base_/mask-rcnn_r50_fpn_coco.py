@@ -15,7 +15,11 @@ default_hooks = dict(
         warmup_ratio=0.001,
         milestones=[8, 11],
         gamma=0.1,
-    )
+    ),
+    # Whole or absent, and resumed from; also every so many minutes, if `every_minutes` is set.
+    checkpoint=dict(type='AtomicCheckpointHook'),
+    preemption=dict(type='PreemptionHook'),
+    divergence=dict(type='DivergenceHook'),
 )
 param_scheduler = None
 auto_scale_lr = None

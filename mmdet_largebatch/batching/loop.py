@@ -9,7 +9,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..errors import SettingError
+from ..errors import RolledBack, SettingError
 from ..optimizers import double_clip_message
 from .accumulation import Accumulation, global_mean
 from .contract import outside_contract
@@ -30,7 +30,10 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
     what is logged is the mean over the global batch.
 
     A run resumed from a checkpoint that was saved within an epoch goes on with the next update of
-    that epoch.
+    that epoch; from one of the end of an epoch, with the evaluation of that epoch if it was due.
+
+    Besides MMEngine's points a hook has ``before_update(runner, outputs)``, where the gradients of
+    the update are there and the optimizer has not stepped yet.
 
     Args:
         runner (Runner): The runner.
@@ -107,7 +110,18 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         self._check_optim_wrapper()
         self._check_resumed()
         self._log()
-        return super().run()
+        self.runner.call_hook('before_train')
+        if 0 < self._iter == self._epoch * self.updates_per_epoch:
+            # A checkpoint of the end of an epoch is from before that epoch's evaluation.
+            self._evaluate_if_due()
+        while self._epoch < self._max_epochs and not self.stop_training:
+            try:
+                self.run_epoch()
+            except RolledBack:
+                continue
+            self._evaluate_if_due()
+        self.runner.call_hook('after_train')
+        return self.runner.model
 
     def run_epoch(self) -> None:
         """Run the updates of one epoch that are not done yet."""
@@ -142,14 +156,19 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             log_vars = self.runner.model.train_step(micro_batch, optim_wrapper=accumulation)
             # Detached, or each would keep the graph of its micro-batch to the end of the update.
             outputs.append({name: value.detach() for name, value in log_vars.items()})
+        outputs = global_mean(outputs, ranks, count)
+        self.runner.call_hook('before_update', outputs=outputs)
         accumulation.step()
         self.runner.call_hook(
-            'after_train_iter',
-            batch_idx=idx,
-            data_batch=data_batch,
-            outputs=global_mean(outputs, ranks, count),
+            'after_train_iter', batch_idx=idx, data_batch=data_batch, outputs=outputs
         )
         self._iter += 1
+
+    def _evaluate_if_due(self) -> None:
+        self._decide_current_val_interval()
+        due = self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs
+        if self.runner.val_loop is not None and self._epoch >= self.val_begin and due:
+            self.runner.val_loop.run()
 
     def _check_optim_wrapper(self) -> None:
         wrapper = self.runner.optim_wrapper

@@ -3,16 +3,18 @@
 import json
 import os
 import sys
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional
 
-import torch
 from mmdet.registry import OPTIMIZERS
 from mmengine.config import Config
 
 from ..batching.sampler import EMPTY
-from ..errors import SettingError
+from ..checkpoints import checkpoint_defect
+from ..errors import DivergenceError, SettingError
+from ..exit_status import DIVERGED, WRONG_SETTING, begin_anew, leave
 
 
 def check_checkpoint(name: str, path: Optional[str]) -> None:
@@ -27,6 +29,26 @@ def check_checkpoint(name: str, path: Optional[str]) -> None:
     """
     if path and '://' not in path and not os.path.isfile(path):
         raise SettingError(f'{name}={path}: no such checkpoint.')
+
+
+def check_work_dir(cfg: Config) -> None:
+    """Make the work folder and refuse one that cannot be written, before anything is built.
+
+    Args:
+        cfg (Config): The config, with ``work_dir`` set.
+
+    Raises:
+        SettingError: If no file can be made in it.
+    """
+    try:
+        os.makedirs(cfg.work_dir, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=cfg.work_dir, prefix='.writable'):
+            pass
+    except OSError as error:
+        raise SettingError(
+            f'work_dir={cfg.work_dir}: no file can be written there ({error.strerror}). Must be a '
+            'folder with room and permission; set it by --work-dir.'
+        ) from error
 
 
 def _datasets(cfg: Config, splits: List[str]) -> Iterator[Dict]:
@@ -108,11 +130,8 @@ def _broken_checkpoint(cfg: Config) -> Optional[str]:
     path = cfg.get('load_from')
     if not path or not os.path.isfile(path):
         return None
-    try:
-        torch.load(path, map_location='cpu', weights_only=False)
-    except Exception as error:
-        return f'checkpoint={path}: cannot be read ({type(error).__name__}: {_first_line(error)}).'
-    return None
+    defect = checkpoint_defect(path)
+    return defect and f'checkpoint={path}: {defect}.'
 
 
 def _unknown_optimizer(cfg: Config) -> Optional[str]:
@@ -129,6 +148,8 @@ def _first_line(error: BaseException) -> str:
 
 def _explain(error: Exception, cfg: Optional[Config], splits: List[str]) -> Optional[str]:
     """The one line that tells a user's mistake, or None where the error is not one."""
+    if isinstance(error, DivergenceError):
+        return str(error)
     if isinstance(error, SettingError):
         # A data set may be empty because its file is broken.
         broken = _broken_annotations(cfg, splits) if cfg and str(error) == EMPTY else None
@@ -144,9 +165,9 @@ def _explain(error: Exception, cfg: Optional[Config], splits: List[str]) -> Opti
 
 @contextmanager
 def one_line_errors(splits: List[str]) -> Iterator[Dict[str, Config]]:
-    """End the program with one line and status 2 on a user's mistake.
+    """End the program with one line, with status 2 on a user's mistake, 3 on a divergence.
 
-    A :class:`SettingError` is such a mistake. So is an error that a library raised where an
+    A :class:`SettingError` is a mistake. So is an error that a library raised where an
     annotation file or the checkpoint turns out to be broken. Any other error keeps its traceback.
     Of several processes the first one on each machine speaks.
 
@@ -157,6 +178,7 @@ def one_line_errors(splits: List[str]) -> Iterator[Dict[str, Config]]:
         Dict[str, Config]: A place for the config, under ``'cfg'``, once it is loaded.
     """
     context: Dict[str, Config] = {}
+    begin_anew()
     try:
         yield context
     except Exception as error:
@@ -165,4 +187,6 @@ def one_line_errors(splits: List[str]) -> Iterator[Dict[str, Config]]:
             raise
         if os.environ.get('LOCAL_RANK', '0') == '0':
             print(f'error: {line}', file=sys.stderr, flush=True)
-        sys.exit(2)
+        if isinstance(error, DivergenceError):
+            leave(DIVERGED, again=False)
+        sys.exit(WRONG_SETTING)

@@ -6,10 +6,11 @@ from numbers import Real
 
 from mmdet.registry import HOOKS
 from mmengine.hooks import Hook, ParamSchedulerHook
-from mmengine.optim import BaseOptimWrapper, OptimWrapperDict
+from mmengine.optim import OptimWrapperDict
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 
 from ..errors import SettingError
+from ..training import is_training
 from .checks import (
     check_factors,
     check_milestones,
@@ -95,10 +96,9 @@ class WarmupStepLRHook(Hook):
             SettingError: If the settings do not fit the training, or the config sets the LR in
                 another way too.
         """
-        # Only a training has these two built. Not `runner.train_loop`: that would build it.
-        loop, optim_wrapper = runner._train_loop, runner.optim_wrapper
-        if not (isinstance(loop, BaseLoop) and isinstance(optim_wrapper, BaseOptimWrapper)):
+        if not is_training(runner):
             return
+        loop, optim_wrapper = runner._train_loop, runner.optim_wrapper
         # A test after the training, by the same runner.
         if any(scheduler is self.scheduler for scheduler in runner.param_schedulers or []):
             return

@@ -7,7 +7,8 @@ from multiprocessing import get_context
 import torch.distributed as dist
 
 
-def _rank(function, rank, ranks, port):
+def join_group(rank, ranks, port):
+    """Make this process one of the ranks; the rendezvous is on the loopback."""
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
@@ -16,6 +17,10 @@ def _rank(function, rank, ranks, port):
         MASTER_PORT=str(port),
     )
     dist.init_process_group('gloo')
+
+
+def _rank(function, rank, ranks, port):
+    join_group(rank, ranks, port)
     function()
     dist.destroy_process_group()
 

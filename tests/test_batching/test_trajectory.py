@@ -2,6 +2,10 @@
 
 The tolerances are the project's contract: losses to rtol 1e-4, the weight vector to 1e-5 relative
 in the L2 norm in float32 and to 1e-10 in float64. docs/global_batch.md has what was measured.
+
+Where two proposals score nearly the same, the last bit of a float32 decides which comes first. So
+that a float32 run tells about sums alone, its RoI head gets every proposal, and takes every one;
+the float64 runs choose and draw them as the recipe does.
 """
 
 import json
@@ -9,7 +13,7 @@ import sys
 
 import pytest
 import torch
-from common import data_options
+from common import EVERY_PROPOSAL, data_options
 
 RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 
@@ -47,8 +51,12 @@ def train(tmp_path_factory, shapes, command):
         settings = dict(option.split('=') for option in data_options(shapes))
         settings |= {
             'work_dir': str(folder),
-            # With the small pictures of trajectory.py: all of the model, in a fraction of its time.
+            'model.train_cfg.rpn.sampler.num': 16,
             'model.train_cfg.rcnn.sampler.num': 16,
+            **({} if float64 else EVERY_PROPOSAL),
+            # A tenth of the recipe's: LAMB's first steps are the same size whatever the gradient,
+            # and where that is near zero its rounding decides their sign.
+            'optim_wrapper.optimizer.lr': 0.001,
             'default_hooks.lr.warmup_iters': 2,
             'default_hooks.checkpoint.by_epoch': False,
             'default_hooks.checkpoint.interval': 5,
@@ -83,7 +91,7 @@ def alone(train):
 
 def assert_same_trajectory(mine, theirs):
     report(mine, theirs)
-    for what in ('pictures', 'flips', 'rois'):
+    for what in ('pictures', 'flips', 'anchors'):
         assert mine.of(what) == theirs.of(what)
     assert len(mine.losses) == len(theirs.losses)
     for a, b in zip(mine.losses, theirs.losses, strict=True):
@@ -99,10 +107,9 @@ def report(mine, theirs):
         for name in a
         if name.startswith('loss') and b[name] != 0
     ]
-    same = sum(mine.of('rois')[key] == theirs.of('rois')[key] for key in mine.micro_batches)
     print(
-        f'{len(mine.micro_batches)} micro-batches, RoI samples identical in {same}; losses within '
-        f'{max(off):.1e}, weights within {mine.distance(theirs):.1e}'
+        f'{len(mine.micro_batches)} micro-batches; losses within {max(off):.1e}, weights within '
+        f'{mine.distance(theirs):.1e}'
     )
 
 
@@ -123,6 +130,7 @@ def test_same_trajectory_on_any_number_of_ranks(train, alone, ranks, share):
 def test_same_trajectory_in_float64(train):
     one, three = (train(ranks, float64=True, **SIX_UPDATES) for ranks in (1, 3))
     assert_same_trajectory(one, three)
+    assert one.of('rois') == three.of('rois')
     assert one.distance(three) < 1e-10
 
 
@@ -197,7 +205,7 @@ def test_resumed_on_another_number_of_ranks(train, never_stopped, stopped, tmp_p
     whole, _ = never_stopped
     rest = train(3, tmp_path, load_from=str(stopped / 'iter_5.pth'), **RESUMED)
     left = {key for key in whole.micro_batches if int(key.split('/')[0]) >= 5}
-    for what in ('pictures', 'flips', 'rois'):
+    for what in ('pictures', 'flips', 'anchors'):
         assert rest.of(what) == {key: whole.of(what)[key] for key in left}
     for a, b in zip(rest.losses, whole.losses[5:], strict=True):
         assert a == pytest.approx(b, rel=1e-4)

@@ -16,6 +16,7 @@ from mmcv.ops.nms import NMSop
 from mmcv.transforms import LoadImageFromFile
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.models.roi_heads import StandardRoIHead
+from mmdet.models.task_modules.samplers import BaseSampler
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -49,7 +50,7 @@ class Record(Hook):
     """What each micro-batch was made of, and the losses of each update."""
 
     def __init__(self):
-        self.micro_batches, self.losses, self.reads = {}, [], []
+        self.micro_batches, self.losses, self.reads, self.draws = {}, [], [], []
         self.share, self.count = [], 0
 
     def before_train(self, runner):
@@ -78,8 +79,9 @@ class StopAfter(Hook):
 
 
 def record_into(record):
-    """Note the pictures and flips that a RoI head is given, and the RoIs that it samples; and the
-    pictures that are read in this process, which is all of them without data workers."""
+    """Note the pictures and flips that a RoI head is given, the anchors that the RPN and the RoIs
+    that the head sampled; and the pictures that are read in this process, which is all of them
+    without data workers."""
     read = LoadImageFromFile.transform
 
     def transform(self, results):
@@ -87,26 +89,29 @@ def record_into(record):
         return read(self, results)
 
     LoadImageFromFile.transform = transform
-    original = StandardRoIHead.bbox_loss
+    sample = BaseSampler.sample
 
-    def bbox_loss(self, x, sampling_results):
-        found = record.micro_batches[record.last]
-        found['rois'] = [
-            [result.pos_inds.tolist(), result.neg_inds.tolist()] for result in sampling_results
-        ]
-        return original(self, x, sampling_results)
+    def recorded_sample(self, *args, **kwargs):
+        result = sample(self, *args, **kwargs)
+        record.draws.append([result.pos_inds.tolist(), result.neg_inds.tolist()])
+        return result
 
+    BaseSampler.sample = recorded_sample
     loss = StandardRoIHead.loss
 
     def roi_loss(self, x, rpn_results_list, batch_data_samples):
-        record.last = record.key()
-        record.micro_batches[record.last] = dict(
+        found = record.micro_batches[record.key()] = dict(
             pictures=[sample.img_id for sample in batch_data_samples],
             flips=[sample.flip for sample in batch_data_samples],
+            anchors=record.draws.copy(),
         )
-        return loss(self, x, rpn_results_list, batch_data_samples)
+        record.draws.clear()
+        losses = loss(self, x, rpn_results_list, batch_data_samples)
+        found['rois'] = record.draws.copy()
+        record.draws.clear()
+        return losses
 
-    StandardRoIHead.bbox_loss, StandardRoIHead.loss = bbox_loss, roi_loss
+    StandardRoIHead.loss = roi_loss
 
 
 def train():

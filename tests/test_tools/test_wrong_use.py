@@ -90,7 +90,7 @@ def test_no_such_checkpoint(train, evaluate):
 def test_broken_checkpoint(evaluate, tmp_path, content):
     checkpoint = tmp_path / 'broken.pth'
     checkpoint.write_bytes(content)
-    assert_one_line(evaluate(checkpoint), f'checkpoint={checkpoint}: cannot be read')
+    assert_one_line(evaluate(checkpoint), f'checkpoint={checkpoint}: it ')
 
 
 def test_annotations_missing(train, tmp_path):
@@ -114,6 +114,12 @@ def test_annotations_broken(train, tmp_path, content, message):
         path.write_text(content)
     done = train(data=tmp_path)
     assert_one_line(done, f'ann_file={tmp_path}/annotations/instances_train.json', message)
+
+
+def test_a_work_folder_that_cannot_be_written(train):
+    """No one can make a folder in /proc."""
+    done = train(arguments=('--work-dir', '/proc/work'))
+    assert_one_line(done, 'work_dir=/proc/work: no file can be written there (', '--work-dir')
 
 
 def test_unknown_backend(train):

@@ -1,0 +1,96 @@
+"""Which checkpoint of a folder is the newest that reads whole."""
+
+import os
+from pathlib import Path
+from typing import List, NamedTuple, Optional, Tuple, Union
+from zipfile import ZipFile, is_zipfile
+
+import torch
+
+# Key of a checkpoint's meta: when it was saved, in ns since 1970. A copy of the file keeps it.
+SAVED_AT = 'saved_at'
+
+
+class Candidate(NamedTuple):
+    """A file that may be the newest checkpoint."""
+
+    saved_at: int
+    update: int
+    path: str
+    defect: Optional[str]
+
+
+def _look_into(path: Union[str, Path]) -> Candidate:
+    """Read a checkpoint's meta, without its tensors where the format lets it."""
+    path = str(path)
+    saved_at = os.stat(path).st_mtime_ns
+    if os.path.getsize(path) == 0:
+        return Candidate(saved_at, -1, path, 'it is empty')
+    try:
+        lazily = is_zipfile(path)
+        content = torch.load(path, map_location='cpu', weights_only=False, mmap=lazily)
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip('.')
+        return Candidate(saved_at, -1, path, f'it cannot be read ({reason})')
+    if not isinstance(content, dict) or 'state_dict' not in content:
+        return Candidate(saved_at, -1, path, 'it has no state_dict')
+    meta = content.get('meta', {})
+    update = meta.get('iter', -1) if 'message_hub' in content else -1
+    return Candidate(meta.get(SAVED_AT, saved_at), update, path, None)
+
+
+def _damage(path: str) -> Optional[str]:
+    """What is wrong with a checkpoint whose checksums do not hold.
+
+    PyTorch writes a checksum of every tensor and reads none; a flipped bit loads as a weight.
+    """
+    if not is_zipfile(path):
+        return None
+    try:
+        with ZipFile(path) as file:
+            part = file.testzip()
+    except Exception as error:
+        return f'it is damaged ({error})'
+    return part and f'its part {part} is damaged: the checksum is another'
+
+
+def checkpoint_defect(path: Union[str, Path]) -> Optional[str]:
+    """What is wrong with a checkpoint file, if it does not read whole.
+
+    Args:
+        path (str or Path): A file on a local file system.
+
+    Returns:
+        str, optional: Such as ``'it is empty'``; None for a whole one.
+    """
+    return _look_into(path).defect or _damage(str(path))
+
+
+def newest_checkpoint(folders: List[Union[str, Path]]) -> Tuple[Optional[str], List[str]]:
+    """The checkpoint that was saved last among those that read whole.
+
+    Files named ``best_*`` are left out: they hold no optimizer. So are those without a training's
+    progress in them, such as published weights.
+
+    Args:
+        folders (List[str or Path]): Where to look for ``*.pth`` files.
+
+    Returns:
+        Tuple[str or None, List[str]]: Its path, None where there is none; and a line for each file
+        newer than that which was passed over.
+    """
+    files = {
+        path.resolve(): path
+        for folder in folders
+        for path in Path(folder).glob('*.pth')
+        if path.is_file() and not path.name.startswith('best_')
+    }
+    passed_over = []
+    for candidate in sorted(map(_look_into, files.values()), reverse=True):
+        if candidate.defect is None and candidate.update < 0:
+            continue
+        defect = candidate.defect or _damage(candidate.path)
+        if defect is None:
+            return candidate.path, passed_over
+        passed_over.append(f'{candidate.path}: {defect}')
+    return None, passed_over

@@ -1,0 +1,150 @@
+"""The hook that ends a training in good order when it is told to go."""
+
+import os
+import signal
+from functools import partial
+from threading import Thread
+from typing import Callable, Optional, Sequence
+
+from mmdet.registry import HOOKS
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ..agreement import Agreement
+from ..checkpoints import AtomicCheckpointHook
+from ..errors import SettingError
+from ..exit_status import PREEMPTED, leave
+from ..training import find_hook, is_training
+
+
+@HOOKS.register_module()
+class PreemptionHook(Hook):
+    """Save and leave when a signal tells any rank that its machine will be taken away.
+
+    The signal sets a flag and interrupts nothing. When the update that is being computed is
+    finished, or the batch of an evaluation, the ranks agree that one of them was told, the state is
+    saved (unless the last checkpoint holds it), and every rank exits with status 75. Under
+    ``torchrun`` with restarts that starts the training again, and ``slurm_train.sh --requeue`` puts
+    the job back into the queue; resumed, it goes on with the next update, after the evaluation of
+    the last epoch if that was not finished. Further signals change nothing.
+
+    The same signals do not end data workers, unless their own trainer sends them: some schedulers
+    signal all processes of a job at once.
+
+    Args:
+        signals (Sequence[str]): Names of the signals. Defaults to ``('SIGTERM', 'SIGUSR1')``, what
+            ``torchrun``, Slurm (at the end of a job's time, and by ``--signal``) and container
+            platforms send.
+
+    Raises:
+        SettingError: If a signal has no such name, or ``default_hooks.checkpoint`` is not an
+            :class:`AtomicCheckpointHook` when a training begins.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self, signals: Sequence[str] = ('SIGTERM', 'SIGUSR1')) -> None:
+        unknown = [name for name in signals if name not in signal.Signals.__members__]
+        if unknown or isinstance(signals, str):
+            raise SettingError(
+                f'PreemptionHook: signals={signals!r}. Must be a list of names such as SIGTERM.'
+            )
+        self.signals = [signal.Signals[name] for name in signals]
+        self._told: Optional[int] = None
+        self._handlers: dict = {}
+
+    def before_run(self, runner: Runner) -> None:
+        """Look for what saves.
+
+        Args:
+            runner (Runner): The runner.
+
+        Raises:
+            SettingError: See the class.
+        """
+        if is_training(runner) and find_hook(runner, AtomicCheckpointHook) is None:
+            raise SettingError(
+                'default_hooks.preemption=PreemptionHook saves by default_hooks.checkpoint. Its '
+                "type must be 'AtomicCheckpointHook'."
+            )
+
+    def before_train(self, runner: Runner) -> None:
+        """Begin to listen.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        self._checkpoints = find_hook(runner, AtomicCheckpointHook)
+        self._agreement = Agreement()
+        self._told = None
+        loaders = [runner.train_dataloader]
+        if runner.val_loop is not None:
+            loaders.append(runner.val_dataloader)
+        for loader in loaders:
+            loader.worker_init_fn = partial(_start_worker, self.signals, loader.worker_init_fn)
+        self._handlers = {number: signal.signal(number, self._note) for number in self.signals}
+
+    def after_train(self, runner: Runner) -> None:
+        """Stop listening.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def after_train_iter(self, runner: Runner, batch_idx, data_batch=None, outputs=None) -> None:
+        """Leave between two updates, if a rank was told to.
+
+        Args:
+            runner (Runner): The runner.
+            batch_idx (int): Not used.
+            data_batch (Any): Not used.
+            outputs (dict, optional): Not used.
+        """
+        self._leave_if_told(runner, runner.iter + 1)
+
+    def after_val_iter(self, runner: Runner, batch_idx, data_batch=None, outputs=None) -> None:
+        """Leave between two batches of an evaluation, if a rank was told to.
+
+        Args:
+            runner (Runner): The runner.
+            batch_idx (int): Not used.
+            data_batch (Any): Not used.
+            outputs (Sequence, optional): Not used.
+        """
+        if self._handlers:
+            self._leave_if_told(runner, runner.iter)
+
+    def _note(self, number: int, frame) -> None:
+        self._told = number
+
+    def _leave_if_told(self, runner: Runner, update: int) -> None:
+        if not self._agreement.any(self._told is not None):
+            return
+        what = self._agreement.first(
+            '' if self._told is None else f'{signal.Signals(self._told).name} on rank {runner.rank}'
+        )
+        path = self._checkpoints.save_now(runner, update)
+        saved = f'update {update} is saved in {path}' if path else 'the state could not be saved'
+        runner.logger.info(
+            f'Preempted ({what}): {saved}. Exit with status {PREEMPTED}; --resume goes on.'
+        )
+        # torchrun ends the other ranks as soon as one has left.
+        self._agreement.wait()
+        leave(PREEMPTED, again=True)
+
+
+def _start_worker(signals: Sequence[int], worker_init_fn: Optional[Callable], worker: int) -> None:
+    """Let a data worker heed these signals only where its trainer sent them, to end it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    Thread(target=_end_with, args=(signals, os.getppid()), daemon=True).start()
+    if worker_init_fn is not None:
+        worker_init_fn(worker)
+
+
+def _end_with(signals: Sequence[int], trainer: int) -> None:
+    while signal.sigwaitinfo(signals).si_pid != trainer:
+        pass
+    os._exit(0)

@@ -1,0 +1,36 @@
+"""What hooks ask about the run that they are in."""
+
+from typing import Optional, Type, TypeVar
+
+from mmengine.hooks import Hook
+from mmengine.optim import BaseOptimWrapper
+from mmengine.runner import BaseLoop, Runner
+
+AnyHook = TypeVar('AnyHook', bound=Hook)
+
+
+def is_training(runner: Runner) -> bool:
+    """Whether a run is a training, at a time when hooks may be asked before its loop starts.
+
+    Args:
+        runner (Runner): The runner; it fires ``before_run`` ahead of ``val`` and ``test`` too.
+
+    Returns:
+        bool: True if the train loop and the optimizer are built.
+    """
+    # Not `runner.train_loop`: that would build it.
+    loop, optim_wrapper = runner._train_loop, runner.optim_wrapper
+    return isinstance(loop, BaseLoop) and isinstance(optim_wrapper, BaseOptimWrapper)
+
+
+def find_hook(runner: Runner, kind: Type[AnyHook]) -> Optional[AnyHook]:
+    """The run's hook of one class.
+
+    Args:
+        runner (Runner): The runner.
+        kind (Type[Hook]): The class.
+
+    Returns:
+        Hook, optional: The first hook of that class, None where there is none.
+    """
+    return next((hook for hook in runner.hooks if isinstance(hook, kind)), None)

@@ -1,0 +1,98 @@
+"""The hook in trainings: what it keeps, when it saves, and what a fault leaves."""
+
+import os
+import subprocess
+
+import pytest
+import torch
+from divergence import make
+
+from mmdet_largebatch import SettingError
+
+
+def names(folder):
+    return sorted(path.name for path in folder.glob('*.pth'))
+
+
+def log_of(folder):
+    return ''.join(path.read_text() for path in folder.glob('*/*.log'))
+
+
+def test_max_keep_ckpts_and_the_pointer(tmp_path):
+    make(tmp_path, {}, checkpoint=dict(max_keep_ckpts=2), epochs=8).train()
+    assert names(tmp_path) == ['epoch_6.pth', 'epoch_8.pth']
+    assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'epoch_8.pth')
+    make(tmp_path, {}, checkpoint=dict(max_keep_ckpts=2), epochs=10, resume=True).train()
+    assert names(tmp_path) == ['epoch_10.pth', 'epoch_8.pth']
+
+
+def test_every_minutes(tmp_path):
+    """So short that each update is late: the odd ones, which the interval leaves out, are saved in
+    between, and the next checkpoint takes their place."""
+    make(tmp_path, {}, checkpoint=dict(every_minutes=1e-9), epochs=5).train()
+    assert names(tmp_path) == ['epoch_2.pth', 'epoch_4.pth', 'epoch_5.pth']
+    make(tmp_path / 'b', {}, checkpoint=dict(every_minutes=60), epochs=3).train()
+    assert names(tmp_path / 'b') == ['epoch_2.pth', 'epoch_3.pth']
+    with pytest.raises(SettingError, match=r'checkpoint\.every_minutes=0\. Must be above 0'):
+        make(tmp_path / 'c', {}, checkpoint=dict(every_minutes=0))
+
+
+def test_resumed_past_a_broken_checkpoint(tmp_path):
+    whole = make(tmp_path / 'whole', {}, epochs=6)
+    whole.train()
+    make(tmp_path / 'run', {}, epochs=4).train()
+    broken = tmp_path / 'run/epoch_4.pth'
+    broken.write_bytes(broken.read_bytes()[:500])
+    runner = make(tmp_path / 'run', {}, epochs=6, resume=True)
+    runner.train()
+    assert f'Resume passes over {broken}: it cannot be read' in log_of(tmp_path / 'run')
+    assert runner.model.w.equal(whole.model.w)
+
+
+def test_no_checkpoint_that_reads(tmp_path):
+    make(tmp_path, {}, epochs=2).train()
+    (tmp_path / 'epoch_2.pth').write_bytes(b'')
+    with pytest.raises(SettingError, match=r'no checkpoint in it reads whole \(.*it is empty'):
+        make(tmp_path, {}, epochs=4, resume=True).train()
+    given = str(tmp_path / 'epoch_2.pth')
+    with pytest.raises(SettingError, match=r'load_from=.*epoch_2\.pth: it is empty'):
+        make(tmp_path, {}, epochs=4, resume=True, load_from=given).train()
+    assert names(tmp_path) == ['epoch_2.pth']
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 256 KiB."""
+    if os.geteuid() != 0:
+        pytest.skip('only root can mount a file system')
+    folder = tmp_path / 'disk'
+    folder.mkdir()
+    mount = ['mount', '-t', 'tmpfs', '-o', 'size=256k', 'tmpfs', folder]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip('this machine does not let root mount a file system')
+    yield folder
+    subprocess.run(['umount', '-l', folder], check=True)
+
+
+def test_a_full_disk_during_a_save(tmp_path, small_disk):
+    """The first save fits, and then the disk is filled: the training ends, what it had stands."""
+    checkpoint = dict(out_dir=str(small_disk))
+    make(tmp_path / 'run', {}, checkpoint=checkpoint, epochs=2).train()
+    good = small_disk / 'run/epoch_2.pth'
+    content = good.read_bytes()
+    free = os.statvfs(small_disk)
+    room = free.f_bavail * free.f_frsize
+    (small_disk / 'filler').write_bytes(b'0' * (room - room % 4096 - 4096))
+    runner = make(tmp_path / 'run', {}, checkpoint=checkpoint, epochs=6, resume=True)
+    with pytest.raises(SettingError, match=r'epoch_6\.pth could not be saved \(No space left'):
+        runner.train()
+    assert 'epoch_4.pth could not be saved (No space left on device)' in log_of(tmp_path / 'run')
+    assert runner.iter == 6
+    assert good.read_bytes() == content
+    assert sorted(path.name for path in good.parent.iterdir()) == ['epoch_2.pth']
+    assert (tmp_path / 'run/last_checkpoint').read_text() == str(good)
+    # With room again, it goes on from what stood.
+    (small_disk / 'filler').unlink()
+    runner = make(tmp_path / 'run', {}, checkpoint=checkpoint, epochs=6, resume=True)
+    runner.train()
+    assert torch.load(good.with_name('epoch_6.pth'), weights_only=False)['meta']['iter'] == 6

@@ -1,0 +1,72 @@
+"""From the environment to torchrun's arguments. What comes of them is in test_reliability."""
+
+import runpy
+
+import pytest
+from common import ROOT
+
+RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
+
+
+@pytest.fixture(scope='module')
+def arguments():
+    function = runpy.run_path(f'{ROOT}/tools/launch.py')['torchrun_arguments']
+    return lambda *words, tool='train.py', gpus='8', **environment: function(
+        tool, str(ROOT / RECIPE), gpus, list(words), environment
+    )
+
+
+def split(words):
+    """Options of torchrun; then the tool's name, and what it is called with but for the config."""
+    at = next(i for i, word in enumerate(words) if not word.startswith('--'))
+    return words[:at], words[at].split('/')[-1], words[at + 2 :]
+
+
+def test_one_machine(arguments):
+    options, tool, rest = split(arguments('--cfg-options', 'a="[1, 2]"'))
+    assert options == [
+        *('--nnodes=1', '--nproc_per_node=8', '--max_restarts=0'),
+        *('--node_rank=0', '--master_addr=127.0.0.1', '--master_port=29500'),
+    ]
+    assert tool == 'train.py'
+    assert rest == ['--cfg-options', 'a="[1, 2]"', '--launcher', 'pytorch']
+
+
+def test_settings_reach_every_machine(arguments):
+    settings = dict(NNODES='8', NODE_RANK='1', MASTER_ADDR='10.0.0.1', PORT='29801')
+    assert split(arguments(**settings))[0] == [
+        *('--nnodes=8', '--nproc_per_node=8', '--max_restarts=0'),
+        *('--node_rank=1', '--master_addr=10.0.0.1', '--master_port=29801'),
+    ]
+
+
+def test_machines_that_come_and_go(arguments):
+    options, _, rest = split(arguments(NNODES='4:8', RDZV_ENDPOINT='10.0.0.1:29400'))
+    assert options == [
+        *('--nnodes=4:8', '--nproc_per_node=8', '--max_restarts=100', '--rdzv_backend=c10d'),
+        *('--rdzv_endpoint=10.0.0.1:29400', '--rdzv_id=mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes'),
+    ]
+    assert rest == ['--launcher', 'pytorch', '--resume']
+
+
+def test_a_training_with_restarts_resumes_and_nothing_else_does(arguments):
+    assert split(arguments(MAX_RESTARTS='3'))[2] == ['--launcher', 'pytorch', '--resume']
+    given = split(arguments('--resume', 'a.pth', MAX_RESTARTS='3'))[2]
+    assert given == ['--resume', 'a.pth', '--launcher', 'pytorch']
+    assert '--resume' not in arguments('a.pth', tool='test.py', MAX_RESTARTS='3')
+
+
+@pytest.mark.parametrize(
+    ('environment', 'message'),
+    [
+        (dict(NNODES='8:4'), 'NNODES=8:4: must be a number of machines, or a range such as 4:8.'),
+        (dict(NNODES='all'), 'NNODES=all: must be a number of machines'),
+        (dict(MAX_RESTARTS='-1'), 'MAX_RESTARTS=-1: must be a number, 0 or more.'),
+        (dict(NNODES='4:8'), 'NNODES=4:8 with MAX_RESTARTS=100 needs a rendezvous'),
+        (dict(NNODES='2', MAX_RESTARTS='3'), 'NNODES=2 with MAX_RESTARTS=3 needs a rendezvous'),
+        (dict(gpus='0'), 'GPUS=0: must be a number of processes'),
+    ],
+)
+def test_wrong_settings(arguments, environment, message):
+    with pytest.raises(ValueError, match=message):
+        arguments(**environment)

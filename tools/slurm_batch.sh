@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# The batch job of `slurm_train.sh --requeue`: slurm_batch.sh COMMAND. Runs the command on every
+# task, and puts the job back into the queue where the command ends as preempted, with status 75.
+set -uo pipefail
+# A signal that reaches this shell too must not end it before srun.
+trap : TERM USR1
+srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" "$@"
+status=$?
+if [ "$status" -eq 75 ]; then
+    echo "Preempted: job $SLURM_JOB_ID goes back into the queue."
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"
