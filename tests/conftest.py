@@ -9,12 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 from common import ROOT
+from mmengine.registry import init_default_scope
 
 
 @pytest.fixture(scope='session', autouse=True)
 def one_thread():
     """Two cores are shared with the processes that some tests start."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def mmdet_scope():
+    """A Runner leaves its scope as the default one; every test begins in mmdet's."""
+    init_default_scope('mmdet')
 
 
 @pytest.fixture(scope='session')

@@ -1,4 +1,4 @@
-"""What LAMB and LARS share: checked groups, float32 state, dense gradients, accurate norms."""
+"""What LAMB and LARS share: checked groups, float32 state, dense gradients, observed ratios."""
 
 from __future__ import annotations
 
@@ -10,44 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .checks import invalid
-
-# Elements that one running float32 sum may add up; see l2_norm.
-NORM_BLOCK = 1024
-
-
-def arithmetic_dtype(param: Tensor) -> torch.dtype:
-    """The dtype in which a parameter is updated and its state kept.
-
-    Args:
-        param (Tensor): The parameter.
-
-    Returns:
-        torch.dtype: float64 for a float64 parameter, float32 for any other.
-    """
-    return torch.float64 if param.dtype == torch.float64 else torch.float32
-
-
-def l2_norm(x: Tensor) -> Tensor:
-    """The L2 norm of a tensor, good to a few units of its last place at any size.
-
-    On a CPU, PyTorch sums a tensor's squares in a few running float32 sums, which is off by up to
-    4e-4 at 2 million elements. Here these sums are kept short: a norm per block of the tensor,
-    then the norm of those, in float64. A GPU sums in a tree and needs no such help.
-
-    Args:
-        x (Tensor): A float32 or float64 tensor of any shape, an empty one included.
-
-    Returns:
-        Tensor: The norm, 0-d, of the dtype and on the device of ``x``; nothing is read back
-        to the host.
-    """
-    if x.device.type != 'cpu' or x.numel() <= NORM_BLOCK:
-        return torch.linalg.vector_norm(x)
-    flat = x.flatten()
-    whole = flat.numel() // NORM_BLOCK * NORM_BLOCK
-    blocks = torch.linalg.vector_norm(flat[:whole].view(-1, NORM_BLOCK), dim=1)
-    rest = torch.linalg.vector_norm(flat[whole:])
-    return torch.linalg.vector_norm(torch.hstack([blocks, rest]), dtype=torch.float64).to(x.dtype)
+from .tensors import arithmetic_dtype
 
 
 def describe(param_groups: list[dict[str, Any]], index: int, position: int) -> str:
@@ -81,12 +44,22 @@ def trained(group: dict[str, Any]) -> list[Tensor]:
     return [p for p in group['params'] if p.grad is not None and p.numel() > 0]
 
 
+# Told of a tensor that is being updated: parameter, trust ratio, ||p||, ||update||. The numbers are
+# floats, or 0-d tensors on the parameter's device.
+Observer = Callable[[Tensor, 'Tensor | float', 'Tensor | float', 'Tensor | float'], None]
+
+
 class LayerwiseOptimizer(Optimizer):
     """Base of the optimizers that scale every tensor's step by its own norms.
 
     It checks the options of every group, keeps the state of half-precision parameters in float32
     through ``load_state_dict``, completes the groups of checkpoints that lack an option, and
     refuses sparse gradients and parameters that are not real floating-point numbers.
+
+    While ``observer`` is set, ``step`` calls it for every tensor that it scales by a trust ratio,
+    with the parameter, the ratio, the norm of the parameter before the update, and that of what
+    the ratio multiplies: LAMB's ``u``, LARS's ``g + wd * p``. The numbers are floats, or
+    0-d tensors on the parameter's device. It is neither copied nor saved.
 
     Args:
         params (Iterable): Parameters, ``(name, parameter)`` pairs, or dicts of groups.
@@ -95,6 +68,8 @@ class LayerwiseOptimizer(Optimizer):
     Raises:
         ValueError: If an option of the defaults or of a group is invalid, or a parameter's dtype.
     """
+
+    observer: Observer | None = None
 
     def __init__(self, params: Iterable, defaults: dict[str, Any]) -> None:
         self.check_options(defaults)

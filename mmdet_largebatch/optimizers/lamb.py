@@ -190,7 +190,8 @@ class LAMB(LayerwiseOptimizer):
         """
         loss = self._evaluate(closure)
         self._refuse_sparse_gradients()
-        self._backend.step(self.param_groups, self.state, self.defaults['max_grad_norm'])
+        max_grad_norm = self.defaults['max_grad_norm']
+        self._backend.step(self.param_groups, self.state, max_grad_norm, self.observer)
         return loss
 
     def _choose_backend(self) -> None:

@@ -16,8 +16,9 @@ from mmdet.registry import OPTIMIZERS
 from torch import Tensor
 
 from ..errors import SettingError
-from .base import LayerwiseOptimizer, arithmetic_dtype, l2_norm, trained
+from .base import LayerwiseOptimizer, trained
 from .checks import as_float32, check_flag, check_fraction, check_non_negative
+from .tensors import arithmetic_dtype, l2_norm
 
 
 @OPTIMIZERS.register_module()

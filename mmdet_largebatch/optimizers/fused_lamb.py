@@ -1,0 +1,274 @@
+"""LAMB on PyTorch's fused Adam kernel, for float32 tensors.
+
+Given a buffer that holds ``wd * p`` in the place of parameters, a learning rate of -1 and no decay,
+``torch._fused_adam_`` updates both moments and leaves ``u`` of LAMB's step 4 in the buffer, in one
+pass. Given the parameters themselves and LAMB's learning rate, it makes the whole update of tensors
+that are not scaled by a trust ratio.
+
+Bytes moved per parameter: 40, and 4 for the norm that clips. ``UpdateInBlocks`` moves no more on a
+CPU: it goes through a tensor in blocks that stay in the cache from one operation to the next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .checks import as_float32
+from .tensors import NORM_BLOCK, batches, norm_of, partial_norms
+
+# Elements that go through all operations together: 2 MiB of each tensor. At an eighth of it, calls
+# from Python take as long as the memory does; at more, a CPU's cache does not hold the blocks.
+BLOCK = 1 << 19
+# What a GPU needs besides parameters, gradients and state: twice as many float32.
+GPU_BATCH = 1 << 24
+
+# A parameter, its gradient and its two moments, each as a 1-D tensor in the order of memory.
+Row = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class Scalars(NamedTuple):
+    """A group's hyper-parameters as the arithmetic takes them, each rounded to float32."""
+
+    lr: float
+    wd: float
+    eps: float
+    beta1: float
+    beta2: float
+    beta3: float
+    one_minus_beta2: float
+    bc1: float
+    bc2: float
+    age: float
+    adam_w_mode: bool
+    scaled: bool
+    trust_clip: tuple[float, float] | None
+
+    @classmethod
+    def of(cls, group: dict[str, Any]) -> Scalars:
+        """Take them from a group whose ``step`` counts this update already.
+
+        Args:
+            group (dict[str, Any]): A group of ``LAMB``.
+
+        Returns:
+            Scalars: ``age`` is the step that corrects the bias so: infinite for no correction.
+        """
+        beta1, beta2 = map(as_float32, group['betas'])
+        corrected = group['bias_correction']
+        wd, clip = as_float32(group['weight_decay']), group['trust_clip']
+        return cls(
+            lr=as_float32(group['lr']),
+            wd=wd,
+            eps=as_float32(group['eps']),
+            beta1=beta1,
+            beta2=beta2,
+            beta3=as_float32(1 - beta1) if group['grad_averaging'] else 1.0,
+            # From the rounded beta2: 1 - 0.999 in double would put v off by 1e-5.
+            one_minus_beta2=as_float32(1 - beta2),
+            bc1=as_float32(1 - beta1 ** group['step']) if corrected else 1.0,
+            bc2=as_float32(1 - beta2 ** group['step']) if corrected else 1.0,
+            age=float(group['step']) if corrected else math.inf,
+            adam_w_mode=group['adam_w_mode'],
+            scaled=wd != 0 or group['use_nvlamb'],
+            trust_clip=None if clip is None else tuple(map(as_float32, clip)),
+        )
+
+
+def update_unscaled(
+    rows: Sequence[Row], k: Scalars, c: Tensor | float | None, room: Tensor | None = None
+) -> None:
+    """Update tensors whose trust ratio is 1 and that have no weight decay: an Adam step.
+
+    Args:
+        rows (Sequence[Row]): The tensors, all on one device.
+        k (Scalars): Their group's hyper-parameters.
+        c (Tensor or float, optional): What gradients are divided by; a Tensor is 0-d and on
+            the tensors' device.
+        room (Tensor, optional): Where divided gradients go, 1-D; None takes new memory.
+    """
+    for batch in batches(rows, GPU_BATCH if room is None else room.numel()):
+        w, g, m, v = map(list, zip(*batch, strict=True))
+        if c is not None and room is None:
+            g = torch._foreach_div(g, c)
+        elif c is not None:
+            lengths = [x.numel() for x in g]
+            divided = list(room[: sum(lengths)].split(lengths))
+            torch._foreach_copy_(divided, g)
+            torch._foreach_div_(divided, c)
+            g = divided
+        _adam(w, g, m, v, k, k.lr)
+
+
+def update_in_lists(
+    rows: Sequence[Row],
+    k: Scalars,
+    c: Tensor | None,
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Update tensors that are scaled by their trust ratio, without a host read: for a GPU.
+
+    Args:
+        rows (Sequence[Row]): The tensors, all on one device.
+        k (Scalars): Their group's hyper-parameters.
+        c (Tensor, optional): What gradients are divided by, 0-d and on the tensors' device.
+
+    Returns:
+        list[tuple[Tensor, Tensor, Tensor]]: Of every row the trust ratio, ||p|| and ||u||, 0-d.
+    """
+    done, numbers = 0, []
+    for size in _batch_sizes([row[0].numel() for row in rows], GPU_BATCH):
+        w, g, m, v = map(list, zip(*rows[done : done + size], strict=True))
+        if c is not None:
+            g = torch._foreach_div(g, c)
+        if k.wd != 0 and not k.adam_w_mode:
+            g = torch._foreach_add(g, w, alpha=k.wd)
+        u = torch._foreach_mul(w, k.wd) if k.adam_w_mode else [torch.zeros_like(x) for x in w]
+        _adam(u, g, m, v, k, -1.0)
+        w_norms, u_norms = (torch.stack(torch._foreach_norm(x)) for x in (w, u))
+        ratios = trust_ratio(w_norms, u_norms, k.trust_clip)
+        for w_i, u_i, factor in zip(w, u, (ratios * -k.lr).unbind(), strict=True):
+            w_i.addcmul_(u_i, factor)
+        numbers += zip(ratios.unbind(), w_norms.unbind(), u_norms.unbind(), strict=True)
+        done += size
+    return numbers
+
+
+def _batch_sizes(lengths: Sequence[int], limit: int) -> Iterator[int]:
+    """How many tensors go together, so that each batch has one tensor or at most ``limit``."""
+    count = elements = 0
+    for length in lengths:
+        if count and elements + length > limit:
+            yield count
+            count = elements = 0
+        count, elements = count + 1, elements + length
+    if count:
+        yield count
+
+
+class UpdateInBlocks:
+    """Updates tensors on a CPU that are scaled by their trust ratio, one by one.
+
+    The buffer that it keeps has a little less elements than the largest tensor, and leaves the
+    difference to the norms; a step takes no more memory than that tensor. Two blocks of it hold a
+    block's gradient and, in turn, its ``u``; the rest keeps ``u`` until the ratio is known. What
+    does not fit there, of the largest tensors, is computed from the moments once more.
+
+    Args:
+        largest (int): Elements of the largest tensor.
+    """
+
+    def __init__(self, largest: int) -> None:
+        self.largest = largest
+        size = max(largest - largest // 128, 4 * NORM_BLOCK)
+        self.block = min(BLOCK, size // 4 // NORM_BLOCK * NORM_BLOCK)
+        buffer = torch.empty(size, dtype=torch.float32, device='cpu')
+        self.gradient, self._spare, self._kept = buffer.split(
+            [self.block, self.block, size - 2 * self.block]
+        )
+
+    def __call__(self, row: Row, k: Scalars, c: float | None) -> tuple[float, float, float]:
+        """Update one tensor.
+
+        Args:
+            row (Row): The tensor, of at most ``largest`` elements.
+            k (Scalars): Its group's hyper-parameters.
+            c (float, optional): What the gradient is divided by.
+
+        Returns:
+            tuple[float, float, float]: The trust ratio, ||p|| and ||u||.
+        """
+        blocks = list(zip(*(x.split(self.block) for x in row), strict=True))
+        age = torch.tensor(k.age, dtype=torch.float32)
+        w_norms, u_norms = [], []
+        for i, (w, g, m, v) in enumerate(blocks):
+            u = self._place(i, w.numel())
+            if k.adam_w_mode:
+                torch.mul(w, k.wd, out=u)
+            else:
+                u.zero_()
+            _adam([u], [self._clipped(w, g, k, c)], [m], [v], k, -1.0, age)
+            w_norms += partial_norms([w])
+            u_norms += partial_norms([u])
+        w_norm, u_norm = norm_of(w_norms), norm_of(u_norms)
+        ratio = trust_ratio(*torch.tensor([w_norm, u_norm]).unbind(), k.trust_clip).item()
+        # Backwards, since the cache holds the last blocks.
+        for i, (w, _, m, v) in reversed(list(enumerate(blocks))):
+            u = self._place(i, w.numel())
+            if not self._keeps(i, w.numel()):
+                _direction(w, m, v, k, out=u)
+            w.add_(u, alpha=-k.lr * ratio)
+        return ratio, w_norm, u_norm
+
+    def _keeps(self, i: int, length: int) -> bool:
+        return i * self.block + length <= self._kept.numel()
+
+    def _place(self, i: int, length: int) -> Tensor:
+        """Where ``u`` of a block goes."""
+        if not self._keeps(i, length):
+            return self._spare[:length]
+        return self._kept[i * self.block : i * self.block + length]
+
+    def _clipped(self, w: Tensor, g: Tensor, k: Scalars, c: float | None) -> Tensor:
+        """The gradient of steps 1 and 2, that in ``p.grad`` left as it is."""
+        out = self.gradient[: g.numel()]
+        if c is not None:
+            g = torch.div(g, c, out=out)
+        if k.wd != 0 and not k.adam_w_mode:
+            g = torch.add(g, w, alpha=k.wd, out=out)
+        return g
+
+
+def _adam(
+    params: list[Tensor],
+    g: list[Tensor],
+    m: list[Tensor],
+    v: list[Tensor],
+    k: Scalars,
+    lr: float,
+    age: Tensor | None = None,
+) -> None:
+    """Both moments of step 3, and ``params <- params - lr * u`` with step 4's u without decay."""
+    if age is None:
+        age = torch.full((), k.age, dtype=torch.float32, device=params[0].device)
+    torch._fused_adam_(
+        params,
+        g,
+        m,
+        v,
+        [],
+        [age] * len(params),
+        lr=lr,
+        beta1=k.beta1,
+        beta2=k.beta2,
+        weight_decay=0.0,
+        eps=k.eps,
+        amsgrad=False,
+        maximize=False,
+    )
+
+
+def _direction(w: Tensor, m: Tensor, v: Tensor, k: Scalars, out: Tensor) -> None:
+    """Step 4's ``u`` from moments that are updated already."""
+    torch.div(v, k.bc2, out=out).sqrt_().add_(k.eps)
+    torch.div(m, out, out=out).div_(k.bc1)
+    if k.adam_w_mode:
+        out.add_(w, alpha=k.wd)
+
+
+def trust_ratio(w_norm: Tensor, u_norm: Tensor, clip: tuple[float, float] | None) -> Tensor:
+    """Step 5's ratio, still on its device; a NaN norm makes it NaN.
+
+    Args:
+        w_norm (Tensor): ||p||, of any shape.
+        u_norm (Tensor): ||u||, of the same shape.
+        clip (tuple[float, float], optional): Lowest and highest ratio.
+
+    Returns:
+        Tensor: The ratios, of that shape.
+    """
+    ratio = (w_norm / u_norm).masked_fill_((w_norm == 0) | (u_norm == 0), 1.0)
+    return ratio if clip is None else ratio.clamp_(*clip)

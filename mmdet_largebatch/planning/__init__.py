@@ -1,0 +1,7 @@
+"""What a training will be, worked out before it is started."""
+
+from .plan import Plan, make_plan
+from .plot import draw_lr
+from .report import as_json, as_text
+
+__all__ = ['Plan', 'as_json', 'as_text', 'draw_lr', 'make_plan']

@@ -1,0 +1,110 @@
+"""The LR at every update of a training that is planned."""
+
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+import torch
+from mmengine.hooks import ParamSchedulerHook
+from mmengine.optim import OptimWrapper
+
+from ..schedule import WarmupStepLRHook, warmup_step_factor
+from ..training import find_hook
+from .dry_runner import DryRunner
+
+# A schedule that lowers the LR at more updates than this decays gradually, not in steps.
+MOST_DECAYS = 20
+
+
+@dataclass
+class Schedule:
+    """The LR of a training, in updates.
+
+    Args:
+        lrs (np.ndarray): LR of each update, float64 of shape (updates,).
+        base_lr (float): What the schedule is a factor of: the config's LR, scaled.
+        lr_from (str): Where ``base_lr`` comes from.
+        made_by (str): What sets the LR.
+        warmup (int): Length of the warmup in updates, 0 for none.
+        decays (list[int]): Updates from which on the LR is lower; empty where it is lowered at more
+            than ``MOST_DECAYS``.
+        gradual (bool): Whether it is.
+    """
+
+    lrs: np.ndarray
+    base_lr: float
+    lr_from: str
+    made_by: str
+    warmup: int
+    decays: list[int]
+    gradual: bool = False
+
+
+def find_schedule(runner: DryRunner, accumulated: int) -> Schedule:
+    """The schedule that a training would run.
+
+    Args:
+        runner (DryRunner): The prepared runner.
+        accumulated (int): Iterations of its loop that make one update.
+
+    Returns:
+        Schedule: The LR of every update.
+    """
+    configured = runner.optim_wrapper.optimizer.defaults['lr']
+    groups = runner.optim_wrapper.optimizer.param_groups
+    scaled = [group.get('initial_lr', group['lr']) for group in groups]
+    scale = next((b / a for a, b in zip(runner.configured_lrs, scaled, strict=True) if a), 1.0)
+    base_lr = configured * scale
+    hook = find_hook(runner, WarmupStepLRHook)
+    if hook is None:
+        lr_from = 'as configured'
+        if (runner.auto_scale_lr or {}).get('enable', False):
+            at = runner.auto_scale_lr['base_batch_size']
+            lr_from = f'by auto_scale_lr: {configured:g} at batch {at}, x {scale:g}'
+        lrs = _stepped(runner, base_lr, accumulated)
+        peak = np.flatnonzero(lrs >= lrs.max() * (1 - 1e-6))[0]
+        decays = (np.flatnonzero(np.diff(lrs[peak:]) < 0) + peak + 1).tolist()
+        gradual = len(decays) > MOST_DECAYS
+        made_by = ', '.join(type(s).__name__ for s in runner.param_schedulers or []) or 'constant'
+        warmup = int(peak) + 1 if peak else 0
+        return Schedule(lrs, base_lr, lr_from, made_by, warmup, [] if gradual else decays, gradual)
+    lr_from = 'as configured'
+    if hook.scale_rule is not None:
+        lr_from = (
+            f'by the {hook.scale_rule} rule: {configured:g} at batch {hook.base_batch_size}, '
+            f'x {scale:g}'
+        )
+    plan = hook.scheduler
+    settings = (plan.warmup_iters, plan.milestones, plan.gamma, plan.warmup_ratio)
+    updates = range(runner.train_loop.max_iters)
+    lrs = base_lr * np.array([warmup_step_factor(update, *settings) for update in updates])
+    return Schedule(
+        lrs, base_lr, lr_from, type(hook).__name__, plan.warmup_iters, list(plan.milestones)
+    )
+
+
+def _stepped(runner: DryRunner, base_lr: float, accumulated: int) -> np.ndarray:
+    """The LR of each update by MMEngine's schedulers, stepped by its hook as in a training.
+
+    They step every iteration of the loop, and an update has the LR of its last one. They act on
+    an optimizer of one group, as an LR that belongs to all groups is asked for.
+    """
+    loop, config = runner.train_loop, runner.cfg.get('param_scheduler')
+    stepper = find_hook(runner, ParamSchedulerHook)
+    if config is None or stepper is None:
+        return np.full(ceil(loop.max_iters / accumulated), base_lr)
+    optimizer = torch.optim.SGD([torch.zeros(())], lr=base_lr)
+    runner.optim_wrapper, wrapper = OptimWrapper(optimizer), runner.optim_wrapper
+    runner.param_schedulers, schedulers = (
+        runner.build_param_scheduler(config),
+        runner.param_schedulers,
+    )
+    length, lrs = len(loop.dataloader), []
+    for iteration in range(1, loop.max_iters + 1):
+        if iteration % accumulated == 0 or iteration == loop.max_iters:
+            lrs.append(optimizer.param_groups[0]['lr'])
+        stepper.after_train_iter(runner, iteration)
+        if iteration % length == 0:
+            stepper.after_train_epoch(runner)
+    runner.optim_wrapper, runner.param_schedulers = wrapper, schedulers
+    return np.array(lrs)
