@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import describe, trained
+from .base import Observer, describe, trained
+from .fused_lamb import trust_ratio
 
 MOMENTS = ('exp_avg', 'exp_avg_sq')
 
@@ -53,6 +54,7 @@ class ApexLAMB:
         param_groups: list[dict[str, Any]],
         state: dict[Tensor, dict[str, Any]],
         max_grad_norm: float | None,
+        observer: Observer | None = None,
     ) -> None:
         """Make one update; gradients are None afterwards, since Apex writes the update there.
 
@@ -60,6 +62,7 @@ class ApexLAMB:
             param_groups (list[dict]): The groups; their ``step`` advances.
             state (dict[Tensor, dict]): The moments per parameter, changed in place.
             max_grad_norm (float, optional): Where to clip the global gradient norm.
+            observer (Callable, optional): Told of the trust ratios. Defaults to None.
         """
         shared = []
         for group in param_groups:
@@ -73,12 +76,26 @@ class ApexLAMB:
             self._inner.defaults['max_grad_norm'] = (
                 math.inf if max_grad_norm is None else max_grad_norm
             )
+            p_norms = {} if observer is None else _norms_of_scaled(shared)
             self._inner.step()
+            for p, p_norm in p_norms.items():
+                u_norm = torch.linalg.vector_norm(p.grad)
+                observer(p, trust_ratio(p_norm, u_norm, None), p_norm, u_norm)
         for group in param_groups:
             group['step'] = group.get('step', 0) + 1
         for group in shared:
             for p in group['params']:
                 p.grad = None
+
+
+def _norms_of_scaled(groups: list[dict[str, Any]]) -> dict[Tensor, Tensor]:
+    """||p|| of the parameters that Apex scales by a trust ratio."""
+    return {
+        p: torch.linalg.vector_norm(p.detach())
+        for group in groups
+        if group['weight_decay'] != 0 or group['use_nvlamb']
+        for p in group['params']
+    }
 
 
 def find_fused_lamb() -> type:

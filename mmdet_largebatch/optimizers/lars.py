@@ -18,7 +18,15 @@ from torch import Tensor
 from ..errors import SettingError
 from .base import LayerwiseOptimizer, trained
 from .checks import as_float32, check_flag, check_fraction, check_non_negative
-from .tensors import arithmetic_dtype, l2_norm
+from .fused_lars import (
+    Row,
+    Scalars,
+    trust_ratio,
+    update_excluded,
+    update_in_lists,
+    update_on_host,
+)
+from .tensors import FUSED_ON, arithmetic_dtype, in_memory_order, is_on_host, l2_norm
 
 
 @OPTIMIZERS.register_module()
@@ -135,34 +143,75 @@ class LARS(LayerwiseOptimizer):
         loss = self._evaluate(closure)
         self._refuse_sparse_gradients()
         for group in self.param_groups:
+            fused: dict[tuple[torch.device, bool], list[tuple[Tensor, Row]]] = {}
             for p in trained(group):
-                self._update(p, group)
+                row = None if group['nesterov'] else self._fused_row(p, group['momentum'])
+                if row is None:
+                    self._update(p, group)
+                else:
+                    first = 'momentum_buffer' not in self.state[p]
+                    if first and row.buf is not None:
+                        self.state[p]['momentum_buffer'] = row.buf.as_strided(p.shape, p.stride())
+                    fused.setdefault((p.device, first), []).append((p, row))
+            for (_, first), members in fused.items():
+                self._update_fused(members, group, _scalars(group, first))
         return loss
 
+    def _fused_row(self, p: Tensor, momentum: float) -> Row | None:
+        """The tensors of a parameter as the fused kernel takes them; None if it cannot."""
+        buf = self.state[p].get('momentum_buffer') if momentum != 0 else None
+        tensors = [x for x in (p.detach(), p.grad, buf) if x is not None]
+        if p.device.type not in FUSED_ON or any(x.dtype != torch.float32 for x in tensors):
+            return None
+        flats = in_memory_order(*tensors)
+        if flats is None:
+            return None
+        if momentum != 0 and buf is None:
+            flats = (*flats, torch.zeros_like(flats[0]))
+        return Row(*flats) if len(flats) == 3 else Row(*flats, None)
+
+    def _update_fused(
+        self, members: list[tuple[Tensor, Row]], group: dict[str, Any], k: Scalars
+    ) -> None:
+        rows = [row for _, row in members]
+        if group['lars_exclude']:
+            update_excluded(rows, k)
+            return
+        update_norms = [None if self.observer is None else _update_norm(row, k) for row in rows]
+        if is_on_host(rows[0].w):
+            numbers = [update_on_host(row, k) for row in rows]
+        else:
+            numbers = update_in_lists(rows, k)
+        if self.observer is not None:
+            for (p, _), of_p, norm in zip(members, numbers, update_norms, strict=True):
+                self.observer(p, *of_p, norm)
+
     def _update(self, p: Tensor, group: dict[str, Any]) -> None:
-        lr = as_float32(group['lr'])
-        momentum = as_float32(group['momentum'])
-        wd = as_float32(group['weight_decay'])
-        dtype = arithmetic_dtype(p)
+        state, dtype = self.state[p], arithmetic_dtype(p)
         w, g = p.to(dtype), p.grad.to(dtype)
+        k = _scalars(group, first='momentum_buffer' not in state)
 
-        d = lr * g.add(w, alpha=wd)
+        d = g.add(w, alpha=k.wd)
+        r = 1.0
         if not group['lars_exclude']:
-            d.mul_(_trust_ratio(w, g, wd, as_float32(group['eta']), as_float32(group['eps'])))
+            p_norm, g_norm = l2_norm(w), l2_norm(g)
+            r = trust_ratio(p_norm, g_norm, k)
+            if self.observer is not None:
+                self.observer(p, r, p_norm, l2_norm(d))
+        d.mul_(k.lr * r)
 
-        if momentum != 0:
-            state = self.state[p]
-            if 'momentum_buffer' not in state:
-                buf = state['momentum_buffer'] = d.clone()
-            else:
-                undamped = as_float32(1 - as_float32(group['dampening']))
-                buf = state['momentum_buffer'].mul_(momentum).add_(d, alpha=undamped)
-            d = d.add_(buf, alpha=momentum) if group['nesterov'] else buf
+        if k.momentum != 0:
+            buf = state.setdefault('momentum_buffer', torch.zeros_like(d))
+            buf.mul_(k.momentum).add_(d, alpha=k.share)
+            d = d.add_(buf, alpha=k.momentum) if group['nesterov'] else buf
         p.copy_(w.sub_(d))
 
 
-def _trust_ratio(w: Tensor, g: Tensor, wd: float, eta: float, eps: float) -> Tensor:
-    """The paper's local learning rate of one tensor, 0-d and still on its device."""
-    p_norm, g_norm = l2_norm(w), l2_norm(g)
-    r = eta * p_norm / (g_norm + wd * p_norm + eps)
-    return r.masked_fill_((p_norm == 0) | (g_norm == 0), 1.0)
+def _scalars(group: dict[str, Any], first: bool) -> Scalars:
+    names = ('lr', 'weight_decay', 'momentum', 'eta', 'eps')
+    share = 1.0 if first else as_float32(1 - as_float32(group['dampening']))
+    return Scalars(*(as_float32(group[name]) for name in names), share)
+
+
+def _update_norm(row: Row, k: Scalars) -> Tensor:
+    return l2_norm(row.g.add(row.w, alpha=k.wd))

@@ -9,6 +9,8 @@ from torch import Tensor
 
 # Elements that one running float32 sum may add up; see l2_norm.
 NORM_BLOCK = 1024
+# The devices on which PyTorch has fused Adam and SGD kernels.
+FUSED_ON = ('cpu', 'cuda')
 _FORMATS = {
     4: (torch.contiguous_format, torch.channels_last),
     5: (torch.contiguous_format, torch.channels_last_3d),
@@ -25,6 +27,18 @@ def arithmetic_dtype(param: Tensor) -> torch.dtype:
         torch.dtype: float64 for a float64 parameter, float32 for any other.
     """
     return torch.float64 if param.dtype == torch.float64 else torch.float32
+
+
+def is_on_host(x: Tensor) -> bool:
+    """Whether a number can be read from a tensor without waiting.
+
+    Args:
+        x (Tensor): Any tensor.
+
+    Returns:
+        bool: True on a CPU.
+    """
+    return x.device.type == 'cpu'
 
 
 def l2_norm(x: Tensor) -> Tensor:

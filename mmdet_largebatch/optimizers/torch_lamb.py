@@ -26,16 +26,15 @@ from .fused_lamb import (
     update_unscaled,
 )
 from .tensors import (
+    FUSED_ON,
     NORM_BLOCK,
     arithmetic_dtype,
     in_memory_order,
+    is_on_host,
     l2_norm,
     norm_of,
     partial_norms,
 )
-
-# Where PyTorch has the kernel.
-FUSED_ON = ('cpu', 'cuda')
 
 
 class TorchLAMB:
@@ -105,18 +104,6 @@ class TorchLAMB:
             self._blocks = None  # The old buffer goes before the new one comes.
             self._blocks = UpdateInBlocks(largest)
         return self._blocks
-
-
-def is_on_host(x: Tensor) -> bool:
-    """Whether a number can be read from a tensor without waiting.
-
-    Args:
-        x (Tensor): Any tensor.
-
-    Returns:
-        bool: True on a CPU.
-    """
-    return x.device.type == 'cpu'
 
 
 def _on(device: torch.device, c: Tensor | float | None) -> Tensor | float | None:
