@@ -168,8 +168,8 @@ class KeepStart(Hook):
 
 def check_decay_and_adaptation(optimizer, trained):
     """Biases and norm parameters, which are all those of one dimension, carry no weight decay."""
-    # Without paramwise options MMEngine hands over the frozen parameters too; they get no gradient.
-    groups = [(g, p) for g in optimizer.param_groups for p in g['params'] if p.requires_grad]
+    assert len(optimizer.param_groups) == (2 if isinstance(optimizer, (LAMB, LARS)) else 1)
+    groups = [(g, p) for g in optimizer.param_groups for p in g['params']]
     assert {id(p) for _, p in groups} == {id(p) for p in trained.values()}
     decay = optimizer.defaults['weight_decay']
     for group, parameter in groups:

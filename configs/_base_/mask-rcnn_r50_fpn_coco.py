@@ -21,5 +21,7 @@ default_hooks = dict(
     preemption=dict(type='PreemptionHook'),
     divergence=dict(type='DivergenceHook'),
 )
+# Parameters of equal settings in one group, instead of a group a tensor.
+optim_wrapper = dict(constructor='MergedGroupsConstructor')
 param_scheduler = None
 auto_scale_lr = None

@@ -2,5 +2,6 @@
 
 from .lamb import LAMB, double_clip_message
 from .lars import LARS
+from .merged_groups import MergedGroupsConstructor, component_of
 
-__all__ = ['LAMB', 'LARS', 'double_clip_message']
+__all__ = ['LAMB', 'LARS', 'MergedGroupsConstructor', 'component_of', 'double_clip_message']

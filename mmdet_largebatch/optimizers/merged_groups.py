@@ -1,0 +1,129 @@
+"""Parameter groups: as many as there are distinct settings, instead of one a tensor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn as nn
+from mmdet.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.logging import print_log
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
+
+from ..errors import SettingError
+
+# What MMEngine leaves in a group after it has multiplied by it.
+_APPLIED = ('lr_mult', 'decay_mult')
+
+
+def component_of(name: str) -> str:
+    """The part of a detector that a parameter belongs to.
+
+    Args:
+        name (str): The parameter's name, as in ``model.named_parameters()``.
+
+    Returns:
+        str: The first module in the name, such as ``backbone`` or ``rpn_head``; within a
+        ``roi_head`` the second, such as ``bbox_head``.
+    """
+    first, _, rest = name.partition('.')
+    return rest.partition('.')[0] if first == 'roi_head' and rest else first
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class MergedGroupsConstructor(DefaultOptimWrapperConstructor):
+    """MMEngine's ``paramwise_cfg``, then one group per distinct setting.
+
+    :class:`DefaultOptimWrapperConstructor` makes a group for every tensor as soon as
+    ``paramwise_cfg`` says anything: 168 for Mask R-CNN R50, each of which costs an optimizer that
+    works group by group its own kernel launches. Here tensors of equal settings share a group, 2
+    for Mask R-CNN R50 with undecayed biases and norms. The order within a group is the model's,
+    and ``param_names`` of a group holds the names. Frozen parameters are in none.
+
+    Args:
+        optim_wrapper_cfg (dict): The config of the optim wrapper, with ``optimizer``.
+        paramwise_cfg (dict, optional): All that :class:`DefaultOptimWrapperConstructor` has, and
+            ``by_component`` (bool): whether tensors of different components (see
+            :func:`component_of`) stay in groups apart, each with its name under ``component``.
+            Defaults to None.
+
+    Raises:
+        SettingError: If ``by_component`` is no bool.
+
+    Examples:
+        >>> optim_wrapper = dict(
+        ...     constructor='MergedGroupsConstructor',
+        ...     optimizer=dict(type='LAMB', lr=1e-3, weight_decay=1e-4),
+        ...     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0))
+    """
+
+    def __init__(
+        self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None
+    ) -> None:
+        # A copy that is never empty: MMEngine asks for groups only where it says something.
+        options = {'custom_keys': {}, **(paramwise_cfg or {})}
+        self.by_component = options.pop('by_component', False)
+        if not isinstance(self.by_component, bool):
+            raise SettingError(
+                f'Invalid paramwise_cfg.by_component={self.by_component!r}. Must be True or False.'
+            )
+        super().__init__(optim_wrapper_cfg, options)
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        """Build the optim wrapper of a model.
+
+        Args:
+            model (nn.Module): The model, in DDP or not.
+
+        Returns:
+            OptimWrapper: The wrapper of the optimizer.
+        """
+        optim_wrapper = super().__call__(model)
+        groups = optim_wrapper.optimizer.param_groups
+        tensors = sum(len(group['params']) for group in groups)
+        print_log(f'{len(groups)} parameter groups for {tensors} tensors.', logger='current')
+        return optim_wrapper
+
+    def add_params(
+        self, params: list[dict[str, Any]], module: nn.Module, prefix: str = '', **kwargs: Any
+    ) -> None:
+        """Add the groups of a module's parameters.
+
+        Args:
+            params (list[dict]): Groups, added to in place.
+            module (nn.Module): The module; MMEngine calls this for its children in turn.
+            prefix (str): The module's name, empty for the model.
+            **kwargs: MMEngine's own.
+        """
+        if prefix:
+            super().add_params(params, module, prefix=prefix, **kwargs)
+            return
+        single: list[dict[str, Any]] = []
+        super().add_params(single, module, prefix=prefix, **kwargs)
+        names = {id(p): name for name, p in module.named_parameters(remove_duplicate=False)}
+        params.extend(self._merge(single, names))
+
+    def _merge(self, single: list[dict[str, Any]], names: dict[int, str]) -> list[dict[str, Any]]:
+        merged: list[dict[str, Any]] = []
+        for group in single:
+            (p,) = group['params']
+            name = names[id(p)]
+            setting = self._setting(group, name)
+            home = next((g for g in merged if _options(g) == setting), None)
+            if home is None:
+                home = {'params': [], **setting}
+                merged.append(home)
+            home['params'].append((name, p))
+        return merged
+
+    def _setting(self, group: dict[str, Any], name: str) -> dict[str, Any]:
+        """What tells a group from others, the optimizer's own options filled in."""
+        own = {'lr': self.base_lr, 'weight_decay': self.base_wd}
+        setting = {option: value for option, value in own.items() if value is not None}
+        setting |= {k: v for k, v in _options(group).items() if k not in _APPLIED}
+        if self.by_component:
+            setting['component'] = component_of(name)
+        return setting
+
+
+def _options(group: dict[str, Any]) -> dict[str, Any]:
+    return {option: value for option, value in group.items() if option != 'params'}
