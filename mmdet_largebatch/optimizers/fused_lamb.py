@@ -194,7 +194,8 @@ class UpdateInBlocks:
             w_norms += partial_norms([w])
             u_norms += partial_norms([u])
         w_norm, u_norm = norm_of(w_norms), norm_of(u_norms)
-        ratio = trust_ratio(*torch.tensor([w_norm, u_norm]).unbind(), k.trust_clip).item()
+        norms = torch.tensor([w_norm, u_norm], dtype=torch.float64)
+        ratio = trust_ratio(*norms.unbind(), k.trust_clip).item()
         # Backwards, since the cache holds the last blocks.
         for i, (w, _, m, v) in reversed(list(enumerate(blocks))):
             u = self._place(i, w.numel())

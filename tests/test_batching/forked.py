@@ -5,6 +5,7 @@ import sys
 from multiprocessing import get_context
 
 import torch.distributed as dist
+from common import free_port
 
 
 def join_group(rank, ranks, port):
@@ -25,15 +26,14 @@ def _rank(function, rank, ranks, port):
     dist.destroy_process_group()
 
 
-def run_ranks(function, ranks, port):
+def run_ranks(function, ranks):
     """Call a function on every rank, each a process of its own, and exit as the worst of them.
 
     Args:
         function (Callable): Takes nothing; the process group is there when it is called.
         ranks (int): Number of processes.
-        port (int): Port of the rendezvous on the loopback.
     """
-    context = get_context('fork')
+    context, port = get_context('fork'), free_port()
     processes = [
         context.Process(target=_rank, args=(function, rank, ranks, port)) for rank in range(ranks)
     ]

@@ -23,4 +23,4 @@ def write_batches():
 
 
 if __name__ == '__main__':
-    run_ranks(write_batches, int(sys.argv[2]), port=29711)
+    run_ranks(write_batches, int(sys.argv[2]))

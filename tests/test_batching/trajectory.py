@@ -148,4 +148,4 @@ if __name__ == '__main__':
     if wanted['ranks'] == 1:
         train()
     else:
-        run_ranks(train, wanted['ranks'], port=29720 + wanted['ranks'])
+        run_ranks(train, wanted['ranks'])

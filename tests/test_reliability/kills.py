@@ -22,7 +22,7 @@ from threading import Event, Thread
 from zipfile import ZipFile
 
 import torch
-from common import EVERY_PROPOSAL, ROOT, data_options
+from common import EVERY_PROPOSAL, ROOT, data_options, free_port
 from forked import join_group
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -104,9 +104,9 @@ def checksums_hold(work):
         return file.testzip() is None
 
 
-def start(work, data, epochs, port):
+def start(work, data, epochs):
     context = get_context('fork')
-    arguments = (port, work.with_suffix('.log'), (work, data, epochs))
+    arguments = (free_port(), work.with_suffix('.log'), (work, data, epochs))
     ranks = [context.Process(target=_rank, args=(rank, *arguments)) for rank in range(RANKS)]
     for process in ranks:
         process.start()
@@ -132,19 +132,18 @@ def wait_for_instant(work, ranks, draw, in_a_save):
     return False
 
 
-def kill_and_compare(data, kills, epochs, out, seed=0, port=29850):
+def kill_and_compare(data, kills, epochs, out, seed=0):
     """Returns a summary: kills, how many left half a file, reads, weights that differ."""
     draw = random.Random(seed)
     whole, work = out / 'whole', out / 'killed'
-    for process in start(whole, data, epochs, port):
+    for process in start(whole, data, epochs):
         process.join()
     watcher = Watcher(work)
     watcher.start()
     done = dict(kills=0, in_a_save=0, left_half_a_file=0, checksums_held=0, kills_with_checkpoint=0)
     while done['kills'] < kills:
-        port += 1
         partial = set(work.glob('.*.partial'))
-        ranks = start(work, data, epochs, port)
+        ranks = start(work, data, epochs)
         # Kills of the first kind leave few updates behind them; of the second, as many as saves.
         in_a_save = done['kills'] % 2 == 1
         if not wait_for_instant(work, ranks, draw, in_a_save):
@@ -163,7 +162,7 @@ def kill_and_compare(data, kills, epochs, out, seed=0, port=29850):
         if (work / 'last_checkpoint').exists():
             done['kills_with_checkpoint'] += 1
             done['checksums_held'] += checksums_hold(work)
-    for process in start(work, data, epochs, port + 1):
+    for process in start(work, data, epochs):
         process.join()
     watcher.stop.set()
     watcher.join()

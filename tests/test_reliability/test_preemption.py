@@ -5,6 +5,7 @@ import signal
 
 import pytest
 import torch
+from common import free_port
 from launched import Launched, that_logs, vector, wait_for_port
 
 TWO_EPOCHS = ('train_cfg.max_epochs=2', 'default_hooks.lr.milestones=[1]')
@@ -14,20 +15,20 @@ TWO_EPOCHS = ('train_cfg.max_epochs=2', 'default_hooks.lr.milestones=[1]')
 def told(tmp_path_factory, shapes):
     """A run told to go in its first epoch, then in its first evaluation, then left alone."""
     work = tmp_path_factory.mktemp('told')
-    first = Launched(shapes, work, 2, *TWO_EPOCHS, PORT=29711)
+    first = Launched(shapes, work, 2, *TWO_EPOCHS, PORT=free_port())
     first.wait_for(r'Epoch\(train\)\s+\[1\]\[2/5\]')
     first.process.send_signal(signal.SIGTERM)
     first.status = first.finish()
     first.files = {path.name for path in work.iterdir()}
     resume = dict(arguments=['--resume'])
-    second = Launched(shapes, work, 2, *TWO_EPOCHS, **resume, PORT=29712)
+    second = Launched(shapes, work, 2, *TWO_EPOCHS, **resume, PORT=free_port())
     second.wait_for(r'Epoch\(val\)\s+\[1\]\[1/4\]')
     # All processes of the job at once, data workers included, and again: as some schedulers do.
     for _ in range(2):
         second.send_to_all(signal.SIGUSR1)
     second.status = second.finish()
     second.files = {path.name for path in work.iterdir()}
-    third = Launched(shapes, work, 2, *TWO_EPOCHS, **resume, PORT=29713)
+    third = Launched(shapes, work, 2, *TWO_EPOCHS, **resume, PORT=free_port())
     third.status = third.finish()
     return first, second, third, work
 
@@ -70,7 +71,7 @@ def test_nothing_is_computed_twice_and_the_evaluation_is_made_up_for(told):
 @pytest.fixture(scope='module')
 def never_stopped(tmp_path_factory, shapes):
     work = tmp_path_factory.mktemp('never_stopped')
-    run = Launched(shapes, work, 2, *TWO_EPOCHS, PORT=29714)
+    run = Launched(shapes, work, 2, *TWO_EPOCHS, PORT=free_port())
     assert run.finish() == 0, run.text[-3000:]
     return work
 
@@ -83,11 +84,12 @@ def test_the_weights_are_those_of_a_run_never_told(told, never_stopped):
 def test_a_machine_that_is_lost_is_done_without(shapes, tmp_path, never_stopped):
     """Two agents of torchrun as two machines, with a rendezvous on the loopback. The second is
     killed with all its processes; the first starts again alone, from the last checkpoint."""
-    settings = dict(NNODES='1:2', RDZV_ENDPOINT='127.0.0.1:29715', RDZV_ID='lost')
+    port = free_port()
+    settings = dict(NNODES='1:2', RDZV_ENDPOINT=f'127.0.0.1:{port}', RDZV_ID='lost')
     often = ('default_hooks.checkpoint.by_epoch=False', 'default_hooks.checkpoint.interval=2')
     first = Launched(shapes, tmp_path, 1, *TWO_EPOCHS, *often, **settings)
     # The first machine holds the rendezvous, which does not outlive it.
-    wait_for_port(29715)
+    wait_for_port(port)
     second = Launched(shapes, tmp_path, 1, *TWO_EPOCHS, *often, **settings)
     # Rank 0 logs; which machine it is on, the rendezvous decides.
     that_logs(first, second).wait_for(r'Epoch\(train\)\s+\[1\]\[4/5\]')
@@ -114,7 +116,7 @@ def test_a_divergence_is_not_started_again(shapes, tmp_path):
         *('default_hooks.lr.milestones=[]', 'default_hooks.lr.warmup_iters=0'),
         *('default_hooks.divergence.spike=None',),
         MAX_RESTARTS=3,
-        PORT=29716,
+        PORT=free_port(),
     )
     assert run.finish() == 3, run.text[-4000:]
     errors = [line for line in run.lines if line.startswith('error: ')]

@@ -5,7 +5,7 @@ import re
 import sys
 
 import pytest
-from common import ROOT, data_options
+from common import ROOT, data_options, free_port
 
 RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 
@@ -24,7 +24,7 @@ def trained(tmp_path_factory, shapes, command):
     done = command(
         *('tools/dist_train.sh', RECIPE, 2, '--work-dir', work),
         *('--cfg-options', *data_options(shapes), *options),
-        PORT='29701',
+        PORT=str(free_port()),
     )
     assert done.returncode == 0, done.stderr
     return done, work
@@ -56,7 +56,7 @@ def test_evaluation_alone_gives_the_same_ap_on_one_and_on_two_processes(trained,
     two = command(
         *('tools/dist_test.sh', RECIPE, work / 'epoch_2.pth', 2, '--work-dir', work / '2'),
         *options,
-        PORT='29702',
+        PORT=str(free_port()),
     )
     assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
     assert logged(one.stdout) == logged(two.stdout) == logged(done.stdout)[-1:]
