@@ -8,14 +8,17 @@ here in the same words.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
-from mmengine.logging import MMLogger
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.optim import OptimWrapperDict
+from mmengine.registry import DefaultScope
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.visualization import Visualizer
 from torch import nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.data import Dataset
@@ -24,6 +27,9 @@ from ..batching import GlobalBatchTrainLoop
 from ..errors import SettingError
 from ..schedule import WarmupStepLRHook
 from ..training import find_hook
+
+# Of which a Runner leaves an instance behind as MMEngine's current one.
+GLOBALS = (DefaultScope, MMLogger, MessageHub, Visualizer)
 
 
 class CountedImages(Dataset):
@@ -146,22 +152,34 @@ def dry_run(cfg: Config, ranks: int, images: int | None) -> Iterator[DryRunner]:
             raise SettingError(f'{key} is not set. Must be, for a training to plan.')
     cfg = _harmless(cfg)
     if images is not None:
+        sampler = (cfg.train_dataloader.get('sampler') or {}).get('type')
+        if str(sampler).split('.')[-1] != 'DefaultSampler':
+            raise SettingError(
+                f'--images={images} goes with train_dataloader.sampler.type=DefaultSampler alone, '
+                f'and {sampler} reads the dataset. Must be left out.'
+            )
         cfg.train_dataloader.dataset = dict(type=CountedImages, images=images)
+    before = {kind: set(kind._instance_dict) for kind in GLOBALS}
     dist.init_process_group('fake', rank=0, world_size=ranks, store=FakeStore())
     try:
         with TemporaryDirectory() as folder:
-            cfg.work_dir = folder
+            cfg.work_dir, cfg.experiment_name = folder, Path(folder).name
             runner = DryRunner.from_cfg(cfg)
             runner.prepare()
             yield runner
     finally:
         dist.destroy_process_group()
+        # Or they would stay the current ones: the logger would swallow what comes afterwards.
+        for kind, names in before.items():
+            for name in set(kind._instance_dict) - names:
+                del kind._instance_dict[name]
 
 
 def _harmless(cfg: Config) -> Config:
     """A copy of a config that starts no processes and needs no GPU."""
     cfg = deepcopy(cfg)
-    cfg.launcher, cfg.resume, cfg.load_from, cfg.visualizer = 'none', False, None, None
+    cfg.launcher, cfg.resume, cfg.load_from = 'none', False, None
+    cfg.visualizer = dict(type='Visualizer', vis_backends=[])
     loader = cfg.train_dataloader
     loader.num_workers, loader.persistent_workers = 0, False
     for key in ('prefetch_factor', 'timeout', 'multiprocessing_context'):

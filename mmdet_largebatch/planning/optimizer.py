@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 from ..errors import SettingError
 from ..optimizers.apex_lamb import ApexUnfit, check_groups, find_fused_lamb
 
-# Of a group: what it is made of and how it is called, not how it is trained.
-NOT_OPTIONS = ('params', 'param_names', 'group_name', 'initial_lr', 'step')
+# Of a group: what it is made of, how it is called, and what is in its lr and weight_decay already.
+NOT_OPTIONS = {'params', 'param_names', 'group_name', 'initial_lr', 'step', 'lr_mult', 'decay_mult'}
 
 
 @dataclass
@@ -73,7 +73,7 @@ def group_settings(optimizer: Optimizer) -> list[GroupSetting]:
         list[GroupSetting]: The settings; groups that train nothing are left out.
     """
     groups = [dict(group, lr=group.get('initial_lr', group['lr'])) for group in _trained(optimizer)]
-    names = {name for group in groups for name in group if name not in NOT_OPTIONS}
+    names = {name for group in groups for name in group} - NOT_OPTIONS
     differ = {name for name in names if len({repr(group.get(name)) for group in groups}) > 1}
     shown = ['lr', 'weight_decay', *sorted(differ - {'lr', 'weight_decay'})]
     found: dict[str, GroupSetting] = {}

@@ -54,32 +54,54 @@ def find_schedule(runner: DryRunner, accumulated: int) -> Schedule:
     groups = runner.optim_wrapper.optimizer.param_groups
     scaled = [group.get('initial_lr', group['lr']) for group in groups]
     scale = next((b / a for a, b in zip(runner.configured_lrs, scaled, strict=True) if a), 1.0)
-    base_lr = configured * scale
     hook = find_hook(runner, WarmupStepLRHook)
-    if hook is None:
-        lr_from = 'as configured'
-        if (runner.auto_scale_lr or {}).get('enable', False):
-            at = runner.auto_scale_lr['base_batch_size']
-            lr_from = f'by auto_scale_lr: {configured:g} at batch {at}, x {scale:g}'
-        lrs = _stepped(runner, base_lr, accumulated)
-        peak = np.flatnonzero(lrs >= lrs.max() * (1 - 1e-6))[0]
-        decays = (np.flatnonzero(np.diff(lrs[peak:]) < 0) + peak + 1).tolist()
-        gradual = len(decays) > MOST_DECAYS
-        made_by = ', '.join(type(s).__name__ for s in runner.param_schedulers or []) or 'constant'
-        warmup = int(peak) + 1 if peak else 0
-        return Schedule(lrs, base_lr, lr_from, made_by, warmup, [] if gradual else decays, gradual)
+    rule = None
+    if hook is not None and hook.scale_rule is not None:
+        rule, batch = f'the {hook.scale_rule} rule', hook.base_batch_size
+    elif (runner.auto_scale_lr or {}).get('enable', False):
+        rule, batch = 'auto_scale_lr', runner.auto_scale_lr['base_batch_size']
     lr_from = 'as configured'
-    if hook.scale_rule is not None:
-        lr_from = (
-            f'by the {hook.scale_rule} rule: {configured:g} at batch {hook.base_batch_size}, '
-            f'x {scale:g}'
-        )
-    plan = hook.scheduler
-    settings = (plan.warmup_iters, plan.milestones, plan.gamma, plan.warmup_ratio)
+    if rule is not None:
+        lr_from = f'by {rule}: {configured:g} at batch {batch}, x {scale:g}'
+    if hook is not None:
+        return _of_hook(runner, hook, configured * scale, lr_from)
+    return _of_schedulers(runner, configured * scale, lr_from, accumulated)
+
+
+def _of_hook(runner: DryRunner, hook: WarmupStepLRHook, base_lr: float, lr_from: str) -> Schedule:
+    resolved = hook.scheduler
+    settings = (
+        resolved.warmup_iters,
+        resolved.milestones,
+        resolved.gamma,
+        resolved.warmup_ratio,
+    )
     updates = range(runner.train_loop.max_iters)
-    lrs = base_lr * np.array([warmup_step_factor(update, *settings) for update in updates])
     return Schedule(
-        lrs, base_lr, lr_from, type(hook).__name__, plan.warmup_iters, list(plan.milestones)
+        lrs=base_lr * np.array([warmup_step_factor(update, *settings) for update in updates]),
+        base_lr=base_lr,
+        lr_from=lr_from,
+        made_by=type(hook).__name__,
+        warmup=resolved.warmup_iters,
+        decays=list(resolved.milestones),
+    )
+
+
+def _of_schedulers(runner: DryRunner, base_lr: float, lr_from: str, accumulated: int) -> Schedule:
+    """The schedule of MMEngine's schedulers; warmup and decays are read off its curve."""
+    made_by = [type(scheduler).__name__ for scheduler in runner.param_schedulers or []]
+    lrs = _stepped(runner, base_lr, accumulated)
+    peak = int(np.flatnonzero(lrs >= lrs.max() * (1 - 1e-6))[0])
+    decays = (np.flatnonzero(np.diff(lrs[peak:]) < 0) + peak + 1).tolist()
+    gradual = len(decays) > MOST_DECAYS
+    return Schedule(
+        lrs=lrs,
+        base_lr=base_lr,
+        lr_from=lr_from,
+        made_by=', '.join(made_by) or 'nothing, it is constant',
+        warmup=peak + 1 if peak else 0,
+        decays=[] if gradual else decays,
+        gradual=gradual,
     )
 
 
@@ -93,12 +115,11 @@ def _stepped(runner: DryRunner, base_lr: float, accumulated: int) -> np.ndarray:
     stepper = find_hook(runner, ParamSchedulerHook)
     if config is None or stepper is None:
         return np.full(ceil(loop.max_iters / accumulated), base_lr)
+    built = runner.optim_wrapper, runner.param_schedulers
     optimizer = torch.optim.SGD([torch.zeros(())], lr=base_lr)
-    runner.optim_wrapper, wrapper = OptimWrapper(optimizer), runner.optim_wrapper
-    runner.param_schedulers, schedulers = (
-        runner.build_param_scheduler(config),
-        runner.param_schedulers,
-    )
+    runner.optim_wrapper = OptimWrapper(optimizer)
+    runner.param_schedulers = runner.build_param_scheduler(config)
+    runner.optim_wrapper.step()  # Schedulers warn where the first step is theirs; it moves nothing.
     length, lrs = len(loop.dataloader), []
     for iteration in range(1, loop.max_iters + 1):
         if iteration % accumulated == 0 or iteration == loop.max_iters:
@@ -106,5 +127,5 @@ def _stepped(runner: DryRunner, base_lr: float, accumulated: int) -> np.ndarray:
         stepper.after_train_iter(runner, iteration)
         if iteration % length == 0:
             stepper.after_train_epoch(runner)
-    runner.optim_wrapper, runner.param_schedulers = wrapper, schedulers
+    runner.optim_wrapper, runner.param_schedulers = built
     return np.array(lrs)
