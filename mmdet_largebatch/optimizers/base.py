@@ -129,13 +129,22 @@ class LayerwiseOptimizer(Optimizer):
         def keep(_: Optimizer, state_dict: dict[str, Any]) -> None:
             loaded.update(state_dict)
 
-        # As the last of the hooks it sees the state that is loaded, not yet cast by torch to the
-        # parameters' dtype.
-        handle = self.register_load_state_dict_pre_hook(keep)
+        def restore(_: Optimizer) -> None:
+            self._restore_float32_state(loaded)
+
+        # As the last of the pre-hooks `keep` sees the state that is loaded, not yet cast by torch
+        # to the parameters' dtype; as the first of the post-hooks `restore` comes before a user's.
+        handles = (
+            self.register_load_state_dict_pre_hook(keep),
+            self.register_load_state_dict_post_hook(restore, prepend=True),
+        )
         try:
             super().load_state_dict(state_dict)
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
+
+    def _restore_float32_state(self, loaded: dict[str, Any]) -> None:
         ids = (i for group in loaded['param_groups'] for i in group['params'])
         params = (p for group in self.param_groups for p in group['params'])
         for i, p in zip(ids, params, strict=True):

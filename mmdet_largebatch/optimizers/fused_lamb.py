@@ -21,9 +21,11 @@ from torch import Tensor
 from .checks import as_float32
 from .tensors import NORM_BLOCK, batches, norm_of, partial_norms
 
-# Elements that go through all operations together: 2 MiB of each tensor. At an eighth of it, calls
+# Elements that go through all operations together: 4 MiB of each tensor. At an eighth of it, calls
 # from Python take as long as the memory does; at more, a CPU's cache does not hold the blocks.
-BLOCK = 1 << 19
+BLOCK = 1 << 20
+# Blocks become smaller where a buffer comes to its end, but not smaller than this.
+SMALLEST = 1 << 14
 # What a GPU needs besides parameters, gradients and state: twice as many float32.
 GPU_BATCH = 1 << 24
 
@@ -152,10 +154,10 @@ def _batch_sizes(lengths: Sequence[int], limit: int) -> Iterator[int]:
 class UpdateInBlocks:
     """Updates tensors on a CPU that are scaled by their trust ratio, one by one.
 
-    The buffer that it keeps has a little less elements than the largest tensor, and leaves the
-    difference to the norms; a step takes no more memory than that tensor. Two blocks of it hold a
-    block's gradient and, in turn, its ``u``; the rest keeps ``u`` until the ratio is known. What
-    does not fit there, of the largest tensors, is computed from the moments once more.
+    It keeps one buffer, a little smaller than the largest tensor: with the norms, a step takes no
+    more memory than that tensor. From the front it fills with ``u``, which is kept until the ratio
+    is known; its end is lent to the block's gradient. The last piece of the largest tensors, for
+    which no room is left, is computed from the moments once more.
 
     Args:
         largest (int): Elements of the largest tensor.
@@ -164,11 +166,7 @@ class UpdateInBlocks:
     def __init__(self, largest: int) -> None:
         self.largest = largest
         size = max(largest - largest // 128, 4 * NORM_BLOCK)
-        self.block = min(BLOCK, size // 4 // NORM_BLOCK * NORM_BLOCK)
-        buffer = torch.empty(size, dtype=torch.float32, device='cpu')
-        self.gradient, self._spare, self._kept = buffer.split(
-            [self.block, self.block, size - 2 * self.block]
-        )
+        self.buffer = torch.empty(size, dtype=torch.float32, device='cpu')
 
     def __call__(self, row: Row, k: Scalars, c: float | None) -> tuple[float, float, float]:
         """Update one tensor.
@@ -181,45 +179,53 @@ class UpdateInBlocks:
         Returns:
             tuple[float, float, float]: The trust ratio, ||p|| and ||u||.
         """
-        blocks = list(zip(*(x.split(self.block) for x in row), strict=True))
         age = torch.tensor(k.age, dtype=torch.float32)
-        w_norms, u_norms = [], []
-        for i, (w, g, m, v) in enumerate(blocks):
-            u = self._place(i, w.numel())
+        w_norms, u_norms, blocks = [], [], []
+        for w, g, m, v, u, keep in self.cut(row):
+            w_norms += partial_norms([w])
             if k.adam_w_mode:
                 torch.mul(w, k.wd, out=u)
             else:
                 u.zero_()
             _adam([u], [self._clipped(w, g, k, c)], [m], [v], k, -1.0, age)
-            w_norms += partial_norms([w])
             u_norms += partial_norms([u])
+            blocks.append((w, m, v, u, keep))
         w_norm, u_norm = norm_of(w_norms), norm_of(u_norms)
-        norms = torch.tensor([w_norm, u_norm], dtype=torch.float64)
-        ratio = trust_ratio(*norms.unbind(), k.trust_clip).item()
+        ratio = _trust_ratio_on_host(w_norm, u_norm, k.trust_clip)
         # Backwards, since the cache holds the last blocks.
-        for i, (w, _, m, v) in reversed(list(enumerate(blocks))):
-            u = self._place(i, w.numel())
-            if not self._keeps(i, w.numel()):
+        for w, m, v, u, keep in reversed(blocks):
+            if not keep:
                 _direction(w, m, v, k, out=u)
             w.add_(u, alpha=-k.lr * ratio)
         return ratio, w_norm, u_norm
 
-    def _keeps(self, i: int, length: int) -> bool:
-        return i * self.block + length <= self._kept.numel()
+    def cut(self, row: Row) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor, bool]]:
+        """Cut a tensor into blocks, each with a place for its ``u`` and as much room behind it.
 
-    def _place(self, i: int, length: int) -> Tensor:
-        """Where ``u`` of a block goes."""
-        if not self._keeps(i, length):
-            return self._spare[:length]
-        return self._kept[i * self.block : i * self.block + length]
+        Args:
+            row (Row): The tensor.
+
+        Yields:
+            tuple: The block's parameter, gradient, moments and ``u``, and whether that is kept.
+        """
+        n, size = row[0].numel(), self.buffer.numel()
+        start = kept = 0
+        while start < n:
+            room = (size - kept) // 2 // NORM_BLOCK * NORM_BLOCK
+            length = min(BLOCK, n - start, room)
+            keep = length >= SMALLEST or length == n - start
+            pieces = row if length == n else (x[start : start + length] for x in row)
+            yield *pieces, self.buffer[kept : kept + length], keep
+            start, kept = start + length, kept + length if keep else kept
 
     def _clipped(self, w: Tensor, g: Tensor, k: Scalars, c: float | None) -> Tensor:
         """The gradient of steps 1 and 2, that in ``p.grad`` left as it is."""
-        out = self.gradient[: g.numel()]
+        room = self.buffer[-g.numel() :]
         if c is not None:
-            g = torch.div(g, c, out=out)
+            # A CPU multiplies faster than it divides.
+            g = torch.mul(g, 1.0 / c, out=room)
         if k.wd != 0 and not k.adam_w_mode:
-            g = torch.add(g, w, alpha=k.wd, out=out)
+            g = torch.add(g, w, alpha=k.wd, out=room)
         return g
 
 
@@ -273,3 +279,10 @@ def trust_ratio(w_norm: Tensor, u_norm: Tensor, clip: tuple[float, float] | None
     """
     ratio = (w_norm / u_norm).masked_fill_((w_norm == 0) | (u_norm == 0), 1.0)
     return ratio if clip is None else ratio.clamp_(*clip)
+
+
+def _trust_ratio_on_host(w_norm: float, u_norm: float, clip: tuple[float, float] | None) -> float:
+    ratio = w_norm / u_norm if w_norm != 0 and u_norm != 0 else 1.0
+    if clip is None or math.isnan(ratio):
+        return ratio
+    return min(max(ratio, clip[0]), clip[1])

@@ -149,7 +149,7 @@ class LARS(LayerwiseOptimizer):
                 if row is None:
                     self._update(p, group)
                 else:
-                    first = 'momentum_buffer' not in self.state[p]
+                    first = 'momentum_buffer' not in self.state.get(p, {})
                     if first and row.buf is not None:
                         self.state[p]['momentum_buffer'] = row.buf.as_strided(p.shape, p.stride())
                     fused.setdefault((p.device, first), []).append((p, row))
@@ -187,9 +187,9 @@ class LARS(LayerwiseOptimizer):
                 self.observer(p, *of_p, norm)
 
     def _update(self, p: Tensor, group: dict[str, Any]) -> None:
-        state, dtype = self.state[p], arithmetic_dtype(p)
+        dtype = arithmetic_dtype(p)
         w, g = p.to(dtype), p.grad.to(dtype)
-        k = _scalars(group, first='momentum_buffer' not in state)
+        k = _scalars(group, first='momentum_buffer' not in self.state.get(p, {}))
 
         d = g.add(w, alpha=k.wd)
         r = 1.0
@@ -201,7 +201,7 @@ class LARS(LayerwiseOptimizer):
         d.mul_(k.lr * r)
 
         if k.momentum != 0:
-            buf = state.setdefault('momentum_buffer', torch.zeros_like(d))
+            buf = self.state[p].setdefault('momentum_buffer', torch.zeros_like(d))
             buf.mul_(k.momentum).add_(d, alpha=k.share)
             d = d.add_(buf, alpha=k.momentum) if group['nesterov'] else buf
         p.copy_(w.sub_(d))

@@ -11,10 +11,7 @@ from torch import Tensor
 NORM_BLOCK = 1024
 # The devices on which PyTorch has fused Adam and SGD kernels.
 FUSED_ON = ('cpu', 'cuda')
-_FORMATS = {
-    4: (torch.contiguous_format, torch.channels_last),
-    5: (torch.contiguous_format, torch.channels_last_3d),
-}
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def arithmetic_dtype(param: Tensor) -> torch.dtype:
@@ -73,11 +70,12 @@ def partial_norms(flats: Sequence[Tensor]) -> list[Tensor]:
     """
     parts, rests = [], []
     for x in flats:
-        whole = x.numel() // NORM_BLOCK * NORM_BLOCK
-        if whole:
-            parts.append(torch.linalg.vector_norm(x[:whole].view(-1, NORM_BLOCK), dim=1))
-        if whole < x.numel():
-            rests.append(x[whole:])
+        rest = x.numel() % NORM_BLOCK
+        if rest:
+            rests.append(x[-rest:])
+            x = x[:-rest]
+        if x.numel():
+            parts.append(torch.linalg.vector_norm(x.view(-1, NORM_BLOCK), dim=1))
     if rests:
         parts.append(torch.stack(torch._foreach_norm(rests)))
     return parts
@@ -108,11 +106,11 @@ def in_memory_order(*tensors: Tensor) -> tuple[Tensor, ...] | None:
         tuple[Tensor, ...] or None: The views, in which equal places belong together; None where
         the tensors are not all contiguous in one and the same memory format.
     """
-    first = tensors[0]
-    for memory_format in _FORMATS.get(first.dim(), (torch.contiguous_format,)):
-        if all(x.is_contiguous(memory_format=memory_format) for x in tensors):
-            shape = (first.numel(),)
-            return tuple(x.as_strided(shape, (1,)) for x in tensors)
+    if all(x.is_contiguous() for x in tensors):
+        return tuple(x.view(-1) for x in tensors)
+    memory_format = _CHANNELS_LAST.get(tensors[0].dim())
+    if memory_format and all(x.is_contiguous(memory_format=memory_format) for x in tensors):
+        return tuple(x.as_strided((x.numel(),), (1,)) for x in tensors)
     return None
 
 
@@ -128,7 +126,8 @@ def batches(rows: Iterable[tuple[Tensor, ...]], limit: int) -> Iterator[list[tup
     """
     batch, room = [], limit
     for row in rows:
-        for pieces in zip(*(x.split(limit) for x in row), strict=True):
+        whole = row[0].numel() <= limit
+        for pieces in [row] if whole else zip(*(x.split(limit) for x in row), strict=True):
             if pieces[0].numel() > room:
                 yield batch
                 batch, room = [], limit

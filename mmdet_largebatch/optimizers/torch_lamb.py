@@ -85,7 +85,7 @@ class TorchLAMB:
             c = None if c is None or c == 1.0 else float(c)
         largest = max(row[0].numel() for row in rows)
         if not k.scaled:
-            room = self._blocks_of(min(largest, BLOCK)).gradient if on_host else None
+            room = self._blocks_of(min(largest, BLOCK)).buffer if on_host else None
             update_unscaled(rows, k, c, room)
         elif on_host:
             update = self._blocks_of(largest)
