@@ -21,7 +21,7 @@ case $epochs in
 esac
 
 config=configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py
-work=work_dirs/quickstart
+work=work_dirs/quickstart${STACK:+-$STACK}
 options=()
 if [ "$epochs" -ne 12 ]; then
     work=${work}_$epochs
@@ -30,7 +30,7 @@ if [ "$epochs" -ne 12 ]; then
 fi
 
 tools/setup_env.sh
-source .venv/bin/activate
+source .venv${STACK:+-$STACK}/bin/activate
 
 echo "== Shapes"
 python tools/make_shapes.py

@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tools/setup_env.sh
-source .venv/bin/activate
+source .venv${STACK:+-$STACK}/bin/activate
 echo "== Tests"
-exec python -m pytest "$@"
+# Two processes: the long tests mostly wait. A file stays in one, with what its tests share.
+exec python -m pytest -n 2 --dist loadfile "$@"
