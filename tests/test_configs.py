@@ -116,7 +116,7 @@ def small(cfg: Config, root: Path, work_dir: Path) -> Config:
     # 4 pictures are 2 updates an epoch: the recipe's warmup would not fit into the training.
     cfg.default_hooks.lr.warmup_iters = 2
     cfg.default_hooks.lr.warmup_ratio = 0.5
-    cfg.custom_hooks = [dict(type=StopAfterTwoUpdates)]
+    cfg.custom_hooks = []
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     cfg.default_hooks.checkpoint.interval = -1
     cfg.randomness = dict(seed=0)
@@ -132,6 +132,8 @@ def test_two_updates(name, request, tmp_path):
     runner = Runner.from_cfg(cfg)
     before = {}
     runner.register_hook(KeepStart(before))
+    stop = StopAfterTwoUpdates()
+    runner.register_hook(stop)
     runner.train()
 
     assert isinstance(runner.train_loop, GlobalBatchTrainLoop)
@@ -141,7 +143,6 @@ def test_two_updates(name, request, tmp_path):
     assert [type(scheduler) for scheduler in runner.param_schedulers] == [WarmupStepLR]
     # warmup_ratio 0.5 over 2 updates: half the LR, then all of it.
     lr = cfg.optim_wrapper.optimizer.lr
-    stop = next(hook for hook in runner.hooks if isinstance(hook, StopAfterTwoUpdates))
     assert stop.lrs == pytest.approx([lr / 2, lr], rel=1e-12)
 
     model = runner.model

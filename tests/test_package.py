@@ -2,7 +2,7 @@
 
 import re
 import sys
-from importlib.metadata import requires, version
+from importlib.metadata import packages_distributions, requires, version
 from importlib.util import find_spec
 
 import pytest
@@ -16,6 +16,8 @@ from mmdet.registry import (
 )
 
 import mmdet_largebatch
+
+FORKS, OPENMMLAB = 'requirements.txt', 'requirements-openmmlab.txt'
 
 
 @pytest.mark.parametrize(
@@ -45,20 +47,37 @@ def test_without_mmdet_one_line_says_what_to_install(command):
     assert '[onedl]' in line and '[openmmlab]' in line
 
 
+def pins(file):
+    lines = (ROOT / file).read_text().splitlines()
+    return dict(line.split('==') for line in lines if line and not line.startswith('#'))
+
+
 def test_neither_family_is_forced_and_apex_never_listed():
     plain = [r for r in requires('mmdet_largebatch') if 'extra ==' not in r]
     assert {re.split(r'[<>=!~]', r)[0] for r in plain} == {'numpy', 'torch'}
-    listed = (ROOT / 'requirements.txt').read_text().splitlines() + requires('mmdet_largebatch')
+    listed = [*requires('mmdet_largebatch'), *pins(FORKS), *pins(OPENMMLAB)]
     assert not [line for line in listed if line.strip().startswith('apex')]
 
 
 def test_requirements_are_exact_and_what_is_installed():
-    lines = (ROOT / 'requirements.txt').read_text().splitlines()
-    for line in lines:
-        if line and not line.startswith('#'):
-            name, pinned = line.split('==')
-            # A build tag such as +cpu is not part of the pin.
-            assert version(name).split('+')[0] == pinned, name
+    forks = 'onedl-mmengine' in packages_distributions()['mmengine']
+    for name, pinned in pins(FORKS if forks else OPENMMLAB).items():
+        # A build tag such as +cpu is not part of the pin.
+        assert version(name).split('+')[0] == pinned, name
+
+
+def test_both_families_are_tested_with_the_same_versions_of_all_else():
+    forks, openmmlab = pins(FORKS), pins(OPENMMLAB)
+    assert forks.keys() - openmmlab.keys() == {
+        'onedl-mmengine',
+        'onedl-mmcv',
+        'onedl-mmdetection',
+        'ruff',
+    }
+    assert openmmlab.keys() - forks.keys() == {'mmengine', 'mmcv', 'mmdet'}
+    assert {name: forks[name] for name in forks.keys() & openmmlab.keys()} == {
+        name: openmmlab[name] for name in forks.keys() & openmmlab.keys()
+    }
 
 
 def test_version_is_that_of_the_metadata():
