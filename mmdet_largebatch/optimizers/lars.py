@@ -191,7 +191,7 @@ class LARS(LayerwiseOptimizer):
         w, g = p.to(dtype), p.grad.to(dtype)
         k = _scalars(group, first='momentum_buffer' not in self.state.get(p, {}))
 
-        d = g.add(w, alpha=k.wd)
+        d = g.clone() if k.wd == 0 else g.add(w, alpha=k.wd)
         r = 1.0
         if not group['lars_exclude']:
             p_norm, g_norm = l2_norm(w), l2_norm(g)

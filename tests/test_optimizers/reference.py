@@ -107,7 +107,7 @@ class ReferenceLARS:
         r = 1.0
         if not group['lars_exclude'] and norm(p) != 0 and norm(g) != 0:
             r = f32(group['eta']) * norm(p) / (norm(g) + wd * norm(p) + f32(group['eps']))
-        moved = lr * r * (g + wd * p)
+        moved = lr * r * (g + wd * p if wd else g)  # no decay of an infinite weight is 0
         if buf is None:  # the first one is undamped, as in torch.optim.SGD
             buf = moved
         else:
