@@ -1,16 +1,8 @@
 """What tests of several folders import."""
 
-import socket
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def free_port() -> int:
-    """A port of the loopback that nobody listens on; another test may run beside this one."""
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return probe.getsockname()[1]
 
 
 def data_options(root: Path) -> list[str]:

@@ -24,6 +24,12 @@ def mmdet_scope():
     init_default_scope('mmdet')
 
 
+@pytest.fixture(scope='module', autouse=True)
+def mmdet_scope_of_module():
+    """And so does what a file's tests share."""
+    init_default_scope('mmdet')
+
+
 @pytest.fixture(scope='session')
 def command():
     """Run a command from the repository's root; give back the finished process, output as text."""

@@ -1,11 +1,18 @@
 """Several ranks on gloo as real processes, which share what was imported before they started."""
 
 import os
+import socket
 import sys
 from multiprocessing import get_context
 
 import torch.distributed as dist
-from common import free_port
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on; another test may run beside this one."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
 
 
 def join_group(rank, ranks, port):

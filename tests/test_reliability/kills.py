@@ -22,8 +22,8 @@ from threading import Event, Thread
 from zipfile import ZipFile
 
 import torch
-from common import EVERY_PROPOSAL, ROOT, data_options, free_port
-from forked import join_group
+from common import EVERY_PROPOSAL, ROOT, data_options
+from forked import free_port, join_group
 from mmengine.config import Config
 from mmengine.runner import Runner
 
