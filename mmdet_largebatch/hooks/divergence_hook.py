@@ -1,6 +1,8 @@
 """The hook that stops a diverging training, or takes it back, before its weights are bad."""
 
+import json
 import math
+from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from ..batching import GlobalBatchTrainLoop
 from ..checkpoints import AtomicCheckpointHook
+from ..checkpoints.whole_file import WholeFileBackend
 from ..errors import DivergenceError, RolledBack, SettingError
 from ..schedule import WarmupStepLRHook
 from ..training import find_hook, is_training
@@ -19,6 +22,8 @@ from ..training import find_hook, is_training
 WINDOW = 50
 # Names under which the message hub, and so a checkpoint, keeps what this hook has to remember.
 ROLLBACKS, MEAN, COUNT = 'divergence_rollbacks', 'divergence_mean_loss', 'divergence_updates'
+# What a training that was stopped leaves beside its log, in the folder of that start alone.
+RECORD = 'diverged.json'
 
 
 @HOOKS.register_module()
@@ -30,6 +35,10 @@ class DivergenceHook(Hook):
     from the device to the host. Under loss scaling (``AmpOptimWrapper``) a gradient that is not
     finite is left to the scaler, which skips the step and halves the scale; at a scale of 1 or less
     it is not the scale's doing, and counts.
+
+    A training that it stops leaves ``<work_dir>/<timestamp>/diverged.json``: ``update``,
+    ``updates`` (of the whole training), ``epoch`` and ``message``, the line that the training
+    ended with. A new start has a folder of its own, and so none.
 
     Args:
         spike (float, optional): An update is bad too if its loss is more than this many times the
@@ -173,11 +182,27 @@ class DivergenceHook(Hook):
         done = runner.message_hub.get_info(ROLLBACKS, 0)
         if done < self.rollbacks and newest:
             self._roll_back(runner, what, newest, done + 1)
-        raise DivergenceError(
+        message = (
             f'{what} The weights were not touched by it; the last good checkpoint: '
             f'{newest or "none yet"}. Try a longer warmup (default_hooks.lr.warmup_iters), a lower '
             "LR (optim_wrapper.optimizer.lr), or optim_wrapper.optimizer.type='LAMB'."
         )
+        self._record(runner, message)
+        raise DivergenceError(message)
+
+    def _record(self, runner: Runner, message: str) -> None:
+        if runner.rank != 0:
+            return
+        record = dict(
+            update=runner.iter + 1,
+            updates=runner.max_iters,
+            epoch=runner.epoch + 1,
+            message=message,
+        )
+        try:
+            WholeFileBackend().put_text(json.dumps(record), Path(runner.log_dir) / RECORD)
+        except OSError as error:
+            runner.logger.error(f'{RECORD} cannot be written ({error}).')
 
     def _roll_back(self, runner: Runner, what: str, path: str, number: int) -> None:
         runner.logger.warning(

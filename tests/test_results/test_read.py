@@ -1,0 +1,217 @@
+"""Runs read from logs that are written here, so that every figure is known beforehand."""
+
+import math
+
+import pytest
+from work_folders import SGD, config, evaluation, stock_config, updates, whole, write
+
+from mmdet_largebatch import SettingError
+from mmdet_largebatch.results import read_run
+
+SHORT = dict(SGD, epochs=3)
+
+
+def test_later_starts_override_what_they_computed_again(tmp_path):
+    """The first start came to update 250, the second began at 100 and was stopped at 150: what was
+    between is no part of the run that the third took up at 100 and finished."""
+    write(tmp_path, [*updates(SHORT, 1, 100, time=1.0), evaluation(1, 0.1, 0.1)], SHORT)
+    first = [*updates(SHORT, 101, 250, time=1.0), evaluation(2, 0.2, 0.2)]
+    write(tmp_path, first, SHORT, '20260102_030406')
+    write(tmp_path, updates(SHORT, 101, 150, time=2.0), SHORT, '20260102_040000')
+    between = read_run(tmp_path)
+    assert [one.update for one in between.updates] == [50, 100, 150]
+    assert [one.epoch for one in between.evaluations] == [1]
+    assert (between.epochs_done, between.status) == (1, 'unfinished')
+
+    third = [*updates(SHORT, 101, 200, time=4.0), evaluation(2, 0.25, 0.2)]
+    third += [*updates(SHORT, 201, 300, time=4.0), evaluation(3, 0.3, 0.25)]
+    write(tmp_path, third, SHORT, '20260103_000000')
+    run = read_run(tmp_path)
+    assert [one.update for one in run.updates] == [50, 100, 150, 200, 250, 300]
+    assert [one.seconds for one in run.updates] == [1.0] * 2 + [4.0] * 4
+    assert [one.box_ap for one in run.evaluations] == [0.1, 0.25, 0.3]
+    assert (run.box_ap, run.mask_ap, run.status) == (0.3, 0.25, 'done')
+    # 100 updates of 1 s, then 200 of 4 s; the global batch over the median, 4 s.
+    assert run.training_seconds == 900.0
+    assert run.images_per_second == 16 / 4.0
+
+
+def test_a_rollback_within_one_start(tmp_path):
+    records = [*updates(SHORT, 1, 200), evaluation(1, 0.1, 0.1), *updates(SHORT, 101, 300)]
+    line = 'Diverged at update 230. Rollback 1 of 2: back to epoch_1.pth, on with the LR times 0.5.'
+    run = read_run(write(tmp_path, [*records, evaluation(3, 0.3, 0.3)], SHORT, lines=[line]))
+    assert [one.update for one in run.updates] == [50, 100, 150, 200, 250, 300]
+    assert run.status_text == 'done, 1 rollback'
+
+
+def test_a_test_in_the_same_folder_is_no_start(tmp_path):
+    write(tmp_path, whole(SHORT), SHORT)
+    later = dict(SHORT, lr=9.0)
+    write(tmp_path, [], later, '20260109_000000')
+    write(tmp_path, [evaluation(0, 0.9, 0.9)], later, '20260110_000000')
+    run = read_run(tmp_path)
+    assert (run.lr, run.status, len(run.evaluations)) == (0.02, 'done', 3)
+
+
+def test_a_stock_run_that_became_nan(tmp_path):
+    losses = dict(loss=lambda update: math.nan if update > 120 else 1.0)
+    records = [*updates(SHORT, 1, 300, **losses), dict(time=0.1, step=3)]
+    run = read_run(write(tmp_path, records, SHORT, text=stock_config(SHORT)))
+    assert (run.status, run.status_text) == ('nan', 'nan from update 150')
+    assert (run.epochs_done, run.box_ap) == (3, None)
+
+
+def test_a_loss_that_was_finite_again_is_not_nan(tmp_path):
+    losses = dict(loss=lambda update: math.inf if update == 150 else 1.0)
+    records = [*updates(SHORT, 1, 300, **losses), evaluation(3, 0.1, 0.1)]
+    assert read_run(write(tmp_path, records, SHORT)).status == 'done'
+
+
+def test_diverged_until_it_is_started_again(tmp_path):
+    write(tmp_path, updates(SHORT, 1, 100), SHORT, diverged=130)
+    run = read_run(tmp_path)
+    assert (run.status_text, run.epochs_done) == ('diverged at update 130', 1)
+    write(tmp_path, updates(SHORT, 101, 150), SHORT, '20260103_000000')
+    assert read_run(tmp_path).status == 'unfinished'
+
+
+def test_diverged_before_anything_was_logged(tmp_path):
+    run = read_run(write(tmp_path, [], SHORT, diverged=1))
+    assert (run.status_text, run.epochs_done, run.training_seconds) == (
+        'diverged at update 1',
+        0,
+        None,
+    )
+
+
+def test_preempted_unfinished_and_not_evaluated(tmp_path):
+    line = (
+        'Preempted (SIGTERM on rank 0): update 150 is saved. Exit with status 75; --resume goes on.'
+    )
+    run = read_run(write(tmp_path / 'a', updates(SHORT, 1, 150), SHORT, lines=[line]))
+    assert (run.status, run.epochs_done) == ('preempted', 1)
+    run = read_run(write(tmp_path / 'b', updates(SHORT, 1, 150), SHORT))
+    assert run.status == 'unfinished'
+    # 100 updates an epoch, the last ones not logged: the checkpoint tells that the epoch ended.
+    seldom = dict(SHORT, interval=40)
+    line = 'Saving checkpoint at 3 epochs'
+    run = read_run(write(tmp_path / 'c', updates(seldom, 1, 300), seldom, lines=[line]))
+    assert (run.epochs_done, run.status_text) == (3, 'unfinished, last epoch not evaluated')
+    text = stock_config(seldom).replace('val_dataloader = dict(batch_size=1)', '')
+    records = updates(seldom, 1, 300)
+    run = read_run(write(tmp_path / 'd', records, seldom, text=text, lines=[line]))
+    assert run.status == 'done'
+
+
+@pytest.mark.parametrize(
+    ('more', 'batch', 'lr', 'warmup'),
+    [
+        # 8 ranks of 2 images; the schedulers of MMEngine step every iteration, not every update.
+        (dict(), 16, 0.02, 500),
+        (dict(accumulative=4), 64, 0.02, 125),
+        # --auto-scale-lr: linear in ranks x batch size, without what is accumulated.
+        (dict(auto_scale_lr=dict(enable=True, base_batch_size=32)), 16, 0.01, 500),
+        (dict(auto_scale_lr=dict(enable=False, base_batch_size=32)), 16, 0.02, 500),
+        (dict(param_scheduler=[dict(type='MultiStepLR', milestones=[8])]), 16, 0.02, 0),
+        (
+            # 2 epochs of 100 iterations.
+            dict(param_scheduler=[dict(type='LinearLR', start_factor=0.1, end=2)]),
+            16,
+            0.02,
+            200,
+        ),
+        (
+            # A decay, not a warmup.
+            dict(param_scheduler=[dict(type='LinearLR', start_factor=1.0, end_factor=0.0, end=9)]),
+            16,
+            0.02,
+            0,
+        ),
+    ],
+)
+def test_settings_of_stock_configs(tmp_path, more, batch, lr, warmup):
+    count = more.pop('accumulative', 1)
+    text = stock_config(SGD, **more) + f'optim_wrapper["accumulative_counts"] = {count}\n'
+    run = read_run(write(tmp_path, updates(SGD, 1, 200), text=text))
+    assert (run.global_batch, run.lr, run.warmup_updates, run.ranks) == (batch, lr, warmup, (8,))
+    # An update takes as long as its iterations; images a second are the same.
+    assert run.updates[-1].update == 200 // count
+    assert run.images_per_second == batch / (0.5 * count)
+    assert run.training_seconds == pytest.approx(100)
+
+
+@pytest.mark.parametrize(
+    ('hook', 'lr', 'warmup'),
+    [
+        (dict(warmup_iters=625), 0.02, 625),
+        (dict(warmup_epochs=0.255), 0.02, 26),
+        (dict(), 0.02, 0),
+        # Global batch 16 against 4: x 4, or its root.
+        (dict(scale_rule='linear', base_batch_size=4), 0.08, 0),
+        (dict(scale_rule='sqrt', base_batch_size=4), 0.04, 0),
+    ],
+)
+def test_settings_of_our_hook(tmp_path, hook, lr, warmup):
+    hooks = dict(lr=dict(hook, type='WarmupStepLRHook'))
+    text = stock_config(SGD, default_hooks=hooks, param_scheduler=None)
+    text += "train_cfg = dict(type='GlobalBatchTrainLoop', max_epochs=2, global_batch_size=16)\n"
+    run = read_run(write(tmp_path, updates(SGD, 1, 200), dict(SGD, ranks=3), text=text))
+    assert (run.global_batch, run.ranks) == (16, (3,))
+    assert (run.lr, run.warmup_updates) == (pytest.approx(lr), warmup)
+
+
+def test_one_recipe_with_another_seed_place_and_start(tmp_path):
+    plain = read_run(write(tmp_path / 'a', whole(SGD), SGD))
+    place = dict(work_dir='there', resume=True, load_from='epoch_3.pth', launcher='pytorch')
+    s = dict(SGD, seed=5, ranks=2)
+    text = config(s) + ''.join(f'{key} = {value!r}\n' for key, value in place.items())
+    assert read_run(write(tmp_path / 'b', whole(s), s, text=text)).recipe == plain.recipe
+    for other in ("load_from = 'other.pth'", 'train_dataloader = dict(batch_size=4)'):
+        folder = write(tmp_path / other[:5], whole(SGD), text=f'{config(SGD)}\n{other}\n')
+        assert read_run(folder).recipe != plain.recipe
+
+
+def test_the_ranks_of_all_starts(tmp_path):
+    for day, ranks in enumerate((8, 8, 4, 8), 1):
+        at = (day - 1) * 100
+        s = dict(SGD, ranks=ranks)
+        write(tmp_path, updates(s, at + 1, at + 100), s, f'2026010{day}_000000')
+    assert read_run(tmp_path).ranks == (8, 4, 8)
+
+
+def test_what_the_logs_do_not_say_is_not_invented(tmp_path):
+    folder = write(tmp_path, updates(SGD, 501, 600), text=stock_config(SGD))
+    next(folder.glob('*/*.log')).unlink()
+    with open(next(folder.glob('*/vis_data/scalars.json')), 'a') as file:
+        file.write('{"loss": 0.5, "iter": 6')
+    run = read_run(folder)
+    assert (run.ranks, run.global_batch, run.images_per_second, run.seed) == ((), None, None, None)
+    # The log of the first 500 updates is not there.
+    assert run.training_seconds is None and len(run.updates) == 2
+    assert [note.split(' in ')[0] for note in run.notes][0] == '1 line does not read'
+    assert 'no text log' in run.notes[1]
+
+
+def test_the_runners_copy_of_the_config_will_do(tmp_path):
+    folder = write(tmp_path, whole(SGD))
+    next(folder.glob('*/vis_data/config.py')).rename(folder / 'recipe.py')
+    assert read_run(folder).lr == 0.02
+
+
+def test_refusals_name_the_folder(tmp_path):
+    with pytest.raises(SettingError, match=rf'work_dir={tmp_path}: no logs of a training there'):
+        read_run(tmp_path)
+    with pytest.raises(SettingError, match='work_dir=nowhere: no logs'):
+        read_run('nowhere')
+    text = "train_cfg = dict(type='IterBasedTrainLoop', max_iters=100)"
+    with pytest.raises(SettingError, match='/a: its train_cfg.type=IterBasedTrainLoop has no'):
+        read_run(write(tmp_path / 'a', updates(SGD, 1, 50), text=text))
+    with pytest.raises(SettingError, match=r'/b/.*config.py: cannot be read'):
+        read_run(write(tmp_path / 'b', updates(SGD, 1, 50), text='train_cfg = ('))
+    folder = write(tmp_path / 'c', updates(SGD, 1, 50))
+    next(folder.glob('*/vis_data/config.py')).unlink()
+    with pytest.raises(SettingError, match='/c: logs without a config'):
+        read_run(folder)
+    text = stock_config(SGD, default_hooks=dict(logger=dict(log_metric_by_epoch=False)))
+    with pytest.raises(SettingError, match='/d: its default_hooks.logger.log_metric_by_epoch'):
+        read_run(write(tmp_path / 'd', updates(SGD, 1, 50), text=text))

@@ -1,0 +1,190 @@
+"""Trainings that are run here, read back; what is expected is parsed from their text logs."""
+
+import csv
+import json
+import re
+import sys
+from pathlib import Path
+
+import mmdet
+import pytest
+from common import ROOT, data_options
+
+from mmdet_largebatch.results import read_run
+
+RECIPE = ROOT / 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
+MMDET_TRAIN = Path(mmdet.__file__).parent / '.mim/tools/train.py'
+SMALL = [
+    'train_dataloader.dataset.pipeline.2.scale=(64,64)',
+    'val_dataloader.dataset.pipeline.1.scale=(64,64)',
+    'train_dataloader.batch_size=2',
+    *(f'{split}_dataloader.num_workers=0' for split in ('train', 'val')),
+    *(f'{split}_dataloader.persistent_workers=False' for split in ('train', 'val')),
+]
+# 20 pictures in updates of 2, on 1 rank. Adam, since in 30 updates SGD finds nothing yet.
+STOCK = f"""
+_base_ = '{RECIPE}'
+custom_imports = None
+train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=3, val_interval=1)
+optim_wrapper = dict(
+    _delete_=True,
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=0.001),
+    clip_grad=dict(max_norm=10),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=5),
+    dict(type='MultiStepLR', begin=0, end=3, by_epoch=True, milestones=[2]),
+]
+default_hooks = dict(
+    _delete_=True,
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=5),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='CheckpointHook'),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+)
+"""
+# 20 pictures in updates of 4.
+OURS = [
+    'train_cfg.global_batch_size=4',
+    'default_hooks.lr.warmup_iters=2',
+    'default_hooks.lr.milestones=[]',
+    'default_hooks.logger.interval=1',
+    'default_hooks.checkpoint.by_epoch=False',
+    'default_hooks.checkpoint.interval=3',
+    'default_hooks.checkpoint.max_keep_ckpts=-1',
+]
+
+
+@pytest.fixture(scope='module')
+def train(command, shapes):
+    """Run a training script on the shapes; give back the finished process."""
+
+    def run(script, config, work_dir, *options, arguments=(), status=0):
+        words = (script, config, '--work-dir', work_dir, *arguments, '--cfg-options')
+        done = command(sys.executable, *words, *data_options(shapes), *SMALL, *options)
+        assert done.returncode == status, done.stderr[-3000:]
+        return done
+
+    return run
+
+
+@pytest.fixture(scope='module')
+def stock(train, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('stock')
+    (folder / 'config.py').write_text(STOCK)
+    train(MMDET_TRAIN, folder / 'config.py', folder / 'stock')
+    return folder / 'stock'
+
+
+@pytest.fixture(scope='module')
+def resumed(train, tmp_path_factory):
+    """Two epochs of 5 updates, saved after 3, 6, 9; then from update 6 to the end of a third."""
+    folder = tmp_path_factory.mktemp('ours') / 'resumed'
+    train('tools/train.py', RECIPE, folder, *OURS, 'train_cfg.max_epochs=2')
+    arguments = ('--resume', folder / 'iter_6.pth')
+    train('tools/train.py', RECIPE, folder, *OURS, 'train_cfg.max_epochs=3', arguments=arguments)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def diverged(train, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('ours') / 'diverged'
+    options = ['optim_wrapper.optimizer.lr=1000.0', 'optim_wrapper.optimizer.type=SGD']
+    options += [*OURS, 'default_hooks.lr.warmup_iters=0', 'train_cfg.max_epochs=2']
+    done = train('tools/train.py', RECIPE, folder, *options, status=3)
+    return folder, int(re.search(r'Diverged at update (\d+) of 10', done.stderr).group(1))
+
+
+def logs(work_dir):
+    """The text logs of the starts of a run, oldest first."""
+    return [path.read_text() for path in sorted(work_dir.glob('*/*.log'))]
+
+
+def logged_ap(text):
+    """Epoch, box AP and mask AP of each evaluation, as the text log prints them.
+
+    Where nothing was detected it prints none.
+    """
+    lines = re.findall(r'Epoch\(val\) +\[(\d+)\]\[\d+/\d+\] +(?! |eta)(.*)', text)
+    names = ('coco/bbox_mAP', 'coco/segm_mAP')
+    return [
+        (int(epoch), *(float(x.group(1)) if (x := ap(name, rest)) else None for name in names))
+        for epoch, rest in lines
+    ]
+
+
+def ap(name, line):
+    return re.search(rf'{name}: ([\d.]+)', line)
+
+
+def read_ap(run):
+    return [(one.epoch, one.box_ap, one.mask_ap) for one in run.evaluations]
+
+
+def test_mmdets_own_train_py_gives_the_ap_of_its_log(stock):
+    run = read_run(stock)
+    expected = logged_ap(logs(stock)[0])
+    assert [epoch for epoch, _, _ in expected] == [1, 2, 3]
+    assert any(box > 0 and mask > 0 for _, box, mask in expected)
+    assert read_ap(run) == expected
+    assert (run.status, run.epochs_done, run.epochs) == ('done', 3, 3)
+    # Of the config above: 1 rank of 2 pictures.
+    assert (run.optimizer, run.lr, run.global_batch, run.ranks) == ('AdamW', 0.001, 2, (1,))
+    assert (run.warmup_updates, run.seed, run.updates_per_epoch) == (5, 0, 10)
+
+
+def test_losses_and_times_are_those_of_the_text_log(stock):
+    """The log prints 4 decimals."""
+    run, line = read_run(stock), r'Epoch\(train\).* time: ([\d.]+) .* loss: ([\d.]+)'
+    expected = [(float(time), float(loss)) for time, loss in re.findall(line, logs(stock)[0])]
+    assert [(round(one.seconds, 4), round(one.loss, 4)) for one in run.updates] == expected
+    assert [one.update for one in run.updates] == [5, 10, 15, 20, 25, 30]
+    # Each logged mean stands for 5 updates of 2 pictures.
+    assert run.training_seconds == pytest.approx(sum(5 * time for time, _ in expected), rel=1e-3)
+    times = sorted(time for time, _ in expected)
+    assert run.images_per_second == pytest.approx(2 / (times[2] / 2 + times[3] / 2), rel=1e-3)
+
+
+def test_a_resumed_run_is_joined_where_it_went_on(resumed):
+    run = read_run(resumed)
+    first, second = [
+        [json.loads(line) for line in path.read_text().splitlines()]
+        for path in sorted(resumed.glob('*/vis_data/scalars.json'))
+    ]
+    # No two starts take the same time to the last bit: this tells where each update is from.
+    expected = {record['iter']: record['time'] for record in first if record.get('iter', 99) <= 6}
+    expected |= {record['iter']: record['time'] for record in second if 'iter' in record}
+    assert list(expected) == list(range(1, 16))
+    assert {one.update: one.seconds for one in run.updates} == expected
+    # Epoch 2 was evaluated by both starts; the second one's counts.
+    log_of_first, log_of_second = logs(resumed)
+    assert [epoch for epoch, _, _ in logged_ap(log_of_first)] == [1, 2]
+    assert [epoch for epoch, _, _ in logged_ap(log_of_second)] == [2, 3]
+    assert read_ap(run) == logged_ap(log_of_first)[:1] + logged_ap(log_of_second)
+    assert (run.status_text, run.epochs, run.updates_per_epoch) == ('done', 3, 5)
+    assert (run.global_batch, run.ranks, run.warmup_updates) == (4, (1,), 2)
+
+
+def test_the_tool_lists_all_of_them_and_the_diverged_one(
+    stock, resumed, diverged, command, tmp_path
+):
+    folder, update = diverged
+    words = (stock, resumed, folder, '--out', tmp_path / 'out')
+    done = command(sys.executable, 'tools/results.py', *words)
+    assert done.returncode == 0, done.stderr
+    with open(tmp_path / 'out/results.csv', newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert [row['run'] for row in rows] == ['stock', 'resumed', 'diverged']
+    assert [row['status'] for row in rows] == ['done', 'done', f'diverged at update {update}']
+    assert (rows[2]['lr'], rows[2]['epochs_done'], rows[2]['box_ap']) == ('1000.0', '0', '')
+    assert f'| diverged at update {update} |' in done.stdout
+    _, box, mask = logged_ap(logs(stock)[0])[-1]
+    assert (float(rows[0]['box_ap']), float(rows[0]['mask_ap'])) == (box, mask)
+    with open(tmp_path / 'out/ap_by_epoch.csv', newline='') as file:
+        by_epoch = [row for row in csv.DictReader(file) if row['run'] == 'stock']
+    read = [(int(x['epoch']), float(x['box_ap']), float(x['mask_ap'])) for x in by_epoch]
+    assert read == logged_ap(logs(stock)[0])
+    assert (tmp_path / 'out/curves.png').read_bytes().startswith(b'\x89PNG')
+    assert not (tmp_path / 'out/heatmap.png').exists()
