@@ -1,0 +1,20 @@
+"""What came of trainings: read from their logs, tabulated and drawn."""
+
+from .curves import draw_curves
+from .heatmap import draw_heatmap, is_grid
+from .read import read_run
+from .run import Evaluation, LoggedUpdate, Run
+from .table import as_markdown, table_rows, write_table
+
+__all__ = [
+    'Evaluation',
+    'LoggedUpdate',
+    'Run',
+    'as_markdown',
+    'draw_curves',
+    'draw_heatmap',
+    'is_grid',
+    'read_run',
+    'table_rows',
+    'write_table',
+]

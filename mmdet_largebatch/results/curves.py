@@ -1,0 +1,158 @@
+"""AP by epoch and loss by update, a line a run."""
+
+import math
+from pathlib import Path
+from typing import Any, Dict, List, Sequence, Union
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+from .run import Run
+from .style import run_styles, save
+from .text import labels
+
+# Points of a loss curve; more are averaged, or lines that cross would hide each other.
+MOST_POINTS = 60
+# With one run so many times as long as another in updates, their axis is logarithmic: the short one
+# would be squeezed into its first part.
+FAR_APART = 4
+# Of the picture, in inches.
+WIDTH = 9
+CROSS = dict(color='black', ls='none', marker='x', ms=9, mew=2.2)
+
+
+def draw_curves(runs: Sequence[Run], path: Union[str, Path]) -> None:
+    """Draw box AP by epoch, mask AP where it was logged, and the loss by update; a legend below.
+
+    A cross ends the loss of a run that diverged or became nan.
+
+    Args:
+        runs (Sequence[Run]): The runs, at least one.
+        path (str or Path): The picture; its suffix says the format.
+
+    Raises:
+        SettingError: If it cannot be written.
+    """
+    save(curves_figure(runs), path)
+
+
+def curves_figure(runs: Sequence[Run]) -> Figure:
+    """The picture of :func:`draw_curves`.
+
+    Args:
+        runs (Sequence[Run]): The runs, at least one.
+
+    Returns:
+        Figure: For ``savefig``; no window and no global setting of matplotlib is touched.
+    """
+    texts, styles = labels(runs), run_styles(runs)
+    # At matplotlib's 10 points a letter is 6.6 points wide, line and gaps of a column are 75.
+    longest = max(map(len, texts))
+    size = min(10.0, 10 * (WIDTH * 72 - 80) / (6.6 * longest))
+    columns = max(1, min(4, len(runs), int(WIDTH * 72 / (75 + 6.6 * longest))))
+    lines = math.ceil((len(runs) + 1) / columns)
+    figure = Figure(figsize=(WIDTH, 7 + 0.22 * lines), dpi=150, layout='constrained')
+    with_masks = any(one.mask_ap is not None for run in runs for one in run.evaluations)
+    names = {'box_ap': 'box AP', 'mask_ap': 'mask AP'} if with_masks else {'box_ap': 'box AP'}
+    panels = figure.subplot_mosaic([list(names), ['loss'] * len(names)])
+    for key, name in names.items():
+        _draw_ap(panels[key], runs, styles, key, name)
+    _draw_losses(panels['loss'], runs, styles)
+
+    handles = [
+        panels['loss'].plot([], [], **style, lw=1.5, ms=5, label=text)[0]
+        for style, text in zip(styles, texts, strict=True)
+    ]
+    if any(run.status in ('diverged', 'nan') for run in runs):
+        handles += panels['loss'].plot([], [], **CROSS, label='diverged, or nan from here')
+    figure.legend(
+        handles=handles,
+        loc='outside lower center',
+        ncols=columns,
+        fontsize=size,
+        handlelength=4.5,
+        frameon=False,
+    )
+    return figure
+
+
+def _draw_ap(
+    axes: Axes, runs: Sequence[Run], styles: List[Dict[str, Any]], key: str, name: str
+) -> None:
+    axes.set(xlabel='epoch', ylabel=f'{name} (COCO mAP)')
+    drawn = False
+    for run, style in zip(runs, styles, strict=True):
+        points = [(one.epoch, getattr(one, key)) for one in run.evaluations]
+        points = [point for point in points if point[1] is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), lw=1.5, ms=5, **style)
+            drawn = True
+    if not drawn:
+        axes.set(xticks=[], yticks=[])
+        axes.text(0.5, 0.5, f'no {name} was logged', transform=axes.transAxes, ha='center')
+        return
+    axes.set_xlim(0, max(run.epochs for run in runs) * 1.03)
+    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(color='0.9')
+
+
+def _draw_losses(axes: Axes, runs: Sequence[Run], styles: List[Dict[str, Any]]) -> None:
+    axes.set(xlabel='optimizer update', ylabel='training loss')
+    losses = [_finite_losses(run) for run in runs]
+    logged = [points for points in losses if len(points)]
+    if not logged:
+        axes.set(xticks=[], yticks=[])
+        axes.text(0.5, 0.5, 'no loss was logged', transform=axes.transAxes, ha='center')
+        return
+    stopped = [run.status in ('diverged', 'nan') for run in runs]
+    good = [points for points, bad in zip(losses, stopped, strict=True) if len(points) and not bad]
+    ends = [points[-1, 0] for points in good or logged]
+    far_apart = max(ends) > FAR_APART * min(ends)
+    curves = [_averaged(points, far_apart) for points in losses]
+    for number, (curve, style) in enumerate(zip(curves, styles, strict=True)):
+        if len(curve):
+            every = max(1, len(curve) // 8)
+            axes.plot(*curve.T, lw=1.5, ms=5, markevery=(number % every, every), **style)
+
+    # What blows up leaves the picture at its top, where the others can still be read.
+    highest = max(points[:, 1].max() for points in good or logged)
+    lowest = min(curve[:, 1].min() for curve in curves if len(curve))
+    top = highest * 1.5
+    axes.set_yscale('log')
+    axes.set_ylim(lowest / 1.15, top)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.yaxis.set_major_formatter('{x:g}')
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    if far_apart:
+        axes.set_xscale('log')
+    else:
+        axes.set_xlim(0, max(points[-1, 0] for points in logged) * 1.02)
+    axes.xaxis.set_major_formatter('{x:,.0f}')
+    axes.grid(color='0.9')
+    for curve, bad in zip(curves, stopped, strict=True):
+        if bad and len(curve):
+            update, loss = curve[-1]
+            axes.plot(update, min(loss, top), clip_on=False, zorder=5, **CROSS)
+
+
+def _finite_losses(run: Run) -> np.ndarray:
+    """Updates and losses that a logarithmic axis can show, of shape (points, 2)."""
+    points = [
+        (logged.update, logged.loss)
+        for logged in run.updates
+        if logged.loss is not None and math.isfinite(logged.loss) and logged.loss > 0
+    ]
+    return np.array(points, dtype=float).reshape(-1, 2)
+
+
+def _averaged(points: np.ndarray, far_apart: bool) -> np.ndarray:
+    """Means over stretches of equal length on the axis, where there are many points."""
+    if len(points) <= MOST_POINTS:
+        return points
+    spaced = np.geomspace if far_apart else np.linspace
+    edges = spaced(points[0, 0], points[-1, 0], MOST_POINTS + 1)[1:-1]
+    stretch = np.searchsorted(edges, points[:, 0])
+    return np.array([points[stretch == number].mean(axis=0) for number in np.unique(stretch)])

@@ -1,0 +1,125 @@
+"""The logs that MMEngine leaves in a work folder, one set for each start of a training."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+from ..errors import SettingError
+from ..hooks.divergence_hook import RECORD
+
+Record = Dict[str, Any]
+
+
+@dataclass
+class Start:
+    """What one start of a training left in ``work_dir/<timestamp>``.
+
+    Args:
+        folder (Path): That folder.
+        records (List[dict]): The lines of ``vis_data/scalars.json``: those with ``iter`` are of
+            updates, the others of evaluations, with the epoch as ``step``.
+        divergence (dict, optional): What :class:`DivergenceHook` recorded.
+        broken (int): Lines that do not read as JSON.
+    """
+
+    folder: Path
+    records: List[Record] = field(default_factory=list)
+    divergence: Optional[Record] = None
+    broken: int = 0
+
+    @property
+    def config(self) -> Path:
+        """Path: The config that it was started with."""
+        return self.folder / 'vis_data' / 'config.py'
+
+    @property
+    def trained(self) -> bool:
+        """bool: Whether it did something, which a test in the same folder did not."""
+        return bool(self.records) or self.divergence is not None
+
+    def text(self) -> str:
+        """The text log of rank 0; empty where there is none.
+
+        Returns:
+            str: The text.
+        """
+        path = self.folder / f'{self.folder.name}.log'
+        return path.read_text(errors='replace') if path.is_file() else ''
+
+
+def read_starts(work_dir: Path) -> List[Start]:
+    """The starts of a training, oldest first.
+
+    Args:
+        work_dir (Path): The work folder.
+
+    Returns:
+        List[Start]: Those that trained, or the newest alone if none came so far.
+
+    Raises:
+        SettingError: If there is none.
+    """
+    folders = work_dir.iterdir() if work_dir.is_dir() else ()
+    named = sorted(path for path in folders if re.fullmatch(r'\d{8}_\d{6}', path.name))
+    starts = [_read_start(folder) for folder in named if (folder / 'vis_data').is_dir()]
+    starts = [start for start in starts if start.trained or start.config.is_file()]
+    if not starts:
+        raise SettingError(
+            f'work_dir={work_dir}: no logs of a training there. Must be a work folder of train.py, '
+            'which has a <timestamp>/vis_data/scalars.json.'
+        )
+    return [start for start in starts if start.trained] or starts[-1:]
+
+
+def _read_start(folder: Path) -> Start:
+    start = Start(folder)
+    scalars = folder / 'vis_data' / 'scalars.json'
+    # A process that is killed while it writes leaves half a line.
+    for line in scalars.read_text(errors='replace').splitlines() if scalars.is_file() else ():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            start.broken += 1
+            continue
+        # An evaluation without a training is logged as one of epoch 0.
+        if record.get('step', 0) > 0:
+            start.records.append(record)
+    record = folder / RECORD
+    if record.is_file():
+        start.divergence = json.loads(record.read_text())
+    return start
+
+
+def join(starts: List[Start]) -> Tuple[List[Record], List[Record]]:
+    """The way of the weights through all starts.
+
+    Where a start goes back to an earlier update, as a resumed run and a rollback do, what came
+    after that update is not part of the way any more.
+
+    Args:
+        starts (List[Start]): The starts, oldest first.
+
+    Returns:
+        Tuple[List[dict], List[dict]]: The records of updates and those of evaluations, in order.
+    """
+    updates: List[Record] = []
+    evaluations: List[Record] = []
+    for record in (record for start in starts for record in start.records):
+        step = record['step']
+        if 'iter' in record:
+            # An epoch that is being trained has not been evaluated yet.
+            _drop_from(updates, 'step', step)
+            _drop_from(evaluations, 'step', record['epoch'])
+            updates.append(record)
+        else:
+            _drop_from(updates, 'epoch', step + 1)
+            _drop_from(evaluations, 'step', step)
+            evaluations.append(record)
+    return updates, evaluations
+
+
+def _drop_from(records: List[Record], key: str, value: int) -> None:
+    while records and records[-1][key] >= value:
+        records.pop()

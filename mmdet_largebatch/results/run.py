@@ -1,0 +1,170 @@
+"""One training as its logs tell it, and the figures that follow from that."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Dict, List, Optional, Tuple
+
+
+@dataclass(frozen=True)
+class LoggedUpdate:
+    """One line of the training log.
+
+    Args:
+        update (int): The optimizer update, counted from 1.
+        epoch (int): The epoch it is in, counted from 1.
+        loss (float, optional): The loss, as logged: a mean over the last iterations.
+        seconds (float, optional): Seconds an update, a mean over the same iterations.
+    """
+
+    update: int
+    epoch: int
+    loss: Optional[float]
+    seconds: Optional[float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation: ``coco/bbox_mAP`` and ``coco/segm_mAP`` in [0, 1], None where not logged.
+
+    Args:
+        epoch (int): The epoch that it followed, counted from 1.
+        box_ap (float, optional): Box AP.
+        mask_ap (float, optional): Mask AP.
+    """
+
+    epoch: int
+    box_ap: Optional[float]
+    mask_ap: Optional[float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training, of all its starts. What its logs do not say is None.
+
+    Args:
+        work_dir (Path): Its work folder.
+        optimizer (str, optional): Type of the optimizer.
+        lr (float, optional): LR after the warmup, as configured and scaled to the batch.
+        global_batch (int, optional): Images an update.
+        ranks (Tuple[int, ...]): Number of processes, once for each change over the starts.
+        warmup_updates (int, optional): Length of the warmup in updates, 0 without one.
+        epochs (int): Epochs to train.
+        seed (int, optional): The seed.
+        updates_per_epoch (int, optional): Updates in one epoch.
+        last_start_ended_epochs (int): The last epoch that the newest start saved a checkpoint of.
+        evaluates (bool): Whether an evaluation follows the last epoch.
+        updates (List[LoggedUpdate]): The updates that were logged, in order.
+        evaluations (List[Evaluation]): The evaluations, in order.
+        diverged_at (int, optional): The update at which :class:`DivergenceHook` stopped the run.
+        preempted (bool): Whether :class:`PreemptionHook` ended the newest start.
+        rollbacks (int): How often :class:`DivergenceHook` took the run back.
+        recipe (Dict[str, Any]): The config without the seed and without what is of the place and
+            the start, such as ``work_dir`` and ``resume``. Runs of one recipe differ in the seed.
+        notes (Tuple[str, ...]): What could not be read, a sentence each.
+    """
+
+    work_dir: Path
+    optimizer: Optional[str]
+    lr: Optional[float]
+    global_batch: Optional[int]
+    ranks: Tuple[int, ...]
+    warmup_updates: Optional[int]
+    epochs: int
+    seed: Optional[int]
+    updates_per_epoch: Optional[int]
+    last_start_ended_epochs: int
+    evaluates: bool
+    updates: List[LoggedUpdate]
+    evaluations: List[Evaluation]
+    diverged_at: Optional[int]
+    preempted: bool
+    rollbacks: int
+    recipe: Dict[str, Any]
+    notes: Tuple[str, ...] = ()
+
+    @property
+    def nan_at(self) -> Optional[int]:
+        """int, optional: The first logged update from which no loss is finite any more."""
+        first = None
+        for logged in reversed(self.updates):
+            if logged.loss is None or math.isfinite(logged.loss):
+                break
+            first = logged.update
+        return first
+
+    @property
+    def epochs_done(self) -> int:
+        """int: Epochs that were finished."""
+        done = self.evaluations[-1].epoch if self.evaluations else 0
+        if self.updates:
+            done = max(done, self.updates[-1].epoch - 1)
+            if self.updates_per_epoch:
+                done = max(done, self.updates[-1].update // self.updates_per_epoch)
+        # The last updates of an epoch may be unlogged; nothing is computed again after the last.
+        if self.last_start_ended_epochs == self.epochs:
+            done = self.epochs
+        return min(done, self.epochs)
+
+    @property
+    def status(self) -> str:
+        """str: ``'diverged'``, ``'nan'``, ``'done'``, ``'preempted'`` or ``'unfinished'``."""
+        if self.diverged_at is not None:
+            return 'diverged'
+        if self.nan_at is not None:
+            return 'nan'
+        evaluated = self.evaluations[-1].epoch if self.evaluations else 0
+        if self.epochs_done == self.epochs and (evaluated == self.epochs or not self.evaluates):
+            return 'done'
+        return 'preempted' if self.preempted else 'unfinished'
+
+    @property
+    def status_text(self) -> str:
+        """str: The status with what belongs to it."""
+        text = self.status
+        if text == 'diverged':
+            text += f' at update {self.diverged_at}'
+        elif text == 'nan':
+            text += f' from update {self.nan_at}'
+        elif text != 'done' and self.epochs_done == self.epochs:
+            text += ', last epoch not evaluated'
+        if self.rollbacks:
+            text += f', {self.rollbacks} rollback{"s" if self.rollbacks > 1 else ""}'
+        return text
+
+    @property
+    def box_ap(self) -> Optional[float]:
+        """float, optional: Box AP of the last evaluation."""
+        return self.evaluations[-1].box_ap if self.evaluations else None
+
+    @property
+    def mask_ap(self) -> Optional[float]:
+        """float, optional: Mask AP of the last evaluation."""
+        return self.evaluations[-1].mask_ap if self.evaluations else None
+
+    @property
+    def ap_epoch(self) -> Optional[int]:
+        """int, optional: The epoch of the last evaluation."""
+        return self.evaluations[-1].epoch if self.evaluations else None
+
+    @property
+    def training_seconds(self) -> Optional[float]:
+        """float, optional: Sum of the iteration times, up to the last update that was logged.
+
+        Each logged time, a mean, stands for the updates since the line before it. Evaluations,
+        checkpoints at the end of an epoch, starts, and updates that were computed again later are
+        not in it. None where the log of the first epoch or a time is missing.
+        """
+        times = [logged.seconds for logged in self.updates]
+        if not times or None in times or self.updates[0].epoch > 1:
+            return None
+        ends = [logged.update for logged in self.updates]
+        counts = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+        return sum(count * time for count, time in zip(counts, times, strict=True))
+
+    @property
+    def images_per_second(self) -> Optional[float]:
+        """float, optional: The global batch over the median of the logged times of an update."""
+        times = [logged.seconds for logged in self.updates if logged.seconds]
+        return self.global_batch / median(times) if times and self.global_batch else None

@@ -1,0 +1,211 @@
+"""The settings of a training, from the config that MMEngine dumped."""
+
+import copy
+import math
+from typing import Any, Dict, List, Optional, Union
+
+from mmengine.config import Config
+
+from ..errors import SettingError
+from ..schedule.warmup_step_lr_hook import SCALE_EXPONENTS
+
+# What a config says of the place and the start, not of the recipe.
+OF_THE_PLACE = ('work_dir', 'resume', 'launcher', 'visualizer', 'vis_backends', 'log_level')
+# Of MMEngine's schedulers, those that lead up to the LR where they start at the first iteration.
+WARMUPS = ('LinearLR', 'ConstantLR', 'QuadraticWarmupLR')
+
+
+def check_by_epoch(cfg: Config, work_dir) -> None:
+    """Refuse a training that does not count in epochs.
+
+    Args:
+        cfg (Config): The config.
+        work_dir (Path): The work folder, for the message.
+
+    Raises:
+        SettingError: If it counts in iterations.
+    """
+    loop = cfg.get('train_cfg') or {}
+    if not isinstance(loop.get('max_epochs'), int):
+        kind = loop.get('type', 'IterBasedTrainLoop' if 'max_iters' in loop else None)
+        raise SettingError(
+            f'work_dir={work_dir}: its train_cfg.type={kind} has no max_epochs. Must be a training '
+            'in epochs.'
+        )
+    if not (cfg.get('default_hooks', {}).get('logger') or {}).get('log_metric_by_epoch', True):
+        raise SettingError(
+            f'work_dir={work_dir}: its default_hooks.logger.log_metric_by_epoch=False. Must be '
+            'True: results are listed by epoch.'
+        )
+
+
+def type_name(config: Dict[str, Any]) -> str:
+    """The plain name of what a config builds: ``SGD`` for ``torch.optim.SGD`` too.
+
+    Args:
+        config (dict): A config with ``type``.
+
+    Returns:
+        str: The name.
+    """
+    return str(config.get('type', '')).rsplit('.', 1)[-1]
+
+
+def optimizer_config(cfg: Union[Config, Dict[str, Any]]) -> Dict[str, Any]:
+    """The config of the optimizer.
+
+    Args:
+        cfg (Config or dict): The config.
+
+    Returns:
+        dict: Empty where there are several.
+    """
+    return (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
+
+
+def iterations_per_update(cfg: Config) -> int:
+    """Iterations of the train loop that make up one optimizer update.
+
+    Args:
+        cfg (Config): The config.
+
+    Returns:
+        int: ``accumulative_counts``, 1 under :class:`GlobalBatchTrainLoop`.
+    """
+    return (cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
+
+
+def global_batch(cfg: Config, ranks: Optional[int]) -> Optional[int]:
+    """Images that one update learns from.
+
+    Args:
+        cfg (Config): The config.
+        ranks (int, optional): Number of processes.
+
+    Returns:
+        int, optional: ``train_cfg.global_batch_size``, or what the ranks make up together.
+    """
+    if 'global_batch_size' in cfg.train_cfg:
+        return cfg.train_cfg.global_batch_size
+    micro_batch = _micro_batch(cfg)
+    return ranks and micro_batch and ranks * micro_batch * iterations_per_update(cfg)
+
+
+def base_lr(cfg: Config, ranks: Optional[int]) -> Optional[float]:
+    """LR after the warmup, scaled as the training scales it.
+
+    Args:
+        cfg (Config): The config.
+        ranks (int, optional): Number of processes.
+
+    Returns:
+        float, optional: The LR.
+    """
+    lr, hook = optimizer_config(cfg).get('lr'), _lr_hook(cfg)
+    stock = cfg.get('auto_scale_lr') or {}
+    if lr is None:
+        return None
+    if hook and hook.get('scale_rule'):
+        batch, base, exponent = (
+            global_batch(cfg, ranks),
+            hook['base_batch_size'],
+            SCALE_EXPONENTS[hook['scale_rule']],
+        )
+    elif stock.get('enable'):
+        # MMEngine's own scaling does not count what is accumulated.
+        batch, base, exponent = ranks and ranks * _micro_batch(cfg), stock['base_batch_size'], 1.0
+    else:
+        return lr
+    return batch and lr * (batch / base) ** exponent
+
+
+def warmup_updates(cfg: Config, iterations_per_epoch: Optional[int]) -> Optional[int]:
+    """Length of the warmup.
+
+    Args:
+        cfg (Config): The config.
+        iterations_per_epoch (int, optional): Iterations of the train loop in one epoch.
+
+    Returns:
+        int, optional: Updates; 0 without a warmup.
+    """
+    hook = _lr_hook(cfg)
+    if hook:
+        epochs = hook.get('warmup_epochs')
+        if epochs is None:
+            return hook.get('warmup_iters') or 0
+        return iterations_per_epoch and math.floor(epochs * iterations_per_epoch + 0.5)
+    for scheduler in _schedulers(cfg):
+        # Both factors are 1/3 by default. From 1 downwards it is a decay.
+        factor = scheduler.get('start_factor', scheduler.get('factor', 1 / 3))
+        if type_name(scheduler) not in WARMUPS or scheduler.get('begin', 0) or factor >= 1:
+            continue
+        length, unit = scheduler.get('end'), 1
+        if scheduler.get('by_epoch', True):
+            unit = iterations_per_epoch
+        return length and unit and math.ceil(length * unit / iterations_per_update(cfg))
+    return 0
+
+
+def evaluates_last_epoch(cfg: Config) -> bool:
+    """Whether an evaluation follows the last epoch.
+
+    Args:
+        cfg (Config): The config.
+
+    Returns:
+        bool: True if so.
+    """
+    loop = cfg.train_cfg
+    return cfg.get('val_dataloader') is not None and loop.get('val_begin', 1) <= loop.max_epochs
+
+
+def recipe_of(cfg: Config) -> Dict[str, Any]:
+    """The config without the seed and without what is of the place and the start.
+
+    Args:
+        cfg (Config): The config.
+
+    Returns:
+        dict: To be compared.
+    """
+    recipe = copy.deepcopy(cfg.to_dict())
+    # Where a run was resumed from, and not what it began with.
+    recipe['load_from'] = None if recipe.get('resume') else recipe.get('load_from')
+    for name in OF_THE_PLACE:
+        recipe.pop(name, None)
+    recipe['randomness'] = dict(recipe.get('randomness') or {}, seed=None)
+    return recipe
+
+
+def without_lr_and_warmup(recipe: Dict[str, Any]) -> Dict[str, Any]:
+    """What the runs of a sweep have in common.
+
+    Args:
+        recipe (dict): From :func:`recipe_of`.
+
+    Returns:
+        dict: It without the LR and the length of the warmup.
+    """
+    rest = copy.deepcopy(recipe)
+    optimizer_config(rest).pop('lr', None)
+    for name in ('warmup_iters', 'warmup_epochs'):
+        _lr_hook(rest).pop(name, None)
+    for scheduler in _schedulers(rest):
+        if type_name(scheduler) in WARMUPS:
+            scheduler.pop('end', None)
+    return rest
+
+
+def _micro_batch(cfg: Config) -> Optional[int]:
+    return (cfg.get('train_dataloader') or {}).get('batch_size')
+
+
+def _lr_hook(cfg: Union[Config, Dict[str, Any]]) -> Dict[str, Any]:
+    hooks = [hook for hook in (cfg.get('default_hooks') or {}).values() if hook]
+    return next((hook for hook in hooks if type_name(hook) == 'WarmupStepLRHook'), {})
+
+
+def _schedulers(cfg: Union[Config, Dict[str, Any]]) -> List[Dict[str, Any]]:
+    schedulers = cfg.get('param_scheduler') or []
+    return [schedulers] if isinstance(schedulers, dict) else list(schedulers)

@@ -1,0 +1,104 @@
+"""Runs in words: names, labels, numbers."""
+
+from typing import Callable, Dict, List, Optional, Sequence
+
+from .run import Run
+
+
+def number(value: Optional[float]) -> str:
+    """A setting to read.
+
+    Args:
+        value (float, optional): The number.
+
+    Returns:
+        str: It, to 6 digits; ``-`` for None.
+    """
+    return '-' if value is None else f'{value:.6g}'
+
+
+def rate(value: float) -> str:
+    """A speed to read.
+
+    Args:
+        value (float): The speed.
+
+    Returns:
+        str: It, to 3 digits, or to a whole number.
+    """
+    return f'{value:.0f}' if value >= 100 else f'{value:.3g}'
+
+
+def duration(seconds: float) -> str:
+    """A time to read.
+
+    Args:
+        seconds (float): The time.
+
+    Returns:
+        str: It as h:mm:ss.
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    return f'{minutes // 60}:{minutes % 60:02}:{rest:02}'
+
+
+def distinct_names(runs: Sequence[Run]) -> List[str]:
+    """The names of the work folders, with as much of their paths as tells them apart.
+
+    Args:
+        runs (Sequence[Run]): The runs.
+
+    Returns:
+        List[str]: A name a run.
+    """
+    parts = [run.work_dir.resolve().parts for run in runs]
+    names, depth = ['/'.join(path[-1:]) for path in parts], 1
+    while len(set(names)) < len(set(parts)):
+        depth += 1
+        names = ['/'.join(path[-depth:]) for path in parts]
+    return names
+
+
+# Characters of a name in a label.
+LONGEST_NAME = 50
+# What may tell runs apart in a picture, in the order in which it is written.
+SETTINGS: Dict[str, Callable[[Run], Optional[str]]] = {
+    'optimizer': lambda run: run.optimizer,
+    'global_batch': lambda run: f'batch {number(run.global_batch)}',
+    'epochs': lambda run: f'{run.epochs} epochs',
+    'lr': lambda run: f'LR {number(run.lr)}',
+    'warmup_updates': lambda run: f'warmup {number(run.warmup_updates)}',
+    'seed': lambda run: f'seed {number(run.seed)}',
+}
+
+
+def labels(runs: Sequence[Run]) -> List[str]:
+    """What tells each run from the others: settings that are not the same in all, and the status.
+
+    The optimizer is always there; a run alone has its batch, LR and warmup too.
+
+    Args:
+        runs (Sequence[Run]): The runs.
+
+    Returns:
+        List[str]: A label a run; with the name of the work folder where the settings do not do.
+    """
+    shown = [key for key in SETTINGS if len({getattr(run, key) for run in runs}) > 1]
+    if len(runs) == 1:
+        shown = ['global_batch', 'lr', 'warmup_updates']
+    shown = list(dict.fromkeys(['optimizer', *shown]))
+    texts = [', '.join(SETTINGS[key](run) or '-' for key in shown) for run in runs]
+    names = distinct_names(runs)
+    short = [_shortened(name) for name in names]
+    names = short if len(set(short)) == len(set(names)) else names
+    return [
+        (text if texts.count(text) == 1 else f'{text} ({name})')
+        + ('' if run.status == 'done' else f': {run.status}')
+        for run, text, name in zip(runs, texts, names, strict=True)
+    ]
+
+
+def _shortened(name: str) -> str:
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f'{name[: LONGEST_NAME // 2]}…{name[-LONGEST_NAME // 2 :]}'
