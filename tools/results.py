@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from mmdet_largebatch.cli import one_line_errors
-from mmdet_largebatch.results import draw_curves, draw_heatmap, is_grid, read_run, write_table
+from mmdet_largebatch.results import read_run, write_report
 
 
 def parse_args() -> argparse.Namespace:
@@ -52,10 +52,7 @@ def main() -> None:
         runs = [read_run(work_dir) for work_dir in folders.values()]
         for note in (note for run in runs for note in run.notes):
             print(f'note: {note}', file=sys.stderr)
-        print(write_table(runs, args.out, args.group_seeds), end='')
-        draw_curves(runs, args.out / 'curves.png')
-        if args.heatmap or is_grid(runs):
-            draw_heatmap(runs, args.out / 'heatmap.png')
+        print(write_report(runs, args.out, args.group_seeds, args.heatmap or None), end='')
 
 
 if __name__ == '__main__':

@@ -1,6 +1,7 @@
 """The train loop in which one iteration is one update of the global batch."""
 
-from typing import Any, Dict, Iterator, Union
+from math import ceil
+from typing import Any, Dict, Iterator, Optional, Union
 
 from mmdet.registry import LOOPS
 from mmengine.dist import get_dist_info
@@ -43,14 +44,19 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             loader that is built already must have one.
         max_epochs (int): Epochs to train.
         global_batch_size (int): Images that one optimizer update learns from, over all ranks.
+        max_updates (int, optional): Updates after which the training ends, with a checkpoint and an
+            evaluation, though its schedule is that of ``max_epochs``. The epoch that it cuts short
+            ends as a whole one would; resumed with more updates, the run goes on within it. None
+            for all updates. Defaults to None.
         **kwargs: ``val_begin``, ``val_interval`` and ``dynamic_intervals`` of
             :class:`mmengine.runner.EpochBasedTrainLoop`.
 
     Raises:
-        SettingError: If ``global_batch_size`` is not a positive multiple of the micro-batch, there
-            are more ranks than micro-batches, the dataset is empty, or the sampler is one that
-            cannot be dealt; and, when training begins, if ``accumulative_counts`` is set too or a
-            checkpoint is of another number of updates an epoch.
+        SettingError: If ``global_batch_size`` is not a positive multiple of the micro-batch,
+            ``max_updates`` is not a positive integer, there are more ranks than micro-batches, the
+            dataset is empty, or the sampler is one that cannot be dealt; and, when training begins,
+            if ``accumulative_counts`` is set too or a checkpoint is of another number of updates an
+            epoch.
     """
 
     def __init__(
@@ -59,14 +65,12 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         dataloader: Union[DataLoader, Dict],
         max_epochs: int,
         global_batch_size: int,
+        max_updates: Optional[int] = None,
         **kwargs,
     ) -> None:
-        if isinstance(global_batch_size, bool) or not isinstance(global_batch_size, int):
-            raise SettingError(
-                f'train_cfg.global_batch_size={global_batch_size!r}. Must be an integer.'
-            )
-        if global_batch_size < 1:
-            raise SettingError(f'train_cfg.global_batch_size={global_batch_size}. Must be >= 1.')
+        _check_positive('global_batch_size', global_batch_size)
+        if max_updates is not None:
+            _check_positive('max_updates', max_updates)
         if isinstance(dataloader, dict):
             dataloader = _with_global_batch(dataloader, global_batch_size)
         try:
@@ -83,6 +87,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
                 f'{type(self.sampler).__name__}. Must be a GlobalBatchSampler, or a config.'
             )
         self.global_batch_size = global_batch_size
+        self.max_updates = max_updates
         dataset = self.dataloader.dataset
         if not isinstance(getattr(dataset, '__getitems__', None), SeededFetch):
             dataset.__getitems__ = SeededFetch(dataset)
@@ -91,6 +96,16 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
     def updates_per_epoch(self) -> int:
         """int: Optimizer updates in one epoch."""
         return len(self.sampler)
+
+    @property
+    def end(self) -> int:
+        """int: Updates after which the training ends."""
+        return min(self.max_updates or self.max_iters, self.max_iters)
+
+    @property
+    def last_epoch(self) -> int:
+        """int: The epoch, counted from 1, that it ends in."""
+        return ceil(self.end / self.updates_per_epoch)
 
     @property
     def seed(self) -> int:
@@ -110,14 +125,16 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         self._check_optim_wrapper()
         self._check_resumed()
         self._log()
+        self._reopen_epoch()
         self.runner.call_hook('before_train')
-        if 0 < self._iter == self._epoch * self.updates_per_epoch:
+        if 0 < self._iter == self._end_of(self._epoch):
             # A checkpoint of the end of an epoch is from before that epoch's evaluation.
             self._evaluate_if_due()
-        while self._epoch < self._max_epochs and not self.stop_training:
+        while self._epoch < self.last_epoch and not self.stop_training:
             try:
                 self.run_epoch()
             except RolledBack:
+                self._reopen_epoch()
                 continue
             self._evaluate_if_due()
         self.runner.call_hook('after_train')
@@ -127,10 +144,11 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         """Run the updates of one epoch that are not done yet."""
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
-        done = self._iter - self._epoch * self.updates_per_epoch
+        begin = self._epoch * self.updates_per_epoch
+        done, last = self._iter - begin, self._end_of(self._epoch + 1) - begin
         self.sampler.begin(self.seed, self._epoch, done)
-        micro_batches = iter(self.dataloader) if done < self.updates_per_epoch else iter(())
-        for idx in range(done, self.updates_per_epoch):
+        micro_batches = iter(self.dataloader) if done < last else iter(())
+        for idx in range(done, last):
             self.run_iter(idx, micro_batches)
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
@@ -164,10 +182,21 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         )
         self._iter += 1
 
+    def _end_of(self, epochs: int) -> int:
+        """Updates that are done at the end of so many epochs."""
+        return min(epochs * self.updates_per_epoch, self.end)
+
+    def _reopen_epoch(self) -> None:
+        """Go on within an epoch that was cut short, if there is more of it now."""
+        if self._iter < self._end_of(self._epoch):
+            self._epoch = self._iter // self.updates_per_epoch
+
     def _evaluate_if_due(self) -> None:
         self._decide_current_val_interval()
-        due = self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs
-        if self.runner.val_loop is not None and self._epoch >= self.val_begin and due:
+        due = self._epoch >= self.val_begin and self._epoch % self.val_interval == 0
+        at_end = self._epoch == self._max_epochs >= self.val_begin
+        cut = self._iter == self.end < self.max_iters
+        if self.runner.val_loop is not None and (due or at_end or cut):
             self.runner.val_loop.run()
 
     def _check_optim_wrapper(self) -> None:
@@ -208,11 +237,22 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             f'micro-batch{"es" if each != "1" else ""} each of {sampler.batch_size} images, '
             f'global batch {self.global_batch_size}, {self.updates_per_epoch} updates an epoch'
         )
+        if self.end < self.max_iters:
+            logger.info(
+                f'Cut short: {self.end} of {self.max_iters} updates (train_cfg.max_updates)'
+            )
         self.runner.model.train()
         for what, names in outside_contract(self.runner.model).items():
             logger.warning(
                 f'This training depends on the number of ranks: {what}, in {", ".join(names)}.'
             )
+
+
+def _check_positive(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise SettingError(f'train_cfg.{name}={value!r}. Must be an integer.')
+    if value < 1:
+        raise SettingError(f'train_cfg.{name}={value}. Must be >= 1.')
 
 
 def _with_global_batch(dataloader: Dict, global_batch_size: int) -> Dict:

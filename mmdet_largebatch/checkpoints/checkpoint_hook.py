@@ -147,6 +147,16 @@ class AtomicCheckpointHook(CheckpointHook):
             if self._agreement.any(due):
                 self.save_now(runner, runner.iter + 1)
 
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Save as the interval says, and where the training is cut short by ``max_updates``.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        super().after_train_epoch(runner)
+        if self.save_last and runner.iter == getattr(runner.train_loop, 'max_updates', None):
+            self.save_now(runner, runner.iter)
+
     def after_train(self, runner: Runner) -> None:
         """Publish as MMEngine does, and tell if the last state could not be saved.
 

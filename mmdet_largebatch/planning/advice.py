@@ -79,7 +79,10 @@ def warnings_of(runner: DryRunner, schedule: Schedule, updates_per_epoch: float)
     double_clip = double_clip_message(runner.optim_wrapper)
     if double_clip:
         found.append(double_clip)
-    if isinstance(runner.train_loop, GlobalBatchTrainLoop):
+    loop = runner.train_loop
+    if isinstance(loop, GlobalBatchTrainLoop):
+        if loop.end < loop.max_iters:
+            found.append(f'train_cfg.max_updates={loop.end:,} cuts it short of {loop.max_iters:,}.')
         for what, names in outside_contract(runner.model.train()).items():
             found.append(
                 f'This training depends on the number of ranks: {what}, in {_some(names)}.'

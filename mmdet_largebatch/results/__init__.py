@@ -3,6 +3,7 @@
 from .curves import draw_curves
 from .heatmap import draw_heatmap, is_grid
 from .read import read_run
+from .report import write_report
 from .run import Evaluation, LoggedUpdate, Run
 from .table import as_markdown, table_rows, write_table
 
@@ -16,5 +17,6 @@ __all__ = [
     'is_grid',
     'read_run',
     'table_rows',
+    'write_report',
     'write_table',
 ]

@@ -81,14 +81,15 @@ def heatmap_figure(runs: Sequence[Run]) -> Figure:
         _draw_panel(axes, cells, lrs, warmups, key)
         axes.set_title(name, fontsize=11)
     first = runs[0]
-    title = f'{first.optimizer}, global batch {number(first.global_batch)}, {first.epochs} epochs'
+    length = f'{first.max_updates} updates' if first.max_updates else f'{first.epochs} epochs'
+    title = f'{first.optimizer}, global batch {number(first.global_batch)}, {length}'
     figure.suptitle(f'{title}\nframe: highest AP', fontsize=11)
     return figure
 
 
 def _objection(runs: Sequence[Run]) -> Optional[str]:
     """Why runs are no sweep of LR and warmup, in a sentence."""
-    for setting in ('optimizer', 'global_batch', 'epochs'):
+    for setting in ('optimizer', 'global_batch', 'epochs', 'max_updates'):
         values = list(dict.fromkeys(getattr(run, setting) for run in runs))
         if len(values) > 1:
             return f'{setting}={", ".join(map(str, values))}. Must be one.'

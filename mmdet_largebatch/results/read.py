@@ -73,6 +73,7 @@ def read_run(work_dir: Union[str, Path]) -> Run:
         ),
         recipe=_recipe(cfg, ranks[-1]),
         notes=_notes(starts, texts),
+        max_updates=settings.max_updates(cfg, per_epoch),
     )
 
 

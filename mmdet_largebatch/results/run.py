@@ -63,6 +63,8 @@ class Run:
         recipe (Dict[str, Any]): The config without the seed and without what is of the place and
             the start, such as ``work_dir`` and ``resume``. Runs of one recipe differ in the seed.
         notes (Tuple[str, ...]): What could not be read, a sentence each.
+        max_updates (int, optional): Updates after which the run was to be cut short, with an
+            evaluation. None where it was to reach its last epoch.
     """
 
     work_dir: Path
@@ -83,6 +85,14 @@ class Run:
     rollbacks: int
     recipe: Dict[str, Any]
     notes: Tuple[str, ...] = ()
+    max_updates: Optional[int] = None
+
+    @property
+    def last_epoch(self) -> int:
+        """int: The epoch that ends the run, a short one where the run is cut within it."""
+        if self.max_updates is None or not self.updates_per_epoch:
+            return self.epochs
+        return min(self.epochs, math.ceil(self.max_updates / self.updates_per_epoch))
 
     @property
     def nan_at(self) -> Optional[int]:
@@ -96,16 +106,23 @@ class Run:
 
     @property
     def epochs_done(self) -> int:
-        """int: Epochs that were finished."""
+        """int: Epochs that were finished, a short one at the end counted as one."""
         done = self.evaluations[-1].epoch if self.evaluations else 0
         if self.updates:
             done = max(done, self.updates[-1].epoch - 1)
             if self.updates_per_epoch:
                 done = max(done, self.updates[-1].update // self.updates_per_epoch)
         # The last updates of an epoch may be unlogged; nothing is computed again after the last.
-        if self.last_start_ended_epochs == self.epochs:
-            done = self.epochs
-        return min(done, self.epochs)
+        if self.last_start_ended_epochs == self.last_epoch:
+            done = self.last_epoch
+        return min(done, self.last_epoch)
+
+    @property
+    def epochs_trained(self) -> float:
+        """float: Epochs that were finished, with the part of one where the run was cut short."""
+        if self.max_updates is not None and self.epochs_done == self.last_epoch:
+            return round(self.max_updates / self.updates_per_epoch, 2)
+        return self.epochs_done
 
     @property
     def status(self) -> str:
@@ -115,7 +132,8 @@ class Run:
         if self.nan_at is not None:
             return 'nan'
         evaluated = self.evaluations[-1].epoch if self.evaluations else 0
-        if self.epochs_done == self.epochs and (evaluated == self.epochs or not self.evaluates):
+        last = self.last_epoch
+        if self.epochs_done == last and (evaluated == last or not self.evaluates):
             return 'done'
         return 'preempted' if self.preempted else 'unfinished'
 
@@ -127,7 +145,9 @@ class Run:
             text += f' at update {self.diverged_at}'
         elif text == 'nan':
             text += f' from update {self.nan_at}'
-        elif text != 'done' and self.epochs_done == self.epochs:
+        elif text == 'done' and self.max_updates is not None:
+            text += f', cut at update {self.max_updates}'
+        elif text != 'done' and self.epochs_done == self.last_epoch:
             text += ', last epoch not evaluated'
         if self.rollbacks:
             text += f', {self.rollbacks} rollback{"s" if self.rollbacks > 1 else ""}'

@@ -63,6 +63,19 @@ def optimizer_config(cfg: Union[Config, Dict[str, Any]]) -> Dict[str, Any]:
     return (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
 
 
+def lr_hook(cfg: Union[Config, Dict[str, Any]]) -> Dict[str, Any]:
+    """The config of :class:`WarmupStepLRHook`.
+
+    Args:
+        cfg (Config or dict): The config.
+
+    Returns:
+        dict: It, a part of ``cfg``; empty where there is none.
+    """
+    hooks = [hook for hook in (cfg.get('default_hooks') or {}).values() if hook]
+    return next((hook for hook in hooks if type_name(hook) == 'WarmupStepLRHook'), {})
+
+
 def iterations_per_update(cfg: Config) -> int:
     """Iterations of the train loop that make up one optimizer update.
 
@@ -91,6 +104,21 @@ def global_batch(cfg: Config, ranks: Optional[int]) -> Optional[int]:
     return ranks and micro_batch and ranks * micro_batch * iterations_per_update(cfg)
 
 
+def max_updates(cfg: Config, updates_per_epoch: Optional[int]) -> Optional[int]:
+    """Updates after which :class:`GlobalBatchTrainLoop` cuts a training short.
+
+    Args:
+        cfg (Config): The config.
+        updates_per_epoch (int, optional): Updates in one epoch.
+
+    Returns:
+        int, optional: ``train_cfg.max_updates``, None where the training ends no later without.
+    """
+    wanted = cfg.train_cfg.get('max_updates')
+    whole = updates_per_epoch and cfg.train_cfg.max_epochs * updates_per_epoch
+    return None if wanted is None or (whole and wanted >= whole) else wanted
+
+
 def base_lr(cfg: Config, ranks: Optional[int]) -> Optional[float]:
     """LR after the warmup, scaled as the training scales it.
 
@@ -101,7 +129,7 @@ def base_lr(cfg: Config, ranks: Optional[int]) -> Optional[float]:
     Returns:
         float, optional: The LR.
     """
-    lr, hook = optimizer_config(cfg).get('lr'), _lr_hook(cfg)
+    lr, hook = optimizer_config(cfg).get('lr'), lr_hook(cfg)
     stock = cfg.get('auto_scale_lr') or {}
     if lr is None:
         return None
@@ -129,7 +157,7 @@ def warmup_updates(cfg: Config, iterations_per_epoch: Optional[int]) -> Optional
     Returns:
         int, optional: Updates; 0 without a warmup.
     """
-    hook = _lr_hook(cfg)
+    hook = lr_hook(cfg)
     if hook:
         epochs = hook.get('warmup_epochs')
         if epochs is None:
@@ -190,7 +218,7 @@ def without_lr_and_warmup(recipe: Dict[str, Any]) -> Dict[str, Any]:
     rest = copy.deepcopy(recipe)
     optimizer_config(rest).pop('lr', None)
     for name in ('warmup_iters', 'warmup_epochs'):
-        _lr_hook(rest).pop(name, None)
+        lr_hook(rest).pop(name, None)
     for scheduler in _schedulers(rest):
         if type_name(scheduler) in WARMUPS:
             scheduler.pop('end', None)
@@ -199,11 +227,6 @@ def without_lr_and_warmup(recipe: Dict[str, Any]) -> Dict[str, Any]:
 
 def _micro_batch(cfg: Config) -> Optional[int]:
     return (cfg.get('train_dataloader') or {}).get('batch_size')
-
-
-def _lr_hook(cfg: Union[Config, Dict[str, Any]]) -> Dict[str, Any]:
-    hooks = [hook for hook in (cfg.get('default_hooks') or {}).values() if hook]
-    return next((hook for hook in hooks if type_name(hook) == 'WarmupStepLRHook'), {})
 
 
 def _schedulers(cfg: Union[Config, Dict[str, Any]]) -> List[Dict[str, Any]]:

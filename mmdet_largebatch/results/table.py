@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Dict, List, Optional, Sequence, Union
@@ -74,8 +75,9 @@ def _row_of_run(run: Run, name: str) -> Row:
         ranks=', '.join(map(str, run.ranks)) or None,
         lr=run.lr,
         warmup_updates=run.warmup_updates,
-        epochs_done=run.epochs_done,
+        epochs_done=run.epochs_trained,
         epochs=run.epochs,
+        max_updates=run.max_updates,
         box_ap=run.box_ap,
         mask_ap=run.mask_ap,
         ap_epoch=run.ap_epoch,
@@ -100,8 +102,8 @@ def _row_of_group(group: List[Run], name: str) -> Row:
         row[f'{key}_std'] = stdev(values) if len(values) > 1 else None
     numbers = [rank for run in group for rank in run.ranks]
     row['ranks'] = ', '.join(map(str, dict.fromkeys(numbers))) or None
-    row['epochs_done'] = min(run.epochs_done for run in group)
-    row['ap_epoch'] = group[0].epochs if done else None
+    row['epochs_done'] = min(run.epochs_trained for run in group)
+    row['ap_epoch'] = group[0].last_epoch if done else None
     row['seed'] = ', '.join('-' if run.seed is None else str(run.seed) for run in group)
     others = [run.status_text for run in group if run.status != 'done']
     row['status'] = ', '.join([f'{done} of {len(group)} done', *others])
@@ -128,7 +130,8 @@ def as_markdown(rows: Sequence[Row]) -> str:
 
 def _cells(row: Row) -> Dict[str, str]:
     done, wanted = row['epochs_done'], row['epochs']
-    after = f' (epoch {row["ap_epoch"]})' if row['ap_epoch'] not in (None, wanted) else ''
+    ends = (None, wanted if row['max_updates'] is None else math.ceil(done))
+    after = f' (epoch {row["ap_epoch"]})' if row['ap_epoch'] not in ends else ''
     cells = {
         'run': row['run'],
         'optimizer': row['optimizer'] or '-',
@@ -136,7 +139,7 @@ def _cells(row: Row) -> Dict[str, str]:
         'ranks': row['ranks'] or '-',
         'LR': number(row['lr']),
         'warmup': number(row['warmup_updates']),
-        'epochs': str(wanted) if done == wanted else f'{done} of {wanted}',
+        'epochs': str(wanted) if done == wanted else f'{done:g} of {wanted}',
         'box AP': _measured(row, 'box_ap', '{:.3f}'.format, after),
         'mask AP': _measured(row, 'mask_ap', '{:.3f}'.format, after),
         'training time': _measured(row, 'training_seconds', duration),

@@ -66,6 +66,7 @@ SETTINGS: Dict[str, Callable[[Run], Optional[str]]] = {
     'optimizer': lambda run: run.optimizer,
     'global_batch': lambda run: f'batch {number(run.global_batch)}',
     'epochs': lambda run: f'{run.epochs} epochs',
+    'max_updates': lambda run: run.max_updates and f'{run.max_updates} updates',
     'lr': lambda run: f'LR {number(run.lr)}',
     'warmup_updates': lambda run: f'warmup {number(run.warmup_updates)}',
     'seed': lambda run: f'seed {number(run.seed)}',

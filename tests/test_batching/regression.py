@@ -1,5 +1,7 @@
 """A model whose gradient is known by hand, and its training with the loop."""
 
+from itertools import count
+
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
@@ -7,6 +9,7 @@ from mmengine.runner import Runner
 
 import mmdet_largebatch  # noqa: F401
 
+NUMBERS = count()
 START = torch.tensor([1.0, -2.0, 0.5])
 
 
@@ -46,7 +49,16 @@ class Log(Hook):
         self.losses.append(float(outputs['loss']))
 
 
-def train(tmp_path, micro_batch, optim_wrapper=None, hooks=(), epochs=1, **settings):
+def train(
+    tmp_path,
+    micro_batch,
+    optim_wrapper=None,
+    hooks=(),
+    epochs=1,
+    checkpoint=None,
+    resume=False,
+    **settings,
+):
     """Train on all 12 points an update; SGD with LR 0.1, one update an epoch."""
     wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1)) | (optim_wrapper or {})
     log = Log()
@@ -63,9 +75,11 @@ def train(tmp_path, micro_batch, optim_wrapper=None, hooks=(), epochs=1, **setti
         train_cfg=dict(type='mmdet.GlobalBatchTrainLoop', max_epochs=epochs, global_batch_size=12)
         | settings,
         optim_wrapper=wrapper,
-        default_hooks=dict(checkpoint=None, logger=None),
+        default_hooks=dict(checkpoint=checkpoint, logger=None),
         custom_hooks=[log, *hooks],
-        experiment_name=f'{tmp_path.parent.name}_{tmp_path.name}',
+        experiment_name=f'{tmp_path.parent.name}_{tmp_path.name}_{next(NUMBERS)}',
+        resume=resume,
+        default_scope='mmdet',
         randomness=dict(seed=0),
     )
     runner.train()

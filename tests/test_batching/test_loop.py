@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from mmengine.hooks import EMAHook, Hook
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from regression import START, Points, gradient, train
 from torch.utils.data import DataLoader
 
@@ -84,6 +84,76 @@ def test_mixed_precision_scales_once_and_skips_whole_updates(tmp_path):
     assert runner.model.w.equal(START)
     assert runner.optim_wrapper.loss_scaler.get_scale() == 2.0**126
     assert log.losses == [pytest.approx(gradient()[1], rel=0.02)]
+
+
+class Evaluations(BaseLoop):
+    """Stands where a validation loop would, and notes the epochs and updates."""
+
+    def __init__(self, runner):
+        super().__init__(runner, DataLoader(Points()))
+        self.seen = []
+
+    def run(self):
+        self.seen.append((self._runner.epoch, self._runner.iter))
+
+
+def test_cut_short_within_an_epoch_and_taken_further(tmp_path):
+    """Of 4 epochs of 3 updates, 4 are made, then 8, then all: as by one run that was never cut.
+
+    Each part ends with a checkpoint, and with an evaluation in a short epoch of its own.
+    """
+
+    def run(folder, max_updates, resume=False, interval=1, epochs=4):
+        cfg = Config.fromfile(RECIPE)
+        save = dict(cfg.default_hooks.checkpoint, interval=interval)
+        evaluations = []
+
+        class Evaluate(Hook):
+            def before_train(self, runner):
+                runner._val_loop = Evaluations(runner)
+                evaluations.append(runner._val_loop)
+
+        runner, log = train(
+            tmp_path / folder,
+            2,
+            hooks=[Evaluate()],
+            epochs=epochs,
+            checkpoint=save,
+            resume=resume,
+            global_batch_size=4,
+            max_updates=max_updates,
+            val_interval=2,
+        )
+        return runner, log.losses, evaluations[0].seen
+
+    whole, expected, seen = run('whole', None)
+    assert seen == [(2, 6), (4, 12)]
+    first, losses, seen = run('parts', 4)
+    assert (first.iter, seen) == (4, [(2, 4)])
+    # Nothing is left to do, but the evaluation that may have been missed.
+    again, more, seen = run('parts', 4, resume=True)
+    assert (again.iter, more, seen) == (4, [], [(2, 4)])
+    second, more, seen = run('parts', 8, resume=True)
+    losses += more
+    assert (second.iter, seen) == (8, [(2, 6), (3, 8)])
+    last, more, seen = run('parts', None, resume=True)
+    assert (last.iter, seen) == (12, [(4, 12)])
+    assert losses + more == expected
+    assert last.model.w.equal(whole.model.w)
+
+    # Saved at the end also where the interval does not ask for it.
+    run('seldom', 4, interval=10)
+    assert [path.name for path in (tmp_path / 'seldom').glob('*.pth')] == ['restart_4.pth']
+    rest, more, _ = run('seldom', None, resume=True, interval=10)
+    assert rest.model.w.equal(whole.model.w) and more == expected[4:]
+
+
+@pytest.mark.parametrize(
+    ('value', 'message'), [(0, '=0. Must be >= 1'), (1.5, '=1.5. Must be an integer')]
+)
+def test_a_wrong_max_updates_is_refused(tmp_path, value, message):
+    with pytest.raises(SettingError, match=rf'train_cfg\.max_updates{message}'):
+        train(tmp_path, 2, max_updates=value)
 
 
 def test_accumulative_counts_is_refused(tmp_path):
