@@ -1,0 +1,217 @@
+"""A sweep on real files: trained, stopped by Ctrl-C, gone on with, tabulated and drawn."""
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from common import ROOT, data_options
+from mmengine.config import Config
+
+from mmdet_largebatch import SettingError
+from mmdet_largebatch.results import read_run
+from mmdet_largebatch.sweep import combinations, trial_config, write_config
+
+RECIPE = ROOT / 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
+TWO_RANKS = ROOT / 'configs/shapes/mask-rcnn_r18_fpn_2xb8-sgd-1x_shapes.py'
+# 20 pictures of 64 x 64 in updates of 4, 5 an epoch.
+SMALL = [
+    'train_dataloader.dataset.pipeline.2.scale=(64,64)',
+    'val_dataloader.dataset.pipeline.1.scale=(64,64)',
+    'train_dataloader.batch_size=2',
+    'train_cfg.global_batch_size=4',
+    'train_cfg.max_epochs=2',
+    'default_hooks.lr.milestones=[]',
+    'default_hooks.logger.interval=1',
+    *(f'{split}_dataloader.num_workers=0' for split in ('train', 'val')),
+    *(f'{split}_dataloader.persistent_workers=False' for split in ('train', 'val')),
+]
+
+
+def words(shapes, folder, *arguments, config=RECIPE, options=()):
+    start = (sys.executable, 'tools/sweep.py', config, '--work-dir', folder, *arguments)
+    return [str(x) for x in (*start, '--cfg-options', *data_options(shapes), *SMALL, *options)]
+
+
+def rows_of(folder):
+    with open(folder / 'results/results.csv', newline='') as file:
+        return {row['run']: row for row in csv.DictReader(file)}
+
+
+def starts(folder):
+    """How often each trial was started."""
+    return {path.name: len(list(path.glob('2*_*'))) for path in folder.glob('lr*') if path.is_dir()}
+
+
+@pytest.fixture(scope='module')
+def swept(tmp_path_factory, shapes, command):
+    """Two LRs with two warmups, 3 updates each; 1e8 diverges. Two trainings at a time."""
+    folder = tmp_path_factory.mktemp('sweep')
+    arguments = ('--lr', '0.001', '1e8', '--warmup-iters', 0, 2, '--updates', 3, '--jobs', 2)
+    sgd = ['optim_wrapper.optimizer.type=SGD', 'optim_wrapper.clip_grad=None']
+    return command(*words(shapes, folder, *arguments, options=sgd)), folder
+
+
+def test_every_combination_is_trained_and_a_diverged_one_is_a_result(swept):
+    done, folder = swept
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = rows_of(folder)
+    assert {(float(row['lr']), int(row['warmup_updates'])) for row in rows.values()} == {
+        (0.001, 0),
+        (0.001, 2),
+        (1e8, 0),
+        (1e8, 2),
+    }
+    for name, row in rows.items():
+        run = read_run(folder / name)
+        if row['lr'] == '0.001':
+            assert row['status'] == 'done, cut at update 3'
+            assert [one.update for one in run.updates] == [1, 2, 3]
+            # 3 of the 5 updates of one epoch, evaluated at its end.
+            assert (row['epochs_done'], [one.epoch for one in run.evaluations]) == ('0.6', [1])
+        else:
+            assert re.fullmatch(r'diverged at update [123]', row['status'])
+    assert sorted(path.name for path in (folder / 'results').glob('*.png')) == [
+        'curves.png',
+        'heatmap.png',
+    ]
+    assert f'| lr0.001_warmup2 | SGD | 4 | 1 | {0.001:g} | 2 | 0.6 of 2 |' in done.stdout
+    assert '4/4' in done.stderr
+
+
+def test_what_is_finished_is_left_alone_and_the_grid_can_grow(swept, shapes, command):
+    _, folder = swept
+    before = starts(folder)
+    arguments = ('--lr', '0.001', '0.002', '--warmup-iters', 2, '--updates', 3)
+    sgd = ['optim_wrapper.optimizer.type=SGD', 'optim_wrapper.clip_grad=None']
+    done = command(*words(shapes, folder, *arguments, options=sgd))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert starts(folder) == before | {'lr0.002_warmup2': 1}
+    assert list(rows_of(folder)) == ['lr0.001_warmup2', 'lr0.002_warmup2']
+
+
+def test_another_recipe_in_the_same_folder_is_refused(swept, shapes, command):
+    _, folder = swept
+    arguments = ('--lr', '0.001', '--warmup-iters', 2, '--updates', 3)
+    done = command(*words(shapes, folder, *arguments))
+    assert done.returncode == 2
+    assert 'holds a sweep with other settings: optim_wrapper.optimizer.type is LAMB' in done.stderr
+    assert done.stderr.count('\n') == 1
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(shapes, command, tmp_path):
+    """Stopped in its first training on 2 ranks; its weights end as those never stopped."""
+    arguments = ('--lr', '0.001', '--warmup-iters', 2, 3, '--gpus', 2)
+    line = words(shapes, tmp_path / 'a', *arguments)
+    environment = os.environ | dict(PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}')
+    process = subprocess.Popen(line, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment)
+    output = tmp_path / 'a/lr0.001_warmup2/output.txt'
+    end = time.monotonic() + 120
+    while not (output.exists() and re.search(r'Epoch\(train\)', output.read_text())):
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode == 130
+    assert 'Stopped (SIGINT): 0 of 2 runs are finished. The same command goes on.' in errors
+    assert 'Preempted (SIGTERM on rank' in output.read_text()
+
+    done = command(*line)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert starts(tmp_path / 'a') == {'lr0.001_warmup2': 2, 'lr0.001_warmup3': 1}
+    whole = command(*words(shapes, tmp_path / 'b', *arguments))
+    assert whole.returncode == 0, whole.stderr[-3000:]
+    one, other = rows_of(tmp_path / 'a'), rows_of(tmp_path / 'b')
+    for name, row in other.items():
+        assert (row['ranks'], row['status'], one[name]['status']) == ('2', 'done', 'done')
+        losses = [[x.loss for x in read_run(tmp_path / k / name).updates] for k in 'ab']
+        assert losses[0] == losses[1] and len(losses[0]) == 10
+
+
+def test_a_setting_that_the_training_refuses_ends_the_sweep_in_its_words(shapes, command, tmp_path):
+    done = command(*words(shapes, tmp_path, '--lr', '0.1', '--warmup-iters', 99))
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        'error: WarmupStepLRHook: warmup_iters=99 must be no longer than the training of 2 epochs '
+        '(10 updates)'
+    )
+
+
+def test_two_sweeps_do_not_share_a_folder(shapes, command, tmp_path):
+    import fcntl
+
+    with open(tmp_path / 'sweep.lock', 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = command(*words(shapes, tmp_path, '--lr', '0.1'))
+    assert done.returncode == 2
+    assert f'--work-dir {tmp_path}: a sweep, or a training of one, is still running' in done.stderr
+
+
+def test_a_training_that_fails_by_itself_is_named(shapes, command, tmp_path):
+    """A device that is not there: no mistake of the LR, and the sweep says where to look."""
+    broken = ['model.backbone.depth=19']
+    done = command(*words(shapes, tmp_path, '--lr', '0.1', '0.2', options=broken))
+    assert done.returncode == 1
+    assert f'lr0.1: failed with status 1, see {tmp_path / "lr0.1/output.txt"}' in done.stderr
+    assert '2 of 2 runs failed.' in done.stderr
+
+
+def test_combinations(tmp_path):
+    trials = combinations(tmp_path, [0.1, 0.2, 0.1], [0, 5], [1, 2])
+    assert [(x.lr, x.warmup_iters, x.seed) for x in trials] == [
+        (lr, warmup, seed) for lr in (0.1, 0.2) for warmup in (0, 5) for seed in (1, 2)
+    ]
+    assert trials[0].folder == tmp_path / 'lr0.1_warmup0_seed1'
+    [alone] = combinations(tmp_path, [], [], [])
+    assert (alone.folder.name, alone.lr, alone.warmup_iters, alone.seed) == ('recipe', *[None] * 3)
+
+
+def test_samples_are_distinct_pairs_with_all_seeds_and_repeat(tmp_path):
+    lrs, warmups = [0.1, 0.2, 0.3, 0.4], [0, 1, 2]
+    drawn = combinations(tmp_path, lrs, warmups, [0, 1], samples=5, sample_seed=3)
+    pairs = [(x.lr, x.warmup_iters) for x in drawn]
+    assert len(pairs) == 10 and len(set(pairs)) == 5
+    assert drawn == combinations(tmp_path, lrs, warmups, [0, 1], samples=5, sample_seed=3)
+    assert any(
+        drawn != combinations(tmp_path, lrs, warmups, [0, 1], samples=5, sample_seed=other)
+        for other in range(4, 10)
+    )
+    with pytest.raises(SettingError, match='--samples 13: must be at most 12'):
+        combinations(tmp_path, lrs, warmups, [], samples=13)
+
+
+@pytest.mark.parametrize(
+    ('changed', 'values', 'updates', 'message'),
+    [
+        ('optim_wrapper.optimizer', ([0.1], [], []), None, '--lr sets optim_wrapper.optimizer.lr'),
+        ('default_hooks', ([], [5], []), None, '--warmup-iters sets default_hooks.lr.warmup_iters'),
+        ('train_cfg', ([], [], []), 5, '--updates 5 needs .*GlobalBatchTrainLoop; it is None'),
+    ],
+)
+def test_a_recipe_without_a_place_for_a_value_is_refused(
+    tmp_path, changed, values, updates, message
+):
+    cfg = Config.fromfile(TWO_RANKS)
+    cfg.merge_from_dict({changed: dict(_delete_=True)})
+    [trial] = combinations(tmp_path, *values)
+    with pytest.raises(SettingError, match=message):
+        trial_config(cfg, trial, updates)
+
+
+def test_the_config_of_a_trial_differs_in_its_values_alone(tmp_path):
+    cfg = Config.fromfile(TWO_RANKS)
+    [trial] = combinations(tmp_path, [0.5], [7], [3])
+    write_config(trial, trial_config(cfg, trial, 9))
+    written = Config.fromfile(trial.config)
+    expected = cfg.to_dict()
+    expected['work_dir'] = str(trial.folder)
+    expected['optim_wrapper']['optimizer']['lr'] = 0.5
+    expected['default_hooks']['lr'] |= dict(warmup_iters=7, warmup_epochs=None)
+    expected['randomness']['seed'] = 3
+    expected['train_cfg']['max_updates'] = 9
+    assert written.to_dict() == expected
