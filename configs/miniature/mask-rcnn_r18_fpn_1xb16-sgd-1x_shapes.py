@@ -1,0 +1,4 @@
+# SGD at batch 16.
+_base_ = '../_base_/mask-rcnn_r18_fpn_miniature.py'
+
+optim_wrapper = dict(optimizer=dict(lr=0.02), clip_grad=dict(max_norm=10, norm_type=2))
