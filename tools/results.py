@@ -32,7 +32,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--group-seeds',
         action='store_true',
-        help='one row for runs that differ only in the seed: mean and standard deviation',
+        help='one row and one line for runs that differ only in the seed: mean and standard '
+        'deviation, mean and range',
     )
     parser.add_argument(
         '--heatmap',

@@ -1,6 +1,7 @@
 """AP by epoch and loss by update, a line a run."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Union
 
@@ -11,6 +12,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from .run import Run
 from .style import run_styles, save
+from .table import group_by_seed
 from .text import labels
 
 # Points of a loss curve; more are averaged, or lines that cross would hide each other.
@@ -23,7 +25,7 @@ WIDTH = 9
 CROSS = dict(color='black', ls='none', marker='x', ms=9, mew=2.2)
 
 
-def draw_curves(runs: Sequence[Run], path: Union[str, Path]) -> None:
+def draw_curves(runs: Sequence[Run], path: Union[str, Path], group_seeds: bool = False) -> None:
     """Draw box AP by epoch, mask AP where it was logged, and the loss by update; a legend below.
 
     A cross ends the loss of a run that diverged or became nan.
@@ -31,22 +33,28 @@ def draw_curves(runs: Sequence[Run], path: Union[str, Path]) -> None:
     Args:
         runs (Sequence[Run]): The runs, at least one.
         path (str or Path): The picture; its suffix says the format.
+        group_seeds (bool): Whether runs that differ only in the seed, and are done, share a line:
+            their mean, in a band from the least to the greatest value. Defaults to False.
 
     Raises:
         SettingError: If it cannot be written.
     """
-    save(curves_figure(runs), path)
+    save(curves_figure(runs, group_seeds), path)
 
 
-def curves_figure(runs: Sequence[Run]) -> Figure:
+def curves_figure(runs: Sequence[Run], group_seeds: bool = False) -> Figure:
     """The picture of :func:`draw_curves`.
 
     Args:
         runs (Sequence[Run]): The runs, at least one.
+        group_seeds (bool): See :func:`draw_curves`. Defaults to False.
 
     Returns:
         Figure: For ``savefig``; no window and no global setting of matplotlib is touched.
     """
+    groups = _groups(runs) if group_seeds else [[run] for run in runs]
+    # A line of several seeds has none in its label.
+    runs = [replace(group[0], seed=None) if len(group) > 1 else group[0] for group in groups]
     texts, styles = labels(runs), run_styles(runs)
     # At matplotlib's 10 points a letter is 6.6 points wide, line and gaps of a column are 75.
     longest = max(map(len, texts))
@@ -58,8 +66,8 @@ def curves_figure(runs: Sequence[Run]) -> Figure:
     names = {'box_ap': 'box AP', 'mask_ap': 'mask AP'} if with_masks else {'box_ap': 'box AP'}
     panels = figure.subplot_mosaic([list(names), ['loss'] * len(names)])
     for key, name in names.items():
-        _draw_ap(panels[key], runs, styles, key, name)
-    _draw_losses(panels['loss'], runs, styles)
+        _draw_ap(panels[key], groups, styles, key, name)
+    _draw_losses(panels['loss'], groups, styles)
 
     handles = [
         panels['loss'].plot([], [], **style, lw=1.5, ms=5, label=text)[0]
@@ -78,44 +86,79 @@ def curves_figure(runs: Sequence[Run]) -> Figure:
     return figure
 
 
+def _groups(runs: Sequence[Run]) -> List[List[Run]]:
+    """Runs to share a line; one that is not done has its own."""
+    groups: List[List[Run]] = []
+    for group in group_by_seed(runs):
+        done = [run for run in group if run.status == 'done']
+        groups += [done] * bool(done) + [[run] for run in group if run.status != 'done']
+    return groups
+
+
 def _draw_ap(
-    axes: Axes, runs: Sequence[Run], styles: List[Dict[str, Any]], key: str, name: str
+    axes: Axes, groups: List[List[Run]], styles: List[Dict[str, Any]], key: str, name: str
 ) -> None:
     axes.set(xlabel='epoch', ylabel=f'{name} (COCO mAP)')
     drawn = False
-    for run, style in zip(runs, styles, strict=True):
-        points = [(one.epoch, getattr(one, key)) for one in run.evaluations]
-        points = [point for point in points if point[1] is not None]
-        if points:
-            axes.plot(*zip(*points, strict=True), lw=1.5, ms=5, **style)
+    for group, style in zip(groups, styles, strict=True):
+        points = [_ap_points(run, key) for run in group]
+        if all(map(len, points)):
+            _draw_line(axes, points, style)
             drawn = True
     if not drawn:
         axes.set(xticks=[], yticks=[])
         axes.text(0.5, 0.5, f'no {name} was logged', transform=axes.transAxes, ha='center')
         return
-    axes.set_xlim(0, max(run.epochs for run in runs) * 1.03)
+    axes.set_xlim(0, max(run.epochs for group in groups for run in group) * 1.03)
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(color='0.9')
 
 
-def _draw_losses(axes: Axes, runs: Sequence[Run], styles: List[Dict[str, Any]]) -> None:
+def _ap_points(run: Run, key: str) -> np.ndarray:
+    """Epochs and APs, of shape (points, 2)."""
+    points = [(one.epoch, getattr(one, key)) for one in run.evaluations]
+    points = [point for point in points if point[1] is not None]
+    if points and run.status == 'done':
+        # The last epoch is a short one where the run was cut.
+        points[-1] = (min(points[-1][0], run.epochs_trained), points[-1][1])
+    return np.array(points, dtype=float).reshape(-1, 2)
+
+
+def _draw_line(
+    axes: Axes, points: List[np.ndarray], style: Dict[str, Any], markevery=None
+) -> np.ndarray:
+    """Draw the mean of several curves in a band of their range; give back what was drawn."""
+    shared = sorted(set.intersection(*(set(curve[:, 0]) for curve in points)))
+    values = np.array([curve[np.isin(curve[:, 0], shared), 1] for curve in points])
+    axes.plot(shared, values.mean(axis=0), lw=1.5, ms=5, markevery=markevery, **style)
+    if len(points) > 1:
+        band = dict(color=style['color'], alpha=0.2, lw=0)
+        axes.fill_between(shared, values.min(axis=0), values.max(axis=0), **band)
+    return np.stack([shared, values.mean(axis=0)], axis=1)
+
+
+def _draw_losses(axes: Axes, groups: List[List[Run]], styles: List[Dict[str, Any]]) -> None:
     axes.set(xlabel='optimizer update', ylabel='training loss')
-    losses = [_finite_losses(run) for run in runs]
-    logged = [points for points in losses if len(points)]
+    losses = [[_finite_losses(run) for run in group] for group in groups]
+    losses = [[points for points in group if len(points)] for group in losses]
+    logged = [points for group in losses for points in group]
     if not logged:
         axes.set(xticks=[], yticks=[])
         axes.text(0.5, 0.5, 'no loss was logged', transform=axes.transAxes, ha='center')
         return
-    stopped = [run.status in ('diverged', 'nan') for run in runs]
-    good = [points for points, bad in zip(losses, stopped, strict=True) if len(points) and not bad]
+    stopped = [group[0].status in ('diverged', 'nan') for group in groups]
+    good = [x for group, bad in zip(losses, stopped, strict=True) if not bad for x in group]
     ends = [points[-1, 0] for points in good or logged]
     far_apart = max(ends) > FAR_APART * min(ends)
-    curves = [_averaged(points, far_apart) for points in losses]
-    for number, (curve, style) in enumerate(zip(curves, styles, strict=True)):
-        if len(curve):
-            every = max(1, len(curve) // 8)
-            axes.plot(*curve.T, lw=1.5, ms=5, markevery=(number % every, every), **style)
+    curves = []
+    for number, (group, style) in enumerate(zip(losses, styles, strict=True)):
+        averaged = [_averaged(points, far_apart) for points in group]
+        curve = np.empty((0, 2))
+        if averaged:
+            every = max(1, min(map(len, averaged)) // 8)
+            curve = _draw_line(axes, averaged, style, (number % every, every))
+        curves.append(curve)
 
     # What blows up leaves the picture at its top, where the others can still be read.
     highest = max(points[:, 1].max() for points in good or logged)

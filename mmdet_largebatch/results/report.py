@@ -31,7 +31,7 @@ def write_report(
         SettingError: If a file cannot be written, or the runs make no heat map.
     """
     table = write_table(runs, folder, group_seeds)
-    draw_curves(runs, folder / 'curves.png')
+    draw_curves(runs, folder / 'curves.png', group_seeds)
     if is_grid(runs) if heatmap is None else heatmap:
         draw_heatmap(runs, folder / 'heatmap.png')
     return table

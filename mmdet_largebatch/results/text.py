@@ -63,13 +63,13 @@ def distinct_names(runs: Sequence[Run]) -> List[str]:
 LONGEST_NAME = 50
 # What may tell runs apart in a picture, in the order in which it is written.
 SETTINGS: Dict[str, Callable[[Run], Optional[str]]] = {
-    'optimizer': lambda run: run.optimizer,
+    'optimizer': lambda run: run.optimizer or '-',
     'global_batch': lambda run: f'batch {number(run.global_batch)}',
     'epochs': lambda run: f'{run.epochs} epochs',
     'max_updates': lambda run: run.max_updates and f'{run.max_updates} updates',
     'lr': lambda run: f'LR {number(run.lr)}',
     'warmup_updates': lambda run: f'warmup {number(run.warmup_updates)}',
-    'seed': lambda run: f'seed {number(run.seed)}',
+    'seed': lambda run: None if run.seed is None else f'seed {run.seed}',
 }
 
 
@@ -88,7 +88,7 @@ def labels(runs: Sequence[Run]) -> List[str]:
     if len(runs) == 1:
         shown = ['global_batch', 'lr', 'warmup_updates']
     shown = list(dict.fromkeys(['optimizer', *shown]))
-    texts = [', '.join(SETTINGS[key](run) or '-' for key in shown) for run in runs]
+    texts = [', '.join(filter(None, (SETTINGS[key](run) for key in shown))) for run in runs]
     names = distinct_names(runs)
     short = [_shortened(name) for name in names]
     names = short if len(set(short)) == len(set(names)) else names

@@ -8,10 +8,17 @@ import pytest
 from common import ROOT
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
-from work_folders import SGD, updates, whole, write
+from work_folders import SGD, config, evaluation, updates, whole, write
 
 from mmdet_largebatch import SettingError
-from mmdet_largebatch.results import draw_curves, draw_heatmap, is_grid, read_run
+from mmdet_largebatch.results import (
+    as_markdown,
+    draw_curves,
+    draw_heatmap,
+    is_grid,
+    read_run,
+    table_rows,
+)
 from mmdet_largebatch.results.curves import curves_figure
 from mmdet_largebatch.results.heatmap import heatmap_figure
 from mmdet_largebatch.results.style import COLORS
@@ -185,6 +192,50 @@ def test_seeds_in_a_cell_give_their_mean(tmp_path):
     assert is_grid(runs)
     text = heatmap_figure(runs).axes[0].texts[0].get_text()
     assert text == f'{(runs[0].box_ap + runs[1].box_ap) / 2:.3f}\nn = 2 of 2'
+
+
+def test_seeds_share_a_line_in_the_band_of_their_range(tmp_path):
+    """Three seeds with AP 0.2, 0.3 and 0.7, a fourth that diverged, and another recipe."""
+    runs = [
+        read_run(folder_of(tmp_path, dict(SHORT, seed=seed), ap))
+        for seed, ap in enumerate((0.2, 0.3, 0.7))
+    ]
+    s = dict(SHORT, seed=3)
+    hot = write(tmp_path / 'hot', updates(s, 1, 100), s, diverged=120)
+    other = folder_of(tmp_path, dict(SHORT, lr=0.5), 0.4)
+    figure = curves_figure([*runs, read_run(hot), read_run(other)], group_seeds=True)
+    box, _, loss = figure.axes
+    lasts = [run.box_ap for run in runs]
+    assert [len(axes.lines) - 4 * (axes is loss) for axes in (box, loss)] == [2, 4]
+    assert box.lines[0].get_ydata()[-1] == pytest.approx(sum(lasts) / 3)
+    [band] = box.collections
+    ends = [y for x, y in band.get_paths()[0].vertices if x == 2]
+    assert (min(ends), max(ends)) == (min(lasts), max(lasts))
+    assert list(lines_by_label(figure)) == [
+        'LAMB, LR 0.02',
+        'LAMB, LR 0.02, seed 3: diverged',
+        'LAMB, LR 0.5, seed 0',
+        'diverged, or nan from here',
+    ]
+
+
+def test_a_run_that_was_cut_ends_where_it_was(tmp_path):
+    """After 120 updates, 100 an epoch: its second evaluation belongs to 1.2 epochs."""
+    s = dict(SHORT, epochs=12)
+    text = config(s).replace('max_epochs=12', 'max_epochs=12, max_updates=120')
+    records = [*updates(s, 1, 100), evaluation(1, 0.1, 0.1), evaluation(2, 0.3, 0.2)]
+    lines = ['1 rank, 2 micro-batches each, global batch 16, 100 updates an epoch']
+    run = read_run(write(tmp_path, records, s, text=text, lines=lines))
+    assert (run.status, run.status_text) == ('done', 'done, cut at update 120')
+    assert curves_figure([run]).axes[0].lines[0].get_xydata().tolist() == [[1, 0.1], [1.2, 0.3]]
+    title = heatmap_figure([run]).get_suptitle()
+    assert title.startswith('LAMB, global batch 16, 120 updates')
+    [row] = table_rows([run])
+    assert (row['epochs_done'], row['epochs'], row['max_updates']) == (1.2, 12, 120)
+    assert '| 1.2 of 12 | 0.300 | 0.200 |' in as_markdown([row])
+    # With the evaluation missing it is not at its end.
+    run = read_run(write(tmp_path / 'b', records[:-1], s, text=text, lines=lines))
+    assert (run.status, run.epochs_done) == ('unfinished', 1)
 
 
 def test_what_is_no_grid(grid, six, tmp_path):
