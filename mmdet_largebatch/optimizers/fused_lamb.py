@@ -99,10 +99,9 @@ def update_unscaled(
             g = torch._foreach_div(g, c)
         elif c is not None:
             lengths = [x.numel() for x in g]
-            divided = list(room[: sum(lengths)].split(lengths))
-            torch._foreach_copy_(divided, g)
-            torch._foreach_div_(divided, c)
-            g = divided
+            divided = room[: sum(lengths)]
+            torch.cat(g, out=divided).div_(c)
+            g = list(divided.split(lengths))
         _adam(w, g, m, v, k, k.lr)
 
 
@@ -168,18 +167,20 @@ class UpdateInBlocks:
         size = max(largest - largest // 128, 4 * NORM_BLOCK)
         self.buffer = torch.empty(size, dtype=torch.float32, device='cpu')
 
-    def __call__(self, row: Row, k: Scalars, c: float | None) -> tuple[float, float, float]:
+    def __call__(
+        self, row: Row, k: Scalars, c: float | None, age: Tensor
+    ) -> tuple[float, float, float]:
         """Update one tensor.
 
         Args:
             row (Row): The tensor, of at most ``largest`` elements.
             k (Scalars): Its group's hyper-parameters.
             c (float, optional): What the gradient is divided by.
+            age (Tensor): ``k.age``, 0-d, one for all tensors of a group.
 
         Returns:
             tuple[float, float, float]: The trust ratio, ||p|| and ||u||.
         """
-        age = torch.tensor(k.age, dtype=torch.float32)
         w_norms, u_norms, blocks = [], [], []
         for w, g, m, v, u, keep in self.cut(row):
             w_norms += partial_norms([w])

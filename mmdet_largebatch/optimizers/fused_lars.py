@@ -65,6 +65,9 @@ def update_on_host(row: Row, k: Scalars) -> tuple[float, float]:
     r = 1.0
     if p_norm != 0 and g_norm != 0:
         r = as_float32(k.eta * p_norm / (g_norm + k.wd * p_norm + k.eps))
+    if row.w.numel() <= BLOCK:
+        _sgd([row], k, k.lr * r)
+        return r, p_norm
     # Backwards, since the cache holds the last elements.
     blocks = zip(*(x.split(BLOCK) for x in row if x is not None), strict=True)
     for w, g, *buf in reversed(list(blocks)):

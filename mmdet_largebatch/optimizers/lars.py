@@ -160,8 +160,8 @@ class LARS(LayerwiseOptimizer):
     def _fused_row(self, p: Tensor, momentum: float) -> Row | None:
         """The tensors of a parameter as the fused kernel takes them; None if it cannot."""
         buf = self.state[p].get('momentum_buffer') if momentum != 0 else None
-        tensors = [x for x in (p.detach(), p.grad, buf) if x is not None]
-        if p.device.type not in FUSED_ON or any(x.dtype != torch.float32 for x in tensors):
+        tensors = (p, p.grad) if buf is None else (p, p.grad, buf)
+        if p.device.type not in FUSED_ON or any([x.dtype != torch.float32 for x in tensors]):
             return None
         flats = in_memory_order(*tensors)
         if flats is None:

@@ -63,20 +63,25 @@ def partial_norms(flats: Sequence[Tensor]) -> list[Tensor]:
     """Norms of short pieces, whose own norm is that of all the tensors together.
 
     Args:
-        flats (Sequence[Tensor]): 1-D tensors on one CPU, of one dtype.
+        flats (Sequence[Tensor]): Tensors on one CPU, of one dtype; 1-D if longer than
+            ``NORM_BLOCK``.
 
     Returns:
         list[Tensor]: 1-D tensors of norms, each of at most ``NORM_BLOCK`` elements' sum.
     """
     parts, rests = [], []
     for x in flats:
+        if x.numel() <= NORM_BLOCK:
+            rests.append(x)
+            continue
         rest = x.numel() % NORM_BLOCK
         if rest:
             rests.append(x[-rest:])
             x = x[:-rest]
-        if x.numel():
-            parts.append(torch.linalg.vector_norm(x.view(-1, NORM_BLOCK), dim=1))
-    if rests:
+        parts.append(torch.linalg.vector_norm(x.view(-1, NORM_BLOCK), dim=1))
+    if len(rests) == 1:
+        parts.append(torch.linalg.vector_norm(rests[0]).unsqueeze(0))
+    elif rests:
         parts.append(torch.stack(torch._foreach_norm(rests)))
     return parts
 
@@ -93,6 +98,8 @@ def norm_of(parts: Sequence[Tensor]) -> float:
     if not parts:
         return 0.0
     joined = torch.cat(parts) if len(parts) > 1 else parts[0]
+    if joined.numel() == 1:
+        return joined.item()
     return torch.linalg.vector_norm(joined, dtype=torch.float64).item()
 
 
@@ -106,8 +113,11 @@ def in_memory_order(*tensors: Tensor) -> tuple[Tensor, ...] | None:
         tuple[Tensor, ...] or None: The views, in which equal places belong together; None where
         the tensors are not all contiguous in one and the same memory format.
     """
-    if all(x.is_contiguous() for x in tensors):
-        return tuple(x.view(-1) for x in tensors)
+    # Lists and not generators: this is called for every tensor in every step.
+    if all([x.is_contiguous() for x in tensors]):
+        if tensors[0].dim() == 1:
+            return tensors
+        return tuple([x.view(-1) for x in tensors])
     memory_format = _CHANNELS_LAST.get(tensors[0].dim())
     if memory_format and all(x.is_contiguous(memory_format=memory_format) for x in tensors):
         return tuple(x.as_strided((x.numel(),), (1,)) for x in tensors)

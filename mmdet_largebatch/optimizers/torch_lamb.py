@@ -88,9 +88,9 @@ class TorchLAMB:
             room = self._blocks_of(min(largest, BLOCK)).buffer if on_host else None
             update_unscaled(rows, k, c, room)
         elif on_host:
-            update = self._blocks_of(largest)
+            update, age = self._blocks_of(largest), torch.tensor(k.age, dtype=torch.float32)
             for p, row in members:
-                numbers = update(row, k, c)
+                numbers = update(row, k, c, age)
                 if observer is not None:
                     observer(p, *numbers)
         else:
@@ -116,7 +116,9 @@ def _clip_factor(param_groups: list[dict[str, Any]], max_grad_norm: float) -> Te
     It is a number if all is on a CPU, else 0-d and on the first gradient's device.
     """
     params = [p for group in param_groups for p in trained(group)]
-    grads = [p.grad.to(arithmetic_dtype(p)) for p in params]
+    grads = [p.grad for p in params]
+    if any([g.dtype != torch.float32 for g in grads]):
+        grads = [g.to(arithmetic_dtype(p)) for p, g in zip(params, grads, strict=True)]
     if not grads:
         return None
     if all(is_on_host(g) for g in grads):
@@ -135,13 +137,12 @@ def _norms_on_host(grads: list[Tensor]) -> Iterator[float]:
     """
     small: dict[torch.dtype, list[Tensor]] = {}
     for g in reversed(grads):
-        (flat,) = in_memory_order(g) or (g.flatten(),)
-        if flat.numel() > NORM_BLOCK:
-            yield norm_of(partial_norms([flat]))
+        if g.numel() > NORM_BLOCK:
+            yield norm_of(partial_norms(in_memory_order(g) or [g.flatten()]))
         else:
-            small.setdefault(g.dtype, []).append(flat)
-    for flats in small.values():
-        yield norm_of(partial_norms(flats))
+            small.setdefault(g.dtype, []).append(g)
+    for together in small.values():
+        yield norm_of(partial_norms(together))
 
 
 def _fused_row(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Row | None:
@@ -152,10 +153,10 @@ def _fused_row(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Row |
     if 'exp_avg' not in state:
         for name in ('exp_avg', 'exp_avg_sq'):
             state[name] = torch.zeros_like(p, dtype=arithmetic_dtype(p))
-    tensors = p.detach(), p.grad, state['exp_avg'], state['exp_avg_sq']
+    tensors = p, p.grad, state['exp_avg'], state['exp_avg_sq']
     if p.device.type not in FUSED_ON or not group['grad_averaging']:
         return None
-    if any(x.dtype != torch.float32 for x in tensors):
+    if any([x.dtype != torch.float32 for x in tensors]):
         return None
     return in_memory_order(*tensors)
 
