@@ -32,7 +32,7 @@ tune() { # OPTIMIZER LRS-AT-16 LRS-AT-128, and what goes to sweep.py
 [ -n "${DATA:-}" ] || "$python" tools/make_shapes.py --out data/miniature --train 1024
 case $stage in
     tune)
-        tune sgd "0.01 0.02 0.04" "0.04 0.08 0.16" "$@"
+        tune sgd "0.01 0.02 0.04" "0.01 0.02 0.04 0.08 0.16" "$@"
         tune lars "0.5 1.0 2.0" "1.0 2.0 4.0" "$@"
         tune lamb "0.005 0.01 0.02" "0.01 0.02 0.04" "$@"
         ;;
@@ -44,6 +44,16 @@ case $stage in
             done
         done
         "$python" tools/results.py "$out"/*_16/seed? "$out"/*_128/seed? --group-seeds \
+            --out "$out/results"
+        ;;
+    more)
+        large=8xb16-sgd-1x
+        sweep sgd_same_lr $large --lr 0.02 --warmup-iters 0 --seeds ${SEEDS:-1 2 3} "$@"
+        sweep sgd_scaled $large --lr 0.16 --warmup-iters 0 --seeds ${SEEDS:-1 2 3} "$@"
+        sweep sgd_scaled_warmup $large --lr 0.16 --warmup-iters 24 --seeds ${SEEDS:-1 2 3} "$@"
+        sweep lars_24_epochs 8xb16-lars-1x --seeds ${SEEDS:-1 2 3} \
+            --cfg-options train_cfg.max_epochs=24 default_hooks.lr.milestones="[16,22]" "$@"
+        "$python" tools/results.py "$out"/sgd_*/*seed? "$out"/lars_*/seed? --group-seeds \
             --out "$out/results"
         ;;
     *)

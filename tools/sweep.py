@@ -10,6 +10,7 @@ that diverged is a result. The table and the pictures go to --work-dir/results.
 import argparse
 import fcntl
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
@@ -35,8 +36,16 @@ from mmdet_largebatch.sweep import (
 )
 
 
-def number_from(least: int, kind: type = int):
-    """What reads a command-line value that must not be below a least one."""
+def number_from(least: int, kind: type = int) -> Callable[[str], float]:
+    """What reads a number from the command line.
+
+    Args:
+        least (int): What it must not be below.
+        kind (type): ``int`` or ``float``. Defaults to int.
+
+    Returns:
+        Callable[[str], float]: For ``type`` of an argument.
+    """
 
     def read(text: str):
         value = kind(text)
@@ -104,7 +113,6 @@ def prepare(args: argparse.Namespace, cfg: Config) -> list[Trial]:
         args.work_dir, args.lr, args.warmup_iters, args.seeds, args.samples, args.sample_seed
     )
     check_annotations(cfg, ['train', 'val'])
-    check_work_dir(cfg)
     configs = [trial_config(cfg, trial, args.updates) for trial in trials]
     for trial, config in zip(trials, configs, strict=True):
         write_config(trial, config)

@@ -8,9 +8,10 @@ from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 from mmengine.config import Config
 
+from ..checkpoints.whole_file import WholeFileBackend
 from ..errors import SettingError
 from ..results import Run, read_run
-from ..results.settings import lr_hook, optimizer_config
+from ..results.settings import lr_hook, optimizer_config, type_name
 
 # A run that diverged, or whose loss is nan to its end, is a result as another one.
 FINISHED = ('done', 'diverged', 'nan')
@@ -121,7 +122,7 @@ def trial_config(cfg: Config, trial: Trial, updates: Optional[int] = None) -> Co
     if trial.seed is not None:
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=trial.seed)
     if updates is not None:
-        kind = cfg.train_cfg.get('type')
+        kind = type_name(cfg.train_cfg) or None
         if kind != 'GlobalBatchTrainLoop':
             raise SettingError(
                 f'--updates {updates} needs train_cfg.type=GlobalBatchTrainLoop; it is {kind}.'
@@ -131,16 +132,16 @@ def trial_config(cfg: Config, trial: Trial, updates: Optional[int] = None) -> Co
 
 
 def write_config(trial: Trial, cfg: Config) -> None:
-    """Write the config of a trial, or see that the one that stands there is the same.
+    """Write the config of a trial, or see that the one that it was started with is the same.
 
     Args:
         trial (Trial): The trial.
         cfg (Config): Its config.
 
     Raises:
-        SettingError: If another one stands there: what was trained with it is another sweep's.
+        SettingError: If it was another one: what was trained with it is another sweep's.
     """
-    if trial.config.exists():
+    if trial.config.exists() and trial.folder.exists():
         before = Config.fromfile(trial.config, import_custom_modules=False)
         for key, old, new in _differences(before.to_dict(), cfg.to_dict()):
             raise SettingError(
@@ -149,7 +150,7 @@ def write_config(trial: Trial, cfg: Config) -> None:
             )
     else:
         trial.config.parent.mkdir(parents=True, exist_ok=True)
-        cfg.dump(trial.config)
+        WholeFileBackend().put_text(cfg.pretty_text, trial.config)
 
 
 def _differences(old: Any, new: Any, key: str = '') -> Iterator[Tuple[str, Any, Any]]:

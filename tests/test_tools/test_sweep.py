@@ -203,6 +203,18 @@ def test_a_recipe_without_a_place_for_a_value_is_refused(
         trial_config(cfg, trial, updates)
 
 
+def test_a_config_that_nothing_was_trained_with_gives_way(tmp_path):
+    cfg = Config.fromfile(TWO_RANKS)
+    [trial] = combinations(tmp_path, [0.5], [], [])
+    write_config(trial, trial_config(cfg, trial, 9))
+    write_config(trial, trial_config(cfg, trial, 8))
+    assert Config.fromfile(trial.config).train_cfg.max_updates == 8
+    trial.folder.mkdir()
+    message = r'other settings: train_cfg\.max_updates is 9 now and was 8\.'
+    with pytest.raises(SettingError, match=message):
+        write_config(trial, trial_config(cfg, trial, 9))
+
+
 def test_the_config_of_a_trial_differs_in_its_values_alone(tmp_path):
     cfg = Config.fromfile(TWO_RANKS)
     [trial] = combinations(tmp_path, [0.5], [7], [3])
