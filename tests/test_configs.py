@@ -20,7 +20,7 @@ CONFIGS = ROOT / 'configs'
 COCO, SHAPES = 'mask_rcnn/mask-rcnn_r50_fpn_{}_coco.py', 'shapes/mask-rcnn_r18_fpn_{}_shapes.py'
 
 # Global batch, optimizer, LR, weight decay, epochs and milestones, from the project's statement of
-# the recipes. The LRs of SGD are mmdet's and MLPerf's; None: derived in the recipe, no source.
+# the recipes. The LRs of SGD are mmdet's and MLPerf's; None: derived or tuned, no source.
 RECIPES = {
     COCO.format('8xb2-sgd-1x'): (16, 'SGD', 0.02, 1e-4, 12, [8, 11]),
     COCO.format('8xb2-lamb-1x'): (16, 'LAMB', None, 1e-4, 12, [8, 11]),
@@ -32,6 +32,18 @@ RECIPES = {
     SHAPES.format('2xb8-sgd-1x'): (16, 'SGD', None, 1e-4, 12, [8, 11]),
     SHAPES.format('2xb8-lars-1x'): (16, 'LARS', None, 5e-4, 12, [8, 11]),
     SHAPES.format('2xb8-lamb-1x'): (16, 'LAMB', None, 1e-4, 12, [8, 11]),
+    **{
+        f'miniature/mask-rcnn_r18_fpn_{ranks}xb16-{name.lower()}-1x_shapes.py': (
+            16 * ranks,
+            name,
+            None,
+            5e-4 if name == 'LARS' else 1e-4,
+            12,
+            [8, 11],
+        )
+        for ranks in (1, 8)
+        for name in ('SGD', 'LARS', 'LAMB')
+    },
 }
 
 
@@ -67,7 +79,7 @@ def test_settings(name):
         assert cfg.optim_wrapper.optimizer.lr == lr
     else:
         assert (
-            name.startswith('shapes')
+            name.startswith(('shapes', 'miniature'))
             or 'NOT validated on COCO' in (CONFIGS / name).read_text()
             or 'syncbn' in name
         )

@@ -14,7 +14,8 @@ A round copies a large buffer once, to learn what the memory does at that time, 
 optimizer once; who comes first changes from round to round. Before a step the gradients are written
 anew, as a backward pass does, because some optimizers change them; that is not timed. A ratio is
 the median of the ratios within the rounds. For the share of Python, each optimizer also steps on as
-many tensors of one element; one that cuts large tensors into blocks spends more in Python than so.
+many tensors of one element, and the calls of PyTorch in that step that compute anything are made
+once more by themselves; an optimizer that cuts large tensors into blocks spends more than so.
 Nothing else should run meanwhile: where threads have to wait for a core, no figure means anything.
 
 Peak memory is what a step needs above parameters, gradients and the optimizer's state, with what
@@ -158,9 +159,11 @@ def time_rounds(
         first = number % len(sides)
         for contestant, reduced, result in sides[first:] + sides[:first]:
             seconds, one_element = contestant.time(wait), reduced.time(wait)
+            kernels = reduced.time_kernels(wait)
             if number >= 0:
                 result.seconds.append(seconds)
                 result.one_element_seconds.append(one_element)
+                result.kernel_seconds.append(kernels)
 
 
 def check_outputs(args: argparse.Namespace) -> None:

@@ -18,7 +18,9 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile, record_function
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmdet_largebatch import SettingError
 
@@ -150,6 +152,7 @@ class Contestant:
         self._problem = problem
         self._groups = problem.new_groups()
         self._make = lambda: kind(list(map(dict, self._groups)), lr=LR, **options)
+        self._calls: list[Call] = []
         self.optimizer: Optimizer | None = None
 
     def write_gradients(self) -> None:
@@ -183,6 +186,71 @@ class Contestant:
         self.optimizer.step()
         wait()
         return perf_counter() - begin
+
+    @torch.no_grad()
+    def time_kernels(self, wait: Callable[[], None]) -> float:
+        """Call what a step calls of PyTorch, without what the optimizer does between the calls.
+
+        Args:
+            wait (Callable[[], None]): Returns when the device has done its work.
+
+        Returns:
+            float: The seconds that it took.
+        """
+        self.write_gradients()
+        self._calls = self._calls or kernel_calls(self.optimizer.step)
+        wait()
+        begin = perf_counter()
+        for function, args, kwargs in self._calls:
+            function(*args, **kwargs)
+        wait()
+        return perf_counter() - begin
+
+
+# A function of PyTorch with its positional and its named arguments.
+Call = tuple[Callable[..., Any], tuple, dict[str, Any]]
+
+
+class _Kernels(TorchDispatchMode):
+    """Notes whether there was anything to compute: views, and what is no operator, are not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.any = False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.any |= func.namespace == 'aten' and not func.is_view
+        return func(*args, **kwargs or {})
+
+
+class _Recorder(TorchFunctionMode):
+    """Keeps the calls of PyTorch that compute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Call] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        with _Kernels() as kernels:
+            result = func(*args, **kwargs or {})
+        if kernels.any:
+            self.calls.append((func, args, kwargs or {}))
+        return result
+
+
+def kernel_calls(step: Callable[[], None]) -> list[Call]:
+    """Record the calls of PyTorch that compute something, in their order.
+
+    Args:
+        step (Callable[[], None]): Makes a step.
+
+    Returns:
+        list[Call]: The calls. Made again they take the time of the kernels, small ones mostly that
+        of reaching them.
+    """
+    with _Recorder() as recorder:
+        step()
+    return recorder.calls
 
 
 def peak_memory(

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The trainings of docs/results.md, on two CPU cores:
 #
-#   tools/miniature.sh tune    LR and warmup of the six recipes, six trainings each, seed 0
+#   tools/miniature.sh tune    LR and warmup of the six recipes, ten trainings each, seed 0
 #   tools/miniature.sh final   the six recipes as they stand in configs/miniature, seeds 1, 2, 3
 #   tools/miniature.sh more    SGD at batch 128 untuned in three ways, and LARS for 24 epochs
 #
@@ -32,9 +32,9 @@ tune() { # OPTIMIZER LRS-AT-16 LRS-AT-128, and what goes to sweep.py
 [ -n "${DATA:-}" ] || "$python" tools/make_shapes.py --out data/miniature --train 1024
 case $stage in
     tune)
-        tune sgd "0.01 0.02 0.04" "0.01 0.02 0.04 0.08 0.16" "$@"
-        tune lars "0.5 1.0 2.0" "1.0 2.0 4.0" "$@"
-        tune lamb "0.005 0.01 0.02" "0.01 0.02 0.04" "$@"
+        tune sgd "0.005 0.01 0.02 0.04 0.08" "0.01 0.02 0.04 0.08 0.16" "$@"
+        tune lars "0.5 1.0 2.0 4.0 8.0" "0.5 1.0 2.0 4.0 8.0" "$@"
+        tune lamb "0.0025 0.005 0.01 0.02 0.04" "0.005 0.01 0.02 0.04 0.08" "$@"
         ;;
     final)
         for optimizer in sgd lars lamb; do

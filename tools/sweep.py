@@ -157,7 +157,7 @@ def train(args: argparse.Namespace, trials: list[Trial], lock: int) -> list[Tria
             if run is None:
                 failed.append(trial)
             said = f'failed with status {status}, see {trial.output}' if run is None else told(run)
-            bar.write(f'{trial.folder.name}: {said}')
+            bar.write(f'{trial.folder.name}: {said}', file=sys.stderr)
             bar.update()
 
         run_trials(waiting, args.gpus, args.jobs, lock, ended)

@@ -151,7 +151,9 @@ class DivergenceHook(Hook):
         device = norms[0].device if norms else torch.device('cpu')
         total = torch.stack([x.to(device).float() for x in norms]).norm() if norms else None
         values = [torch.as_tensor(outputs[name]).detach().to(device) for name in names]
-        read = torch.stack([x.double() for x in [*values, *filter(None.__ne__, [total])]]).tolist()
+        if total is not None:
+            values.append(total)
+        read = torch.stack([x.double() for x in values]).tolist()
         norm = read.pop() if total is not None else 0.0
         scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
         if scaler is not None:
