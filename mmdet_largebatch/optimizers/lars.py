@@ -144,31 +144,21 @@ class LARS(LayerwiseOptimizer):
         self._refuse_sparse_gradients()
         for group in self.param_groups:
             fused: dict[tuple[torch.device, bool], list[tuple[Tensor, Row]]] = {}
+            with_momentum, nesterov = group['momentum'] != 0, group['nesterov']
             for p in trained(group):
-                row = None if group['nesterov'] else self._fused_row(p, group['momentum'])
+                # Looked up once: a tensor's hash is computed in Python.
+                state = self.state.get(p)
+                buf = state.get('momentum_buffer') if state else None
+                row = None if nesterov else _fused_row(p, buf, with_momentum)
                 if row is None:
                     self._update(p, group)
-                else:
-                    first = 'momentum_buffer' not in self.state.get(p, {})
-                    if first and row.buf is not None:
-                        self.state[p]['momentum_buffer'] = row.buf.as_strided(p.shape, p.stride())
-                    fused.setdefault((p.device, first), []).append((p, row))
+                    continue
+                if buf is None and with_momentum:
+                    self.state[p]['momentum_buffer'] = row.buf.as_strided(p.shape, p.stride())
+                fused.setdefault((p.device, buf is None), []).append((p, row))
             for (_, first), members in fused.items():
                 self._update_fused(members, group, _scalars(group, first))
         return loss
-
-    def _fused_row(self, p: Tensor, momentum: float) -> Row | None:
-        """The tensors of a parameter as the fused kernel takes them; None if it cannot."""
-        buf = self.state[p].get('momentum_buffer') if momentum != 0 else None
-        tensors = (p, p.grad) if buf is None else (p, p.grad, buf)
-        if p.device.type not in FUSED_ON or any([x.dtype != torch.float32 for x in tensors]):
-            return None
-        flats = in_memory_order(*tensors)
-        if flats is None:
-            return None
-        if momentum != 0 and buf is None:
-            flats = (*flats, torch.zeros_like(flats[0]))
-        return Row(*flats) if len(flats) == 3 else Row(*flats, None)
 
     def _update_fused(
         self, members: list[tuple[Tensor, Row]], group: dict[str, Any], k: Scalars
@@ -205,6 +195,18 @@ class LARS(LayerwiseOptimizer):
             buf.mul_(k.momentum).add_(d, alpha=k.share)
             d = d.add_(buf, alpha=k.momentum) if group['nesterov'] else buf
         p.copy_(w.sub_(d))
+
+
+def _fused_row(p: Tensor, buf: Tensor | None, with_momentum: bool) -> Row | None:
+    """The tensors of a parameter as the fused kernel takes them; None if it cannot."""
+    kept = buf is not None and with_momentum
+    tensors = (p, p.grad, buf) if kept else (p, p.grad)
+    if p.device.type not in FUSED_ON or any([x.dtype != torch.float32 for x in tensors]):
+        return None
+    flats = in_memory_order(*tensors)
+    if flats is None or kept:
+        return flats and Row(*flats)
+    return Row(*flats, torch.zeros_like(flats[0]) if with_momentum else None)
 
 
 def _scalars(group: dict[str, Any], first: bool) -> Scalars:
