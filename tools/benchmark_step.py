@@ -180,12 +180,7 @@ class Contestant:
         Returns:
             float: The seconds that it took.
         """
-        self.write_gradients()
-        wait()
-        begin = perf_counter()
-        self.optimizer.step()
-        wait()
-        return perf_counter() - begin
+        return self._seconds(self.optimizer.step, wait)
 
     @torch.no_grad()
     def time_kernels(self, wait: Callable[[], None]) -> float:
@@ -197,12 +192,21 @@ class Contestant:
         Returns:
             float: The seconds that it took.
         """
+        if not self._calls:
+            self.write_gradients()
+            self._calls = kernel_calls(self.optimizer.step)
+
+        def kernels() -> None:
+            for function, args, kwargs in self._calls:
+                function(*args, **kwargs)
+
+        return self._seconds(kernels, wait)
+
+    def _seconds(self, work: Callable[[], None], wait: Callable[[], None]) -> float:
         self.write_gradients()
-        self._calls = self._calls or kernel_calls(self.optimizer.step)
         wait()
         begin = perf_counter()
-        for function, args, kwargs in self._calls:
-            function(*args, **kwargs)
+        work()
         wait()
         return perf_counter() - begin
 

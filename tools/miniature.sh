@@ -3,11 +3,13 @@
 #
 #   tools/miniature.sh tune    LR and warmup of the six recipes, ten trainings each, seed 0
 #   tools/miniature.sh final   the six recipes as they stand in configs/miniature, seeds 1, 2, 3
-#   tools/miniature.sh more    SGD at batch 128 untuned in three ways, and LARS for 24 epochs
+#   tools/miniature.sh more    at batch 128: SGD untuned in three ways, LARS for 24 epochs, and all
+#                              three optimizers for 48, seed 1
 #
-# What follows goes to tools/sweep.py. What is finished is not trained again. From the environment:
-# OUT, the folder (work_dirs/miniature); DATA, the set (data/miniature, written if it is not there);
-# JOBS, trainings at a time (2); SEEDS of `final` ("1 2 3"); PYTHON.
+# What follows goes to tools/sweep.py (--cfg-options not in the longer trainings of `more`, which have
+# their own). What is finished is not trained again. From the environment: OUT, the folder
+# (work_dirs/miniature); DATA, the set (data/miniature, written if it is not there); JOBS, trainings
+# at a time (2); SEEDS of `final` and `more` ("1 2 3"); PYTHON.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 stage=${1:-}
@@ -27,6 +29,14 @@ tune() { # OPTIMIZER LRS-AT-16 LRS-AT-128, and what goes to sweep.py
     shift 3
     sweep "${optimizer}_16" "1xb16-$optimizer-1x" --lr $small --warmup-iters 64 192 --seeds 0 "$@"
     sweep "${optimizer}_128" "8xb16-$optimizer-1x" --lr $large --warmup-iters 8 24 --seeds 0 "$@"
+}
+
+longer() { # OPTIMIZER EPOCHS MILESTONES SEEDS, and what goes to sweep.py
+    local optimizer=$1 epochs=$2 milestones=$3 seeds=$4
+    shift 4
+    sweep "${optimizer}_${epochs}_epochs" "8xb16-$optimizer-1x" --seeds $seeds "$@" --cfg-options \
+        train_cfg.max_epochs=$epochs train_cfg.val_interval=$((epochs / 6)) \
+        default_hooks.lr.milestones=$milestones
 }
 
 [ -n "${DATA:-}" ] || "$python" tools/make_shapes.py --out data/miniature --train 1024
@@ -51,10 +61,11 @@ case $stage in
         sweep sgd_same_lr $large --lr 0.02 --warmup-iters 0 --seeds ${SEEDS:-1 2 3} "$@"
         sweep sgd_scaled $large --lr 0.16 --warmup-iters 0 --seeds ${SEEDS:-1 2 3} "$@"
         sweep sgd_scaled_warmup $large --lr 0.16 --warmup-iters 24 --seeds ${SEEDS:-1 2 3} "$@"
-        sweep lars_24_epochs 8xb16-lars-1x --seeds ${SEEDS:-1 2 3} \
-            --cfg-options train_cfg.max_epochs=24 default_hooks.lr.milestones="[16,22]" "$@"
-        "$python" tools/results.py "$out"/sgd_*/*seed? "$out"/lars_*/seed? --group-seeds \
-            --out "$out/results"
+        longer lars 24 "[16,22]" "${SEEDS:-1 2 3}" "$@"
+        for optimizer in sgd lars lamb; do
+            longer $optimizer 48 "[32,44]" 1 "$@"
+        done
+        "$python" tools/results.py "$out"/*/*seed? --group-seeds --out "$out/results"
         ;;
     *)
         echo "usage: $0 tune|final|more [OPTIONS OF tools/sweep.py]" >&2

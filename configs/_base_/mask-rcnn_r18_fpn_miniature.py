@@ -51,7 +51,8 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
 test_evaluator = val_evaluator
 
-# 1,024 pictures: 64 updates an epoch at batch 16, 8 at batch 128. One epoch of warmup.
+# 1,024 pictures: 64 updates an epoch at batch 16, 8 at batch 128. One epoch of warmup, where a
+# recipe sets no other.
 train_cfg = dict(val_interval=2)
 default_hooks = dict(
     lr=dict(warmup_iters=64), logger=dict(interval=8), checkpoint=dict(max_keep_ckpts=1)

@@ -1,6 +1,6 @@
-# SGD at batch 128.
+# SGD at batch 128: LR and warmup from tools/miniature.sh tune, see docs/results.md.
 _base_ = './mask-rcnn_r18_fpn_1xb16-sgd-1x_shapes.py'
 
 train_cfg = dict(global_batch_size=128)
-optim_wrapper = dict(optimizer=dict(lr=0.08))
-default_hooks = dict(lr=dict(warmup_iters=8), logger=dict(interval=1))
+optim_wrapper = dict(optimizer=dict(lr=0.04))
+default_hooks = dict(lr=dict(warmup_iters=24), logger=dict(interval=1))
