@@ -133,7 +133,7 @@ def _draw_panel(axes: Axes, cells: Cells, lrs: List[float], warmups: List[int], 
         if values[place] == highest:
             _outline(axes, place, ec=FRAME, lw=3, zorder=4).set_clip_on(False)
     if known.size:
-        axes.figure.colorbar(image, ax=axes, format='%.3f')
+        axes.figure.colorbar(image, ax=axes, format='%g')
     axes.set_xticks(np.arange(len(warmups)) + 0.5, [number(warmup) for warmup in warmups])
     axes.set_yticks(np.arange(len(lrs)) + 0.5, [number(lr) for lr in lrs])
     axes.tick_params(length=0)
