@@ -1,19 +1,27 @@
 #!/usr/bin/env bash
-# The trainings of docs/results.md, on two CPU cores:
+# The trainings of docs/results.md, on two CPU cores, in .venv, which is set up first:
 #
 #   tools/miniature.sh tune    LR and warmup of the six recipes, thirteen trainings each
 #   tools/miniature.sh final   the six recipes as they stand in configs/miniature, seeds 1, 2, 3
-#   tools/miniature.sh more    at batch 128, seed 1: SGD untuned in three ways, and all three
-#                              optimizers for 24 epochs
+#   tools/miniature.sh more    at batch 128: SGD untuned in three ways, seeds 1, 2, 3, and all three
+#                              optimizers for 24 and for 48 epochs, seed 1
 #
 # What follows goes to tools/sweep.py (--cfg-options not in the longer trainings of `more`, which have
 # their own). What is finished is not trained again. From the environment: OUT, the folder
 # (work_dirs/miniature); DATA, the set (data/miniature, written if it is not there); JOBS, trainings
-# at a time (2); SEEDS ("1 2 3" for `final`, 1 for `more`); PYTHON.
+# at a time (2); SEEDS, in place of 1, 2, 3 and of 1; PYTHON.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 stage=${1:-}
 shift || true
+case $stage in
+    tune | final | more) ;;
+    *)
+        echo "usage: $0 tune|final|more [OPTIONS OF tools/sweep.py]" >&2
+        exit 2
+        ;;
+esac
+[ -n "${PYTHON:-}" ] || tools/setup_env.sh
 python=${PYTHON:-.venv/bin/python}
 out=${OUT:-work_dirs/miniature}/$stage
 
@@ -30,6 +38,7 @@ tune() { # OPTIMIZER RANKS LRS WARMUPS LRS-AGAIN WARMUP-AGAIN, and what goes to 
     shift 6
     sweep $name $config --lr $lrs --warmup-iters $warmups --seeds 0 "$@"
     sweep $name $config --lr $lrs_again --warmup-iters $warmup_again --seeds 0 10 "$@"
+    "$python" tools/results.py "$out/$name"/*_seed0 "$out/$name"/*_seed10 --out "$out/$name/results"
 }
 
 [ -n "${DATA:-}" ] || "$python" tools/make_shapes.py --out data/miniature --train 1024
@@ -54,17 +63,17 @@ case $stage in
         ;;
     more)
         large=8xb16-sgd-1x
-        sweep sgd_same_lr $large --lr 0.02 --warmup-iters 0 --seeds ${SEEDS:-1} "$@"
-        sweep sgd_scaled $large --lr 0.16 --warmup-iters 0 --seeds ${SEEDS:-1} "$@"
-        sweep sgd_scaled_warmup $large --lr 0.16 --warmup-iters 24 --seeds ${SEEDS:-1} "$@"
-        for optimizer in sgd lars lamb; do
-            sweep ${optimizer}_24_epochs 8xb16-$optimizer-1x --seeds ${SEEDS:-1} "$@" --cfg-options \
-                train_cfg.max_epochs=24 train_cfg.val_interval=4 default_hooks.lr.milestones=[16,22]
+        sweep sgd_same_lr $large --lr 0.02 --warmup-iters 0 --seeds ${SEEDS:-1 2 3} "$@"
+        sweep sgd_scaled $large --lr 0.16 --warmup-iters 0 --seeds ${SEEDS:-1 2 3} "$@"
+        sweep sgd_scaled_warmup $large --lr 0.16 --warmup-iters 24 --seeds ${SEEDS:-1 2 3} "$@"
+        for times in 2 4; do
+            for optimizer in sgd lars lamb; do
+                sweep ${optimizer}_$((12 * times))_epochs 8xb16-$optimizer-1x --seeds ${SEEDS:-1} "$@" \
+                    --cfg-options train_cfg.max_epochs=$((12 * times)) \
+                    train_cfg.val_interval=$((2 * times)) \
+                    default_hooks.lr.milestones=[$((8 * times)),$((11 * times))]
+            done
         done
         "$python" tools/results.py "$out"/*/*seed? --group-seeds --out "$out/results"
-        ;;
-    *)
-        echo "usage: $0 tune|final|more [OPTIONS OF tools/sweep.py]" >&2
-        exit 2
         ;;
 esac
