@@ -14,16 +14,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 stage=${1:-}
 shift || true
-case $stage in
-    tune | final | more) ;;
-    *)
-        echo "usage: $0 tune|final|more [OPTIONS OF tools/sweep.py]" >&2
-        exit 2
-        ;;
-esac
-[ -n "${PYTHON:-}" ] || tools/setup_env.sh
 python=${PYTHON:-.venv/bin/python}
 out=${OUT:-work_dirs/miniature}/$stage
+
+prepare() {
+    [ -n "${PYTHON:-}" ] || tools/setup_env.sh
+    [ -n "${DATA:-}" ] || "$python" tools/make_shapes.py --out data/miniature --train 1024
+}
 
 sweep() { # NAME CONFIG ARGUMENTS
     local name=$1 config=configs/miniature/mask-rcnn_r18_fpn_$2_shapes.py
@@ -37,13 +34,13 @@ tune() { # OPTIMIZER RANKS LRS WARMUPS LRS-AGAIN WARMUP-AGAIN, and what goes to 
     local name=$1_$(($2 * 16)) config=$2xb16-$1-1x lrs=$3 warmups=$4 lrs_again=$5 warmup_again=$6
     shift 6
     sweep $name $config --lr $lrs --warmup-iters $warmups --seeds 0 "$@"
-    sweep $name $config --lr $lrs_again --warmup-iters $warmup_again --seeds 0 10 "$@"
+    sweep $name $config --lr $lrs_again --warmup-iters $warmup_again --seeds 10 "$@"
     "$python" tools/results.py "$out/$name"/*_seed0 "$out/$name"/*_seed10 --out "$out/$name/results"
 }
 
-[ -n "${DATA:-}" ] || "$python" tools/make_shapes.py --out data/miniature --train 1024
 case $stage in
     tune)
+        prepare
         tune sgd 1 "0.005 0.01 0.02 0.04 0.08" "64 192" "0.02 0.04 0.08" 192 "$@"
         tune sgd 8 "0.01 0.02 0.04 0.08 0.16" "8 24" "0.01 0.02 0.04" 24 "$@"
         tune lars 1 "0.5 1.0 2.0 4.0 8.0" "64 192" "1.0 2.0 4.0" 64 "$@"
@@ -52,6 +49,7 @@ case $stage in
         tune lamb 8 "0.005 0.01 0.02 0.04 0.08" "8 24" "0.005 0.01 0.02" 8 "$@"
         ;;
     final)
+        prepare
         for optimizer in sgd lars lamb; do
             for shape in 1xb16 8xb16; do
                 sweep "${optimizer}_$((${shape%xb16} * 16))" "$shape-$optimizer-1x" \
@@ -62,6 +60,7 @@ case $stage in
             --out "$out/results"
         ;;
     more)
+        prepare
         large=8xb16-sgd-1x
         sweep sgd_same_lr $large --lr 0.02 --warmup-iters 0 --seeds ${SEEDS:-1 2 3} "$@"
         sweep sgd_scaled $large --lr 0.16 --warmup-iters 0 --seeds ${SEEDS:-1 2 3} "$@"
@@ -75,5 +74,9 @@ case $stage in
             done
         done
         "$python" tools/results.py "$out"/*/*seed? --group-seeds --out "$out/results"
+        ;;
+    *)
+        echo "usage: $0 tune|final|more [OPTIONS OF tools/sweep.py]" >&2
+        exit 2
         ;;
 esac

@@ -94,10 +94,13 @@ def test_every_recipe_is_planned_on_the_ranks_of_its_name(path):
     ranks, micro = map(int, path.stem.split('fpn_')[1].split('-')[0].split('xb'))
     assert (made.ranks, made.micro_batch) == (ranks, micro)
     assert ('SyncBN' in ''.join(made.warnings)) == ('syncbn' in path.stem)
-    # The miniature was tuned on a toy: an epoch is 8 updates of 128, and COCO's LRs are not for it.
-    toy = [x for x in made.warnings if x.startswith(('The warmup of', 'The LR of'))]
-    assert not toy or path.parent.name == 'miniature'
-    assert len(made.warnings) == ('syncbn' in path.stem) + len(toy)
+    # Tuned on a toy: an epoch is 8 updates of 128, and of SGD's LRs COCO's is for batch 16 alone.
+    miniature = path.parent.name == 'miniature'
+    long = [x for x in made.warnings if x.startswith('The warmup of')]
+    far = [x for x in made.warnings if x.startswith('The LR of')]
+    assert len(long) == (miniature and made.warmup_epochs > 1)
+    assert len(far) == (miniature and '_8xb16-sgd-' in path.stem)
+    assert len(made.warnings) == ('syncbn' in path.stem) + len(long) + len(far)
 
 
 def test_lr_is_that_of_mmengine_at_batch_16():
