@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Optional, Union
 from mmengine.config import Config
 
 from ..errors import SettingError
+from ..type_names import type_name
 from . import settings
 from .logs import Record, Start, join, read_starts
 from .run import Evaluation, LoggedUpdate, Run
@@ -50,7 +51,7 @@ def read_run(work_dir: Union[str, Path]) -> Run:
     divergence = starts[-1].divergence
     return Run(
         work_dir=work_dir,
-        optimizer=settings.type_name(settings.optimizer_config(cfg)) or None,
+        optimizer=type_name(settings.optimizer_config(cfg)) or None,
         lr=settings.base_lr(cfg, ranks[-1]),
         global_batch=settings.global_batch(cfg, ranks[-1]),
         ranks=tuple(

@@ -8,6 +8,7 @@ from mmengine.config import Config
 
 from ..errors import SettingError
 from ..schedule.warmup_step_lr_hook import SCALE_EXPONENTS
+from ..type_names import type_name
 
 # What a config says of the place and the start, not of the recipe.
 OF_THE_PLACE = ('work_dir', 'resume', 'launcher', 'visualizer', 'vis_backends', 'log_level')
@@ -37,18 +38,6 @@ def check_by_epoch(cfg: Config, work_dir) -> None:
             f'work_dir={work_dir}: its default_hooks.logger.log_metric_by_epoch=False. Must be '
             'True: results are listed by epoch.'
         )
-
-
-def type_name(config: Dict[str, Any]) -> str:
-    """The plain name of what a config builds: ``SGD`` for ``torch.optim.SGD`` too.
-
-    Args:
-        config (dict): A config with ``type``.
-
-    Returns:
-        str: The name.
-    """
-    return str(config.get('type', '')).rsplit('.', 1)[-1]
 
 
 def optimizer_config(cfg: Union[Config, Dict[str, Any]]) -> Dict[str, Any]:

@@ -11,7 +11,8 @@ from mmengine.config import Config
 from ..checkpoints.whole_file import WholeFileBackend
 from ..errors import SettingError
 from ..results import Run, read_run
-from ..results.settings import lr_hook, optimizer_config, type_name
+from ..results.settings import lr_hook, optimizer_config
+from ..type_names import type_name
 
 # A run that diverged, or whose loss is nan to its end, is a result as another one.
 FINISHED = ('done', 'diverged', 'nan')
