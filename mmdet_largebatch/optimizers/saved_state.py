@@ -224,29 +224,38 @@ def check_step(
     """
     for index, group in enumerate(param_groups):
         for position, p in enumerate(group['params']):
-            g = p.grad
-            if g is None:
-                continue
-            of_param = state.get(p)
-            tensors = [g]
-            if of_param:
-                tensors += [of_param.get(key) for key in keys if key in of_param]
-            if not _match(p, tensors) or (of_param and 0 < len(tensors) - 1 < len(keys)):
-                raise _mismatch(name, describe(param_groups, index, position), p, of_param, keys)
+            if p.grad is not None and not _match(p, p.grad, state.get(p), keys):
+                raise _mismatch(name, describe(param_groups, index, position), p, state[p], keys)
 
 
-def _match(p: Tensor, tensors: list[Any]) -> bool:
-    shape, device = p.shape, p.device
-    try:
-        return all(
-            [x.shape == shape and x.device == device and x.layout == torch.strided for x in tensors]
-        ) and (len(tensors) == 1 or all([x.dtype == arithmetic_dtype(p) for x in tensors[1:]]))
-    except AttributeError:
+def _match(p: Tensor, g: Tensor, of_param: dict[str, Any] | None, keys: Sequence[str]) -> bool:
+    # Plain comparisons, since this is called for every tensor in every step.
+    shape, device, dtype = p.shape, p.device, torch.float32
+    if g.layout is not torch.strided or g.shape != shape or g.device != device:
         return False
+    if not of_param:
+        return True
+    if p.dtype is torch.float64:
+        dtype = torch.float64
+    found = 0
+    for key in keys:
+        x = of_param.get(key)
+        if x is None:
+            continue
+        if (
+            not isinstance(x, Tensor)
+            or x.layout is not torch.strided
+            or x.dtype is not dtype
+            or x.shape != shape
+            or x.device != device
+        ):
+            return False
+        found += 1
+    return found == 0 or found == len(keys)
 
 
 def _mismatch(
-    name: str, param: str, p: Tensor, of_param: dict[str, Any] | None, keys: Sequence[str]
+    name: str, param: str, p: Tensor, of_param: dict[str, Any], keys: Sequence[str]
 ) -> RuntimeError:
     """Word the error for a parameter whose tensors do not match."""
     if p.grad.layout != torch.strided:
@@ -254,7 +263,7 @@ def _mismatch(
             f'{name} does not support sparse gradients, as that of {param}. '
             'Must be dense (sparse=False).'
         )
-    named = {'gradient': p.grad, **{key: (of_param or {}).get(key) for key in keys}}
+    named = {'gradient': p.grad, **{key: of_param.get(key) for key in keys}}
     for key, x in named.items():
         fault = _fault(x, p, exact=key != 'gradient', device=p.device)
         if fault is not None:
