@@ -19,6 +19,7 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 
 from mmdet_largebatch import SettingError
+from mmdet_largebatch.checkpoints import trust_checkpoints
 from mmdet_largebatch.cli import check_annotations, check_checkpoint, one_line_errors
 
 # Of a label, as a share of the picture: its height, and its width a letter.
@@ -100,12 +101,18 @@ def main() -> None:
     )
     parser.add_argument('--pictures', type=int, default=8, help='how many')
     parser.add_argument('--score', type=float, default=0.6, help='lowest score drawn')
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='load a checkpoint that names code as well; it then runs',
+    )
     args = parser.parse_args()
     with one_line_errors(['test']) as context:
         if not Path(args.config).is_file():
             raise SettingError(f'config={args.config}: no such file.')
         cfg = context['cfg'] = Config.fromfile(args.config)
         cfg.load_from = args.checkpoint
+        trust_checkpoints(args.trust_checkpoint)
         check_checkpoint('checkpoint', args.checkpoint)
         check_annotations(cfg, ['test'])
         model = init_detector(cfg, args.checkpoint, device='cpu', palette='none')

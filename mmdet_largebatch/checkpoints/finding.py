@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import List, NamedTuple, Optional, Tuple, Union
 from zipfile import ZipFile, is_zipfile
 
-import torch
+from .unpickling import UnsafeCheckpoint, load_safely
 
 # Key of a checkpoint's meta: when it was saved, in ns since 1970. A copy of the file keeps it.
 SAVED_AT = 'saved_at'
@@ -28,7 +28,9 @@ def _look_into(path: Union[str, Path]) -> Candidate:
         return Candidate(saved_at, -1, path, 'it is empty')
     try:
         lazily = is_zipfile(path)
-        content = torch.load(path, map_location='cpu', weights_only=False, mmap=lazily)
+        content = load_safely(path, map_location='cpu', mmap=lazily)
+    except UnsafeCheckpoint as error:
+        return Candidate(saved_at, -1, path, error.defect)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip('.')
         return Candidate(saved_at, -1, path, f'it cannot be read ({reason})')

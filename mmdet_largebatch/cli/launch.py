@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from mmengine.config import Config, DictAction
 
+from ..checkpoints import trust_checkpoints
 from ..errors import SettingError
 
 
@@ -24,6 +25,11 @@ def add_common_arguments(parser: ArgumentParser) -> None:
         action=DictAction,
         metavar='KEY=VALUE',
         help="settings that take the place of the config's, as in optim_wrapper.optimizer.lr=0.002",
+    )
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='load checkpoints that name code as well; it then runs',
     )
     parser.add_argument(
         '--launcher',
@@ -51,6 +57,7 @@ def load_config(args: Namespace) -> Config:
     """
     if not os.path.isfile(args.config):
         raise SettingError(f'config={args.config}: no such file.')
+    trust_checkpoints(getattr(args, 'trust_checkpoint', False))
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = Config.fromfile(args.config)
     cfg.launcher = args.launcher
