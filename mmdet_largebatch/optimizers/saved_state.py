@@ -267,7 +267,7 @@ def _mismatch(
     for key, x in named.items():
         fault = _fault(x, p, exact=key != 'gradient', device=p.device)
         if fault is not None:
-            return RuntimeError(f'{param}, has a {key} {fault[0]}. Must be {fault[1]}.')
+            return RuntimeError(f'{param}, its {key} is {fault[0]}. Must be {fault[1]}.')
     raise AssertionError(f'{param}: its tensors match')
 
 
@@ -280,7 +280,7 @@ def _fault(
     """
     dtypes = (arithmetic_dtype(p),) if exact else DTYPES
     if not isinstance(x, Tensor):
-        return f'that is a {type(x).__name__}', 'a tensor'
+        return f'a {type(x).__name__}', 'a tensor'
     if x.layout != torch.strided or x.is_nested:
         return f'of layout {x.layout}', 'a dense tensor'
     if x.is_meta and not p.is_meta:
