@@ -89,7 +89,7 @@ def harmless(draw, saved, kind):
     elif way == 'lr':
         group['lr'] = 0.05
     elif way == 'option':
-        group.pop('eps')
+        group.pop('eps', None)
     elif way == 'step' and 'step' in group:
         group['step'] = draw.choice([float, torch.tensor, np.int64])(group['step'])
     elif way == 'names':

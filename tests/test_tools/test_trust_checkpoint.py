@@ -43,9 +43,9 @@ def assert_one_line(code, stderr, path):
 
 
 @pytest.mark.parametrize('way', ['resume', 'resume the newest', 'load_from', 'test', 'draw'])
-def test_refused_in_one_line(way, files, shapes, monkeypatch, capfd):
+def test_refused_in_one_line(way, files, shapes, tmp_path, monkeypatch, capfd):
     path, marker = files
-    recipe_data(monkeypatch, shapes)
+    recipe_data(monkeypatch, shapes, tmp_path)
     monkeypatch.setattr(sys, 'argv', [*map(str, words_of(way, path, data_options(shapes)))])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(ROOT / 'tools' / sys.argv[0]), run_name='__main__')
@@ -53,13 +53,12 @@ def test_refused_in_one_line(way, files, shapes, monkeypatch, capfd):
     assert not marker.exists()
 
 
-def recipe_data(monkeypatch, shapes):
+def recipe_data(monkeypatch, shapes, folder):
     """`draw_detections.py` takes no options: it finds the data where the recipe says."""
-    monkeypatch.chdir(shapes.parent)
-    for name in ('configs', 'data'):
-        (shapes.parent / name).unlink(missing_ok=True)
-    (shapes.parent / 'configs').symlink_to(ROOT / 'configs')
-    (shapes.parent / 'data').symlink_to(shapes.parent)
+    monkeypatch.chdir(folder)
+    (folder / 'data').mkdir()
+    (folder / 'data/shapes').symlink_to(shapes)
+    (folder / 'configs').symlink_to(ROOT / 'configs')
 
 
 def test_as_a_process(command, files, shapes):
