@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from mmdet_largebatch import SettingError
 from mmdet_largebatch.cli import (
     add_common_arguments,
+    begin_tool,
     check_annotations,
     check_checkpoint,
     check_work_dir,
@@ -64,8 +65,9 @@ def use_test_time_augmentation(cfg: Config) -> None:
 
 def main() -> None:
     """Build the runner that the config describes and test."""
-    args = parse_args()
+    begin_tool()
     with one_line_errors(['test']) as context:
+        args = parse_args()
         cfg = context['cfg'] = load_config(args)
         check_checkpoint('checkpoint', args.checkpoint)
         check_annotations(cfg, ['test'])

@@ -8,6 +8,7 @@ from mmengine.runner import Runner
 from mmdet_largebatch import SettingError
 from mmdet_largebatch.cli import (
     add_common_arguments,
+    begin_tool,
     check_annotations,
     check_checkpoint,
     check_work_dir,
@@ -38,8 +39,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     """Build the runner that the config describes and train."""
-    args = parse_args()
+    begin_tool()
     with one_line_errors(['train', 'val']) as context:
+        args = parse_args()
         if args.auto_scale_lr:
             raise SettingError(
                 '--auto-scale-lr is not used: set default_hooks.lr.scale_rule (linear or sqrt) '

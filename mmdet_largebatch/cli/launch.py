@@ -8,9 +8,23 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from mmengine.config import Config, DictAction
+from mmengine.utils import digit_version
 
 from ..checkpoints import trust_checkpoints
 from ..errors import SettingError
+from ..orphans import watch_parents
+
+
+def begin_tool() -> None:
+    """Prepare this process, before anything else that a tool does.
+
+    It will not outlive its launcher, nor its data workers it.
+    """
+    watch_parents()
+    if digit_version(torch.__version__) < digit_version('2.5'):
+        # It puts this number before each key. The store is new at every start, and the machines may
+        # count differently.
+        os.environ['TORCHELASTIC_RESTART_COUNT'] = '0'
 
 
 def add_common_arguments(parser: ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from ..batching.sampler import EMPTY
 from ..checkpoints import checkpoint_defect
 from ..errors import DivergenceError, SettingError
-from ..exit_status import DIVERGED, WRONG_SETTING, begin_anew, leave
+from ..exit_status import DIVERGED, WRONG_SETTING, final_status, leave, tell_launcher
 
 
 def check_checkpoint(name: str, path: Optional[str]) -> None:
@@ -169,7 +169,8 @@ def one_line_errors(splits: List[str]) -> Iterator[Dict[str, Config]]:
 
     A :class:`SettingError` is a mistake. So is an error that a library raised where an
     annotation file or the checkpoint turns out to be broken. Any other error keeps its traceback.
-    Of several processes the first one on each machine speaks.
+    Of several processes one on each machine speaks, and ``tools/launch.py`` starts none again, also
+    where the mistake met one rank alone.
 
     Args:
         splits (List[str]): The data that the tool reads, of ``'train'``, ``'val'``, ``'test'``.
@@ -178,15 +179,23 @@ def one_line_errors(splits: List[str]) -> Iterator[Dict[str, Config]]:
         Dict[str, Config]: A place for the config, under ``'cfg'``, once it is loaded.
     """
     context: Dict[str, Config] = {}
-    begin_anew()
     try:
         yield context
+    except SystemExit as end:
+        # Of argparse.
+        if end.code == WRONG_SETTING:
+            tell_launcher(WRONG_SETTING, again=False)
+        raise
     except Exception as error:
         line = _explain(error, context.get('cfg'), splits)
         if line is None:
+            # Where another rank ended with its line, this one failed for its absence.
+            if (status := final_status()) is not None:
+                sys.exit(status)
             raise
-        if os.environ.get('LOCAL_RANK', '0') == '0':
+        status = DIVERGED if isinstance(error, DivergenceError) else WRONG_SETTING
+        if tell_launcher(status, again=False):
             print(f'error: {line}', file=sys.stderr, flush=True)
-        if isinstance(error, DivergenceError):
+        if status == DIVERGED:
             leave(DIVERGED, again=False)
-        sys.exit(WRONG_SETTING)
+        sys.exit(status)

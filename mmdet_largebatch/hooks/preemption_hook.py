@@ -1,10 +1,7 @@
 """The hook that ends a training in good order when it is told to go."""
 
-import os
 import signal
-from functools import partial
-from threading import Thread
-from typing import Callable, Optional, Sequence
+from typing import Optional, Sequence
 
 from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
@@ -14,6 +11,7 @@ from ..agreement import Agreement
 from ..checkpoints import AtomicCheckpointHook
 from ..errors import SettingError
 from ..exit_status import PREEMPTED, leave
+from ..orphans import ending_with_trainer
 from ..training import find_hook, is_training
 
 
@@ -81,7 +79,7 @@ class PreemptionHook(Hook):
         if runner.val_loop is not None:
             loaders.append(runner.val_dataloader)
         for loader in loaders:
-            loader.worker_init_fn = partial(_start_worker, self.signals, loader.worker_init_fn)
+            loader.worker_init_fn = ending_with_trainer(self.signals, loader.worker_init_fn)
         self._handlers = {number: signal.signal(number, self._note) for number in self.signals}
 
     def after_train(self, runner: Runner) -> None:
@@ -134,17 +132,3 @@ class PreemptionHook(Hook):
         # torchrun ends the other ranks as soon as one has left.
         self._agreement.wait()
         leave(PREEMPTED, again=True)
-
-
-def _start_worker(signals: Sequence[int], worker_init_fn: Optional[Callable], worker: int) -> None:
-    """Let a data worker heed these signals only where its trainer sent them, to end it."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    Thread(target=_end_with, args=(signals, os.getppid()), daemon=True).start()
-    if worker_init_fn is not None:
-        worker_init_fn(worker)
-
-
-def _end_with(signals: Sequence[int], trainer: int) -> None:
-    while signal.sigwaitinfo(signals).si_pid != trainer:
-        pass
-    os._exit(0)
