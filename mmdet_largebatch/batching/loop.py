@@ -34,7 +34,9 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
     that epoch; from one of the end of an epoch, with the evaluation of that epoch if it was due.
 
     Besides MMEngine's points a hook has ``before_update(runner, outputs)``, where the gradients of
-    the update are there and the optimizer has not stepped yet.
+    the update are there and the optimizer has not stepped yet; ``before_evaluation(runner)``, ahead
+    of every hook's ``before_val``; and ``after_rollback(runner)``, once a run was put back to a
+    checkpoint.
 
     Args:
         runner (Runner): The runner.
@@ -127,14 +129,14 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         self._log()
         self._reopen_epoch()
         self.runner.call_hook('before_train')
-        if 0 < self._iter == self._end_of(self._epoch):
-            # A checkpoint of the end of an epoch is from before that epoch's evaluation.
-            self._evaluate_if_due()
+        self._make_up_for_evaluation()
         while self._epoch < self.last_epoch and not self.stop_training:
             try:
                 self.run_epoch()
             except RolledBack:
+                self._check_resumed()
                 self._reopen_epoch()
+                self._make_up_for_evaluation()
                 continue
             self._evaluate_if_due()
         self.runner.call_hook('after_train')
@@ -191,12 +193,18 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         if self._iter < self._end_of(self._epoch):
             self._epoch = self._iter // self.updates_per_epoch
 
+    def _make_up_for_evaluation(self) -> None:
+        """Evaluate: a checkpoint of the end of an epoch is from before that epoch's evaluation."""
+        if 0 < self._iter == self._end_of(self._epoch):
+            self._evaluate_if_due()
+
     def _evaluate_if_due(self) -> None:
         self._decide_current_val_interval()
         due = self._epoch >= self.val_begin and self._epoch % self.val_interval == 0
         at_end = self._epoch == self._max_epochs >= self.val_begin
         cut = self._iter == self.end < self.max_iters
         if self.runner.val_loop is not None and (due or at_end or cut):
+            self.runner.call_hook('before_evaluation')
             self.runner.val_loop.run()
 
     def _check_optim_wrapper(self) -> None:

@@ -68,7 +68,9 @@ def checkpoint_defect(path: Union[str, Path]) -> Optional[str]:
     return _look_into(path).defect or _damage(str(path))
 
 
-def newest_checkpoint(folders: List[Union[str, Path]]) -> Tuple[Optional[str], List[str]]:
+def newest_checkpoint(
+    folders: List[Union[str, Path]], pattern: str = '*.pth'
+) -> Tuple[Optional[str], List[str]]:
     """The checkpoint that was saved last among those that read whole.
 
     Files named ``best_*`` are left out: they hold no optimizer. So are those without a training's
@@ -76,6 +78,7 @@ def newest_checkpoint(folders: List[Union[str, Path]]) -> Tuple[Optional[str], L
 
     Args:
         folders (List[str or Path]): Where to look for ``*.pth`` files.
+        pattern (str): Further names to look for. Defaults to ``'*.pth'``.
 
     Returns:
         Tuple[str or None, List[str]]: Its path, None where there is none; and a line for each file
@@ -84,7 +87,8 @@ def newest_checkpoint(folders: List[Union[str, Path]]) -> Tuple[Optional[str], L
     files = {
         path.resolve(): path
         for folder in folders
-        for path in Path(folder).glob('*.pth')
+        for names in {'*.pth', pattern}
+        for path in Path(folder).glob(names)
         if path.is_file() and not path.name.startswith('best_')
     }
     passed_over = []
