@@ -16,6 +16,7 @@ from .accumulation import Accumulation, global_mean
 from .contract import outside_contract
 from .sampler import EMPTY, GlobalBatchSampler
 from .seeding import MODEL, SeededFetch, seed_generators
+from .unfrozen import Unfrozen
 
 
 @LOOPS.register_module()
@@ -91,6 +92,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         dataset = self.dataloader.dataset
         if not isinstance(getattr(dataset, '__getitems__', None), SeededFetch):
             dataset.__getitems__ = SeededFetch(dataset)
+        self.unfrozen = Unfrozen(runner.model)
 
     @property
     def updates_per_epoch(self) -> int:
@@ -174,6 +176,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             log_vars = self.runner.model.train_step(micro_batch, optim_wrapper=accumulation)
             # Detached, or each would keep the graph of its micro-batch to the end of the update.
             outputs.append({name: value.detach() for name, value in log_vars.items()})
+        self.unfrozen.synchronise()
         outputs = global_mean(outputs, ranks, count)
         self.runner.call_hook('before_update', outputs=outputs)
         accumulation.step()
