@@ -14,6 +14,7 @@ from ..errors import RolledBack, SettingError
 from ..optimizers import double_clip_message
 from .accumulation import Accumulation, global_mean
 from .contract import outside_contract
+from .eta import CutEta
 from .sampler import EMPTY, GlobalBatchSampler
 from .seeding import MODEL, SeededFetch, seed_generators
 from .unfrozen import Unfrozen
@@ -128,6 +129,8 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         self._check_resumed()
         self._log()
         self._reopen_epoch()
+        if self.end < self.max_iters:
+            self.runner.register_hook(CutEta(self.end))
         self.runner.call_hook('before_train')
         if 0 < self._iter == self._end_of(self._epoch):
             # A checkpoint of the end of an epoch is from before that epoch's evaluation.

@@ -58,6 +58,25 @@ def test_ema_sees_one_iteration_an_update(tmp_path):
     torch.testing.assert_close(ema.ema_model.module.w.detach(), expected)
 
 
+def test_the_eta_counts_to_where_the_training_is_cut(tmp_path):
+    """Of 8 updates the third is the last: MMEngine's own ETA would be for 5 more then."""
+
+    class Clock(Hook):
+        priority = 'LOW'
+
+        def __init__(self):
+            self.etas, self.times = [], []
+
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            self.times.append(runner.message_hub.get_scalar('train/time').current())
+            self.etas.append(runner.message_hub.get_info('eta'))
+
+    clock = Clock()
+    train(tmp_path, 12, hooks=[clock], epochs=8, max_updates=3)
+    means = [sum(clock.times[:n]) / n for n in (1, 2, 3)]
+    assert clock.etas == pytest.approx([2 * means[0], 1 * means[1], 0])
+
+
 class CPUAmpOptimWrapper(AmpOptimWrapper):
     """MMEngine's wrapper in all but its constructor, which insists on a GPU."""
 
