@@ -104,12 +104,10 @@ def trial_config(cfg: Config, trial: Trial, updates: Optional[int] = None) -> Co
         Config: The trial's config.
 
     Raises:
-        SettingError: If the recipe has no place for a value.
+        SettingError: If the recipe has no place for a value, or leaves no results.
     """
     cfg = Config(cfg.to_dict())
     cfg.work_dir = str(trial.folder)
-    check_logged(cfg)
-    _log_locally(cfg)
     if trial.lr is not None:
         if 'lr' not in optimizer_config(cfg):
             raise SettingError('--lr sets optim_wrapper.optimizer.lr, which the config has not.')
@@ -131,6 +129,8 @@ def trial_config(cfg: Config, trial: Trial, updates: Optional[int] = None) -> Co
                 f'--updates {updates} needs train_cfg.type=GlobalBatchTrainLoop; it is {kind}.'
             )
         cfg.train_cfg.max_updates = updates
+    check_logged(cfg)
+    _log_locally(cfg)
     return cfg
 
 

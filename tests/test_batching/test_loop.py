@@ -1,5 +1,8 @@
 """One update of the loop, checked by hand on a model whose gradient is known."""
 
+import os
+import sys
+
 import pytest
 import torch
 from common import ROOT, data_options
@@ -14,6 +17,8 @@ from torch.utils.data import DataLoader
 from mmdet_largebatch import SettingError
 from mmdet_largebatch.batching import GlobalBatchTrainLoop
 
+# The package, and the tests' own modules, for processes that are started here.
+PATH = os.pathsep.join([str(ROOT), str(ROOT / 'tests/test_batching')])
 RECIPE = ROOT / 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 
 
@@ -216,3 +221,20 @@ def test_samplers_of_another_kind_are_refused(tmp_path):
             max_epochs=1,
             global_batch_size=12,
         )
+
+
+def test_what_a_hook_unfreezes_is_the_same_on_all_ranks(command, tmp_path):
+    """DDP reduces what was trained when it was built; 4 ranks have 6 micro-batches in 2s and 1s."""
+    weights = {}
+    for ranks in (1, 2, 4):
+        out = tmp_path / str(ranks)
+        script = 'tests/test_batching/unfreezing.py'
+        done = command(sys.executable, script, out, ranks, PYTHONPATH=PATH)
+        assert done.returncode == 0, done.stderr[-3000:]
+        weights[ranks] = [torch.load(f'{out}.{rank}.pth') for rank in range(ranks)]
+    [one] = weights[1]
+    assert one['b'] != 0
+    for several in (weights[2], weights[4]):
+        for other in several:
+            assert all(torch.equal(other[name], several[0][name]) for name in one)
+            torch.testing.assert_close(dict(other), dict(one))
