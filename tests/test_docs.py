@@ -155,8 +155,8 @@ def run(monkeypatch, capsys):
 
 def quoted(page, beginning):
     """The block without a language that begins so."""
-    blocks = re.findall(r'^```\n(.*?)\n^```', (ROOT / page).read_text(), re.M | re.S)
-    [block] = [block for block in blocks if block.startswith(beginning)]
+    blocks = re.findall(r'^```(\w*)\n(.*?)\n^```', (ROOT / page).read_text(), re.M | re.S)
+    [block] = [block for kind, block in blocks if not kind and block.startswith(beginning)]
     return block
 
 
@@ -245,7 +245,7 @@ def test_lines_of_the_log_are_those_that_are_quoted():
             hook = find_hook(runner, WarmupStepLRHook)
             runner.param_schedulers = None
             for group in runner.optim_wrapper.param_groups:
-                group.pop('initial_lr', None)
+                group['lr'] = group.pop('initial_lr')
             hook.before_run(runner)
             runner.train_loop._log()
         assert quoted(page, beginning).splitlines()[0] in lines

@@ -29,8 +29,9 @@ def read_text(text: str) -> List[Dict[str, Any]]:
         update, evaluation = UPDATE.search(line), EVALUATION.search(line)
         if update:
             epoch, position, length = map(int, update.groups()[:3])
-            step = (epoch - 1) * length + position
-            records.append(dict(_values(update[4]), epoch=epoch, iter=step, step=step))
+            step, values = (epoch - 1) * length + position, _values(update[4])
+            if 'loss' in values:
+                records.append(dict(values, epoch=epoch, iter=step, step=step))
         elif evaluation and int(evaluation[1]) > 0:
             records.append(dict(_values(evaluation[3]), step=int(evaluation[1])))
     return records
