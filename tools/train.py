@@ -16,6 +16,7 @@ from mmdet_largebatch.cli import (
     one_line_errors,
     use_gloo_without_gpu,
 )
+from mmdet_largebatch.training import record_end
 
 
 def parse_args() -> argparse.Namespace:
@@ -60,6 +61,7 @@ def main() -> None:
         use_gloo_without_gpu(cfg)
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
         runner.train()
+        record_end(runner)
 
 
 if __name__ == '__main__':

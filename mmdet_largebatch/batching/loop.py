@@ -14,8 +14,10 @@ from ..errors import RolledBack, SettingError
 from ..optimizers import double_clip_message
 from .accumulation import Accumulation, global_mean
 from .contract import outside_contract
+from .eta import CutEta
 from .sampler import EMPTY, GlobalBatchSampler
 from .seeding import MODEL, SeededFetch, seed_generators
+from .unfrozen import Unfrozen
 
 
 @LOOPS.register_module()
@@ -93,6 +95,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         dataset = self.dataloader.dataset
         if not isinstance(getattr(dataset, '__getitems__', None), SeededFetch):
             dataset.__getitems__ = SeededFetch(dataset)
+        self.unfrozen = Unfrozen(runner.model)
 
     @property
     def updates_per_epoch(self) -> int:
@@ -128,6 +131,8 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         self._check_resumed()
         self._log()
         self._reopen_epoch()
+        if self.end < self.max_iters:
+            self.runner.register_hook(CutEta(self.end))
         self.runner.call_hook('before_train')
         self._make_up_for_evaluation()
         while self._epoch < self.last_epoch and not self.stop_training:
@@ -176,6 +181,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             log_vars = self.runner.model.train_step(micro_batch, optim_wrapper=accumulation)
             # Detached, or each would keep the graph of its micro-batch to the end of the update.
             outputs.append({name: value.detach() for name, value in log_vars.items()})
+        self.unfrozen.synchronise()
         outputs = global_mean(outputs, ranks, count)
         self.runner.call_hook('before_update', outputs=outputs)
         accumulation.step()

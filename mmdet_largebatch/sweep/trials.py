@@ -11,7 +11,7 @@ from mmengine.config import Config
 from ..checkpoints.whole_file import WholeFileBackend
 from ..errors import SettingError
 from ..results import Run, read_run
-from ..results.settings import lr_hook, optimizer_config
+from ..results.settings import check_logged, lr_hook, optimizer_config
 from ..type_names import type_name
 
 # A run that diverged, or whose loss is nan to its end, is a result as another one.
@@ -104,7 +104,7 @@ def trial_config(cfg: Config, trial: Trial, updates: Optional[int] = None) -> Co
         Config: The trial's config.
 
     Raises:
-        SettingError: If the recipe has no place for a value.
+        SettingError: If the recipe has no place for a value, or leaves no results.
     """
     cfg = Config(cfg.to_dict())
     cfg.work_dir = str(trial.folder)
@@ -129,7 +129,19 @@ def trial_config(cfg: Config, trial: Trial, updates: Optional[int] = None) -> Co
                 f'--updates {updates} needs train_cfg.type=GlobalBatchTrainLoop; it is {kind}.'
             )
         cfg.train_cfg.max_updates = updates
+    check_logged(cfg)
+    _log_locally(cfg)
     return cfg
+
+
+def _log_locally(cfg: Config) -> None:
+    """Let a recipe that logs elsewhere alone, such as to TensorBoard, log here as well."""
+    visualizer = cfg.get('visualizer')
+    if visualizer is None:
+        return  # MMEngine's own, which logs here
+    backends = list(visualizer.get('vis_backends') or [])
+    if 'LocalVisBackend' not in map(type_name, backends):
+        visualizer.vis_backends = [*backends, dict(type='LocalVisBackend')]
 
 
 def write_config(trial: Trial, cfg: Config) -> None:
