@@ -26,7 +26,7 @@ def check_output(name: str, path: str | Path, endings: Collection[str]) -> None:
         raise SettingError(f'{name}={path}: a folder. Must be a file.')
     if path.exists() and not os.access(path, os.W_OK):
         raise SettingError(f'{name}={path}: cannot be written. Must be a file with permission.')
-    check_folder(name, path.parent)
+    _check_writable(f'{name}={path}', path.parent, '')
 
 
 def check_folder(name: str, folder: str | Path, advice: str = '') -> None:
@@ -40,12 +40,16 @@ def check_folder(name: str, folder: str | Path, advice: str = '') -> None:
     Raises:
         SettingError: If no file can be made in it.
     """
+    _check_writable(f'{name}={folder}', folder, advice)
+
+
+def _check_writable(setting: str, folder: str | Path, advice: str) -> None:
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix='.writable'):
             pass
     except OSError as error:
         raise SettingError(
-            f'{name}={folder}: no file can be written there ({error.strerror}). Must be a folder '
+            f'{setting}: no file can be written there ({error.strerror}). Must be a folder '
             f'with room and permission{advice}.'
         ) from error
