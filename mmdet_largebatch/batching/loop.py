@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from ..errors import RolledBack, SettingError
 from ..optimizers import double_clip_message
+from ..type_names import type_name
 from .accumulation import Accumulation, global_mean
 from .contract import outside_contract
 from .eta import CutEta
@@ -273,10 +274,10 @@ def _with_global_batch(dataloader: Dict, global_batch_size: int) -> Dict:
     """The config of a data loader with a sampler of the global batch in it."""
     dataloader = dict(dataloader)
     grouping = dataloader.get('batch_sampler')
-    kind = grouping and grouping['type'].removeprefix('mmdet.')
+    kind = type_name(grouping)
     if kind == 'GlobalBatchSampler':
         return dataloader | dict(batch_sampler=dict(grouping, global_batch_size=global_batch_size))
-    if kind not in (None, 'AspectRatioBatchSampler'):
+    if kind not in ('', 'AspectRatioBatchSampler'):
         raise SettingError(
             f'train_dataloader.batch_sampler.type={kind}. Must be AspectRatioBatchSampler or none '
             'under GlobalBatchTrainLoop.'

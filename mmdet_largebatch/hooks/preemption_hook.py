@@ -1,7 +1,7 @@
 """The hook that ends a training in good order when it is told to go."""
 
 import signal
-from typing import Optional, Sequence
+from typing import Callable, Optional, Sequence
 
 from mmdet.registry import HOOKS
 from mmengine.hooks import Hook

@@ -28,12 +28,13 @@ def check_by_epoch(cfg: Config, work_dir) -> None:
     """
     loop = cfg.get('train_cfg') or {}
     if not isinstance(loop.get('max_epochs'), int):
-        kind = loop.get('type', 'IterBasedTrainLoop' if 'max_iters' in loop else None)
+        kind = type_name(loop) or ('IterBasedTrainLoop' if 'max_iters' in loop else None)
         raise SettingError(
             f'work_dir={work_dir}: its train_cfg.type={kind} has no max_epochs. Must be a training '
             'in epochs.'
         )
-    if not (cfg.get('default_hooks', {}).get('logger') or {}).get('log_metric_by_epoch', True):
+    hooks = cfg.get('default_hooks') or {}
+    if not (hooks.get('logger') or {}).get('log_metric_by_epoch', True):
         raise SettingError(
             f'work_dir={work_dir}: its default_hooks.logger.log_metric_by_epoch=False. Must be '
             'True: results are listed by epoch.'

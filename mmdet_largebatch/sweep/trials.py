@@ -1,6 +1,7 @@
 """The trials of a sweep: which there are, the config of each, and whether it is finished."""
 
 import random
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Iterator, List, Optional, Sequence, Tuple
 from mmengine.config import Config
 
 from ..checkpoints.whole_file import WholeFileBackend
+from ..config_text import config_text
 from ..errors import SettingError
 from ..results import Run, read_run
 from ..results.settings import check_logged, lr_hook, optimizer_config
@@ -106,7 +108,7 @@ def trial_config(cfg: Config, trial: Trial, updates: Optional[int] = None) -> Co
     Raises:
         SettingError: If the recipe has no place for a value, or leaves no results.
     """
-    cfg = Config(cfg.to_dict())
+    cfg = deepcopy(cfg)
     cfg.work_dir = str(trial.folder)
     if trial.lr is not None:
         if 'lr' not in optimizer_config(cfg):
@@ -163,7 +165,7 @@ def write_config(trial: Trial, cfg: Config) -> None:
             )
     else:
         trial.config.parent.mkdir(parents=True, exist_ok=True)
-        WholeFileBackend().put_text(cfg.pretty_text, trial.config)
+        WholeFileBackend().put_text(config_text(cfg), trial.config)
 
 
 def _differences(old: Any, new: Any, key: str = '') -> Iterator[Tuple[str, Any, Any]]:
