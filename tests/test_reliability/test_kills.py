@@ -11,6 +11,18 @@ from common import ROOT, data_options
 from kills import Processes, is_good, kill_and_compare, options
 from launched import OPTIONS, RECIPE, Launched
 
+
+def with_hook(folder, name, code):
+    """Write a config of the recipe with a hook of a user's own."""
+    (folder / f'{name}_hook.py').write_text(code)
+    (folder / 'config.py').write_text(
+        f"_base_ = '{ROOT / RECIPE}'\n"
+        f"custom_imports = dict(imports=['mmdet_largebatch', '{name}_hook'])\n"
+        f"custom_hooks = [dict(type='{name}')]\n"
+    )
+    return folder / 'config.py'
+
+
 KINDS = [
     'data worker in training',
     'SIGUSR1 to a rank',
@@ -47,11 +59,10 @@ def test_nothing_outlives_a_killed_launcher(shapes, tmp_path):
 def test_nothing_outlives_a_killed_evaluation(killed, shapes, tmp_path):
     """Of tools/dist_test.sh one rank is killed, whose data workers end as well."""
     newest = Path((killed[1] / 'whole_2/last_checkpoint').read_text())
-    words = ['tools/dist_test.sh', RECIPE, newest, 2, '--work-dir', tmp_path, '--cfg-options']
-    slow = ['custom_imports.imports=slow', 'custom_hooks=[{"type":"Slow"}]']
-    (tmp_path / 'slow.py').write_text(SLOW)
+    config = with_hook(tmp_path, 'Slow', SLOW)
+    words = ['tools/dist_test.sh', config, newest, 2, '--work-dir', tmp_path, '--cfg-options']
     run = subprocess.Popen(
-        [str(word) for word in (*words, *data_options(shapes), *OPTIONS[:-1], *slow)],
+        [str(word) for word in (*words, *data_options(shapes), *OPTIONS)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -101,12 +112,10 @@ class Mistaken(Hook):
 
 
 def test_a_mistake_on_one_rank_ends_all_and_is_not_started_again(command, shapes, tmp_path):
-    (tmp_path / 'mistaken.py').write_text(MISTAKE)
-    own = ['custom_imports.imports=mistaken', 'custom_hooks=[{"type":"Mistaken"}]']
-    work = tmp_path / 'work'
+    config, work = with_hook(tmp_path, 'Mistaken', MISTAKE), tmp_path / 'work'
     done = command(
-        *('tools/dist_train.sh', RECIPE, 2, '--work-dir', work, '--cfg-options'),
-        *(*data_options(shapes), *OPTIONS, *own),
+        *('tools/dist_train.sh', config, 2, '--work-dir', work, '--cfg-options'),
+        *(*data_options(shapes), *OPTIONS),
         MAX_RESTARTS='3',
         PYTHONPATH=f'{tmp_path}:{os.environ.get("PYTHONPATH", "")}',
     )
