@@ -174,13 +174,17 @@ def unusual(tmp_path_factory, shapes, command):
         "visualizer = dict(vis_backends=[dict(type='Elsewhere')])\n"
     )
     (folder / 'stops.py').write_text(
+        'import os\n\n'
         'from mmdet.registry import HOOKS, VISBACKENDS\n'
         'from mmengine.hooks import Hook\n'
         'from mmengine.visualization import BaseVisBackend\n\n\n'
         '@VISBACKENDS.register_module()\n'
         'class Elsewhere(BaseVisBackend):\n'
         '    experiment = None\n\n'
+        '    def _init_env(self):\n'
+        '        pass\n\n'
         '    def add_scalars(self, scalar_dict, *args, **kwargs):\n'
+        '        os.makedirs(self._save_dir, exist_ok=True)\n'
         '        with open(f"{self._save_dir}/elsewhere", "a") as file:\n'
         '            file.write(f"{scalar_dict}\\n")\n\n\n'
         '@HOOKS.register_module()\n'
