@@ -193,7 +193,8 @@ def unusual(tmp_path_factory, shapes, command):
         '        runner.train_loop.stop_training = runner.epoch == 1\n'
     )
     path = os.pathsep.join([str(folder), os.environ.get('PYTHONPATH', str(ROOT))])
-    options = ['train_cfg.max_epochs=4', 'default_hooks.logger.interval=50']
+    options = ['train_cfg.max_epochs=4', 'default_hooks.lr.warmup_iters=2']
+    options += ['default_hooks.logger.interval=50']
     options += ['default_hooks.logger.ignore_last=True', 'train_cfg.val_interval=1']
     line = words(shapes, folder / 'work', '--lr', '0.001', config=config, options=options)
     return folder / 'work', [command(*line, PYTHONPATH=path) for _ in range(2)]
