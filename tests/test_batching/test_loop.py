@@ -224,9 +224,9 @@ def test_samplers_of_another_kind_are_refused(tmp_path):
 
 
 def test_what_a_hook_unfreezes_is_the_same_on_all_ranks(command, tmp_path):
-    """DDP reduces what was trained when it was built; 4 ranks have 6 micro-batches in 2s and 1s."""
+    """DDP reduces what was trained when it was built; 4 ranks have 2 or 1 of 6 micro-batches."""
     weights = {}
-    for ranks in (1, 2, 4):
+    for ranks in (1, 4):
         out = tmp_path / str(ranks)
         script = 'tests/test_batching/unfreezing.py'
         done = command(sys.executable, script, out, ranks, PYTHONPATH=PATH)
@@ -234,7 +234,6 @@ def test_what_a_hook_unfreezes_is_the_same_on_all_ranks(command, tmp_path):
         weights[ranks] = [torch.load(f'{out}.{rank}.pth') for rank in range(ranks)]
     [one] = weights[1]
     assert one['b'] != 0
-    for several in (weights[2], weights[4]):
-        for other in several:
-            assert all(torch.equal(other[name], several[0][name]) for name in one)
-            torch.testing.assert_close(dict(other), dict(one))
+    for other in weights[4]:
+        assert all(torch.equal(other[name], weights[4][0][name]) for name in one)
+        torch.testing.assert_close(dict(other), dict(one))

@@ -1,5 +1,7 @@
 """MergedGroupsConstructor beside MMEngine's default: every tensor's settings are the same."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from mmdet.registry import MODELS
@@ -170,7 +172,7 @@ def test_a_checkpoint_without_the_frozen_tensors_resumes(kind):
     old = build(model[1:], 'MergedGroupsConstructor', paramwise, **options)
     hidden = first(torch.zeros(0, 3)).shape[1]
     steps(model[1:], old, 2, hidden)
-    saved = old.state_dict()
+    saved = deepcopy(old.state_dict())
     other, _ = tiny()
     other.load_state_dict(model.state_dict())
     new = build(other, 'MergedGroupsConstructor', paramwise, **options)

@@ -259,11 +259,12 @@ def test_the_text_log_serves_where_there_are_no_scalars(tmp_path):
         evaluated(3, 'coco/bbox_mAP: 0.2000  coco/bbox_mAP_50: 0.5000  coco/segm_mAP: 0.1000  '),
     ]
     run = read_run(write(tmp_path, [], SHORT, lines=lines))
-    assert [(one.update, one.epoch, one.seconds) for one in run.updates][::2] == [
-        (50, 1, None),
+    assert [(one.update, one.epoch, one.seconds) for one in run.updates] == [
+        (100, 1, 0.5),
         (150, 2, 0.5),
+        (300, 3, 0.7),
     ]
-    assert [one.loss for one in run.updates][1::2] == [1.25, 0.75]
+    assert [repr(one.loss) for one in run.updates] == ['1.25', 'nan', '0.75']
     assert [(x.epoch, x.box_ap, x.mask_ap) for x in run.evaluations] == [
         (1, 0.1, None),
         (3, 0.2, 0.1),

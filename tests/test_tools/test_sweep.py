@@ -174,13 +174,17 @@ def unusual(tmp_path_factory, shapes, command):
         "visualizer = dict(vis_backends=[dict(type='Elsewhere')])\n"
     )
     (folder / 'stops.py').write_text(
+        'import os\n\n'
         'from mmdet.registry import HOOKS, VISBACKENDS\n'
         'from mmengine.hooks import Hook\n'
         'from mmengine.visualization import BaseVisBackend\n\n\n'
         '@VISBACKENDS.register_module()\n'
         'class Elsewhere(BaseVisBackend):\n'
         '    experiment = None\n\n'
+        '    def _init_env(self):\n'
+        '        pass\n\n'
         '    def add_scalars(self, scalar_dict, *args, **kwargs):\n'
+        '        os.makedirs(self._save_dir, exist_ok=True)\n'
         '        with open(f"{self._save_dir}/elsewhere", "a") as file:\n'
         '            file.write(f"{scalar_dict}\\n")\n\n\n'
         '@HOOKS.register_module()\n'
@@ -189,7 +193,8 @@ def unusual(tmp_path_factory, shapes, command):
         '        runner.train_loop.stop_training = runner.epoch == 1\n'
     )
     path = os.pathsep.join([str(folder), os.environ.get('PYTHONPATH', str(ROOT))])
-    options = ['train_cfg.max_epochs=4', 'default_hooks.logger.interval=50']
+    options = ['train_cfg.max_epochs=4', 'default_hooks.lr.warmup_iters=2']
+    options += ['default_hooks.logger.interval=50']
     options += ['default_hooks.logger.ignore_last=True', 'train_cfg.val_interval=1']
     line = words(shapes, folder / 'work', '--lr', '0.001', config=config, options=options)
     return folder / 'work', [command(*line, PYTHONPATH=path) for _ in range(2)]
