@@ -147,13 +147,16 @@ class AtomicCheckpointHook(CheckpointHook):
             if self._agreement.any(due):
                 self.save_now(runner, runner.iter + 1)
 
-    def after_train_epoch(self, runner: Runner) -> None:
-        """Save as the interval says, and where the training is cut short by ``max_updates``.
+    def before_val(self, runner: Runner) -> None:
+        """Save before the evaluation of a training that ``max_updates`` cuts short.
 
         Args:
             runner (Runner): The runner.
         """
-        super().after_train_epoch(runner)
+        if is_training(runner):
+            self._save_cut(runner)
+
+    def _save_cut(self, runner: Runner) -> None:
         if self.save_last and runner.iter == getattr(runner.train_loop, 'max_updates', None):
             self.save_now(runner, runner.iter)
 
@@ -166,6 +169,7 @@ class AtomicCheckpointHook(CheckpointHook):
         Raises:
             SettingError: If the last save failed.
         """
+        self._save_cut(runner)
         if self._failure:
             raise SettingError(self._failure)
         super().after_train(runner)

@@ -185,7 +185,8 @@ def one_line_errors(splits: List[str]) -> Iterator[Dict[str, Config]]:
         line = _explain(error, context.get('cfg'), splits)
         if line is None:
             raise
-        if os.environ.get('LOCAL_RANK', '0') == '0':
+        # Of a mistake that one rank alone meets, that rank tells.
+        if os.environ.get('LOCAL_RANK', '0') == '0' or getattr(error, 'alone', False):
             print(f'error: {line}', file=sys.stderr, flush=True)
         if isinstance(error, DivergenceError):
             leave(DIVERGED, again=False)
