@@ -19,6 +19,9 @@ class PictureError(SettingError):
         message (str): One line, or the traceback of a data worker that ends with it.
     """
 
+    # Met by one rank, which tells it, whatever rank it is.
+    alone = True
+
     def __init__(self, message: str) -> None:
         *traceback, line = message.rstrip().splitlines()
         super().__init__(line.split(': ', 1)[1] if traceback else line)

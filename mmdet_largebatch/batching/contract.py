@@ -1,26 +1,16 @@
 """Which models are beyond what a global batch can promise."""
 
-from inspect import isfunction
-from typing import Dict, List
+from typing import Dict, List, Optional
 
 from mmengine.model import is_model_wrapper
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-
-def _reduces_over_ranks(module: nn.Module) -> bool:
-    """Whether a method of the module's class calls mmdet's ``reduce_mean``, which takes a mean over
-    ranks, not over micro-batches. It is the name that mmdet's heads average their normaliser by.
-    """
-    return any(
-        isfunction(method) and 'reduce_mean' in method.__code__.co_names
-        for cls in type(module).__mro__
-        for method in vars(cls).values()
-    )
+from .collectives import collectives, is_sync_bn
 
 
 def outside_contract(model: nn.Module) -> Dict[str, List[str]]:
-    """Modules whose result depends on how the global batch is spread over the ranks.
+    """Find modules whose result depends on how the global batch is spread over the ranks.
 
     Args:
         model (nn.Module): The model, in the mode that it trains in (``model.train()``), wrapped by
@@ -34,13 +24,44 @@ def outside_contract(model: nn.Module) -> Dict[str, List[str]]:
         model = model.module
     found: Dict[str, List[str]] = {}
     for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm) and module.training:
-            kind = (
-                'SyncBN, with statistics over the ranks'
-                if 'Sync' in type(module).__name__
-                else 'batch norm that trains its statistics on each rank apart'
-            )
+        if isinstance(module, _BatchNorm) and module.training and not is_sync_bn(module):
+            kind = 'batch norm that trains its statistics on each rank apart'
             found.setdefault(kind, []).append(name)
-        if _reduces_over_ranks(module):
-            found.setdefault('a loss normalised over the ranks', []).append(name)
+    for name, calls in collectives(model).items():
+        if 'SyncBN' in calls:
+            kind = 'SyncBN, with statistics over the ranks'
+        elif 'reduce_mean' in calls:
+            kind = 'a loss normalised over the ranks'
+        else:
+            kind = f'communication between the ranks ({", ".join(sorted(calls))})'
+        found.setdefault(kind, []).append(name)
     return found
+
+
+def uneven_message(model: nn.Module, ranks: int, micro_batches: int) -> Optional[str]:
+    """Say why a model that communicates cannot be trained with shares of different sizes.
+
+    A rank with more micro-batches than another would wait for it without end.
+
+    Args:
+        model (nn.Module): The model, in the mode that it trains in.
+        ranks (int): Number of ranks.
+        micro_batches (int): Number of micro-batches of an update.
+
+    Returns:
+        str, optional: One line for the user, None if it can be trained.
+    """
+    if micro_batches % ranks == 0:
+        return None
+    calls = collectives(model)
+    if not calls:
+        return None
+    names = [f'{name} ({", ".join(sorted(what))})' for name, what in calls.items()]
+    more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+    divisors = [str(n) for n in range(1, micro_batches + 1) if micro_batches % n == 0]
+    fitting = ' or '.join(filter(None, (', '.join(divisors[:-1]), divisors[-1])))
+    return (
+        f'{ranks} ranks cannot share the {micro_batches} micro-batches of an update evenly, and '
+        f'the model communicates between the ranks in each: {", ".join(names[:3])}{more}. Must be '
+        f'{fitting} ranks, or another train_cfg.global_batch_size.'
+    )

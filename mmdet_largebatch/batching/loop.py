@@ -1,24 +1,31 @@
 """The train loop in which one iteration is one update of the global batch."""
 
 from math import ceil
-from typing import Any, Dict, Iterator, Optional, Union
+from typing import Any, Dict, Iterator, List, Optional, Union
 
 from mmdet.registry import LOOPS
 from mmengine.dist import get_dist_info
-from mmengine.optim import OptimWrapperDict
+from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
 from ..errors import RolledBack, SettingError
 from ..optimizers import double_clip_message
-from ..type_names import type_name
-from .accumulation import Accumulation, global_mean
-from .contract import outside_contract
+from .accumulation import Accumulation
+from .contract import outside_contract, uneven_message
 from .eta import CutEta
+from .evaluation import be_patient, forget_evaluation
+from .loader import with_global_batch
+from .logged_means import LoggedMeans
 from .sampler import EMPTY, GlobalBatchSampler
 from .seeding import MODEL, SeededFetch, seed_generators
 from .unfrozen import Unfrozen
+from .unused import check_all_used
+
+# Arguments that train_cfg may have besides this loop's own.
+STOCK_SETTINGS = ('val_begin', 'val_interval', 'dynamic_intervals')
 
 
 @LOOPS.register_module()
@@ -50,18 +57,18 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         max_epochs (int): Epochs to train.
         global_batch_size (int): Images that one optimizer update learns from, over all ranks.
         max_updates (int, optional): Updates after which the training ends, with a checkpoint and an
-            evaluation, though its schedule is that of ``max_epochs``. The epoch that it cuts short
-            ends as a whole one would; resumed with more updates, the run goes on within it. None
-            for all updates. Defaults to None.
+            evaluation, though its schedule is that of ``max_epochs``. In an epoch that it cuts
+            short no hook is told of the epoch's end. Resumed with more updates, the run goes on
+            within the epoch. None for all updates. Defaults to None.
         **kwargs: ``val_begin``, ``val_interval`` and ``dynamic_intervals`` of
             :class:`mmengine.runner.EpochBasedTrainLoop`.
 
     Raises:
         SettingError: If ``global_batch_size`` is not a positive multiple of the micro-batch,
-            ``max_updates`` is not a positive integer, there are more ranks than micro-batches, the
-            dataset is empty, or the sampler is one that cannot be dealt; and, when training begins,
-            if ``accumulative_counts`` is set too or a checkpoint is of another number of updates an
-            epoch.
+            a setting of ``train_cfg`` or an option of the data loader cannot be used, there are
+            more ranks than micro-batches, or the dataset is empty; and, when training begins, if
+            ``accumulative_counts`` is set too, a model that communicates between the ranks is
+            shared out unevenly, or a checkpoint is of another number of updates an epoch.
     """
 
     def __init__(
@@ -76,8 +83,9 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         _check_positive('global_batch_size', global_batch_size)
         if max_updates is not None:
             _check_positive('max_updates', max_updates)
+        _check_stock_settings(max_epochs, kwargs)
         if isinstance(dataloader, dict):
-            dataloader = _with_global_batch(dataloader, global_batch_size)
+            dataloader = with_global_batch(dataloader, global_batch_size)
         try:
             super().__init__(runner, dataloader, max_epochs, **kwargs)
         except ValueError as error:
@@ -97,6 +105,8 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         if not isinstance(getattr(dataset, '__getitems__', None), SeededFetch):
             dataset.__getitems__ = SeededFetch(dataset)
         self.unfrozen = Unfrozen(runner.model)
+        self._means = LoggedMeans(self.sampler.ranks, self.sampler.micro_batches)
+        self._accumulation: Optional[Accumulation] = None
 
     @property
     def updates_per_epoch(self) -> int:
@@ -128,9 +138,10 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         Raises:
             SettingError: See the class.
         """
-        self._check_optim_wrapper()
+        self.check()
         self._check_resumed()
         self._log()
+        be_patient(self.runner)
         self._reopen_epoch()
         if self.end < self.max_iters:
             self.runner.register_hook(CutEta(self.end))
@@ -148,6 +159,18 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         self.runner.call_hook('after_train')
         return self.runner.model
 
+    def check(self) -> None:
+        """Refuse a training that cannot work with this model and optimizer.
+
+        Raises:
+            SettingError: See the class.
+        """
+        self._check_optim_wrapper()
+        model, ranks = self.runner.model.train(), self.sampler.ranks
+        message = uneven_message(model, ranks, self.sampler.micro_batches)
+        if message:
+            raise SettingError(message)
+
     def run_epoch(self) -> None:
         """Run the updates of one epoch that are not done yet."""
         self.runner.call_hook('before_train_epoch')
@@ -158,7 +181,9 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         micro_batches = iter(self.dataloader) if done < last else iter(())
         for idx in range(done, last):
             self.run_iter(idx, micro_batches)
-        self.runner.call_hook('after_train_epoch')
+        if self._iter == (self._epoch + 1) * self.updates_per_epoch:
+            self.runner.call_hook('after_train_epoch')
+        # An epoch that max_updates cut short counts for its evaluation; see _reopen_epoch.
         self._epoch += 1
 
     def run_iter(self, idx: int, micro_batches: Iterator[Any]) -> None:
@@ -171,25 +196,34 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         """
         data_batch = next(micro_batches)
         self.runner.call_hook('before_train_iter', batch_idx=idx, data_batch=data_batch)
-        share, ranks = self.sampler.share, self.sampler.ranks
-        count = self.sampler.micro_batches
-        accumulation = Accumulation(self.runner.optim_wrapper, ranks, count)
-        outputs = []
+        share = self.sampler.share
+        accumulation = self._accumulation_of(self.runner.optim_wrapper)
+        accumulation.begin()
+        outputs: List[Optional[Dict[str, Any]]] = []
         for position, number in enumerate(share):
-            accumulation.synchronise = number == share[-1]
             micro_batch = data_batch if position == 0 else next(micro_batches)
             seed_generators((self.seed, self._iter, number), MODEL)
-            log_vars = self.runner.model.train_step(micro_batch, optim_wrapper=accumulation)
-            # Detached, or each would keep the graph of its micro-batch to the end of the update.
-            outputs.append({name: value.detach() for name, value in log_vars.items()})
+            with accumulation.micro_batch(last=number == share[-1]) as optim_wrapper:
+                values = self.runner.model.train_step(micro_batch, optim_wrapper=optim_wrapper)
+            outputs.append(self._means.detached(values))
+        check_all_used(self.runner.model)
         self.unfrozen.synchronise()
-        outputs = global_mean(outputs, ranks, count)
-        self.runner.call_hook('before_update', outputs=outputs)
-        accumulation.step()
+        means, asked = self._means(outputs, accumulation.asked)
+        self.runner.call_hook('before_update', outputs={} if means is None else means)
+        if asked:
+            accumulation.finish()
         self.runner.call_hook(
-            'after_train_iter', batch_idx=idx, data_batch=data_batch, outputs=outputs
+            'after_train_iter', batch_idx=idx, data_batch=data_batch, outputs=means
         )
         self._iter += 1
+
+    def _accumulation_of(self, optim_wrapper: OptimWrapper) -> Accumulation:
+        sampler, standing = self.sampler, self._accumulation
+        if standing is None or standing.optim_wrapper is not optim_wrapper:
+            self._accumulation = Accumulation(
+                optim_wrapper, sampler.ranks, sampler.micro_batches, len(sampler.share)
+            )
+        return self._accumulation
 
     def _end_of(self, epochs: int) -> int:
         """Updates that are done at the end of so many epochs."""
@@ -211,6 +245,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         at_end = self._epoch == self._max_epochs >= self.val_begin
         cut = self._iter == self.end < self.max_iters
         if self.runner.val_loop is not None and (due or at_end or cut):
+            forget_evaluation(self.runner.message_hub)
             self.runner.call_hook('before_evaluation')
             self.runner.val_loop.run()
 
@@ -220,6 +255,11 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             raise SettingError(
                 f'optim_wrapper has several optimizers ({", ".join(wrapper.keys())}). '
                 'Must be one under GlobalBatchTrainLoop.'
+            )
+        if not isinstance(wrapper, OptimWrapper):
+            raise SettingError(
+                f'optim_wrapper.type={type(wrapper).__name__}. Must be OptimWrapper or a class '
+                'derived from it under GlobalBatchTrainLoop.'
             )
         if wrapper._accumulative_counts != 1:
             raise SettingError(
@@ -256,8 +296,13 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             logger.info(
                 f'Cut short: {self.end} of {self.max_iters} updates (train_cfg.max_updates)'
             )
-        self.runner.model.train()
-        for what, names in outside_contract(self.runner.model).items():
+        model = self.runner.model
+        if is_model_wrapper(model) and type(model.module).train_step is not BaseModel.train_step:
+            logger.warning(
+                f'{type(model).__name__} does not call the train_step of '
+                f'{type(model.module).__name__}, on one rank it is called.'
+            )
+        for what, names in outside_contract(model.train()).items():
             logger.warning(
                 f'This training depends on the number of ranks: {what}, in {", ".join(names)}.'
             )
@@ -270,19 +315,28 @@ def _check_positive(name: str, value: Any) -> None:
         raise SettingError(f'train_cfg.{name}={value}. Must be >= 1.')
 
 
-def _with_global_batch(dataloader: Dict, global_batch_size: int) -> Dict:
-    """The config of a data loader with a sampler of the global batch in it."""
-    dataloader = dict(dataloader)
-    grouping = dataloader.get('batch_sampler')
-    kind = type_name(grouping)
-    if kind == 'GlobalBatchSampler':
-        return dataloader | dict(batch_sampler=dict(grouping, global_batch_size=global_batch_size))
-    if kind not in ('', 'AspectRatioBatchSampler'):
+def _check_stock_settings(max_epochs: Any, settings: Dict[str, Any]) -> None:
+    """Refuse what MMEngine would take and fail on after an epoch, or with a traceback."""
+    unknown = sorted(set(settings) - set(STOCK_SETTINGS))
+    if unknown:
+        known = ', '.join(('max_epochs', 'global_batch_size', 'max_updates', *STOCK_SETTINGS))
         raise SettingError(
-            f'train_dataloader.batch_sampler.type={kind}. Must be AspectRatioBatchSampler or none '
-            'under GlobalBatchTrainLoop.'
+            f'train_cfg.{unknown[0]} is not known to GlobalBatchTrainLoop. Must be one of {known}.'
         )
-    dataloader['batch_sampler'] = dict(
-        type='mmdet.GlobalBatchSampler', global_batch_size=global_batch_size, grouping=grouping
+    if isinstance(max_epochs, float) and max_epochs.is_integer():
+        max_epochs = int(max_epochs)
+    _check_positive('max_epochs', max_epochs)
+    _check_positive('val_interval', settings.get('val_interval', 1))
+    intervals = settings.get('dynamic_intervals')
+    whole = intervals is None or all(
+        isinstance(pair, (list, tuple))
+        and len(pair) == 2
+        and all(isinstance(n, int) for n in pair)
+        and pair[1] >= 1
+        for pair in intervals
     )
-    return dataloader
+    if not whole:
+        raise SettingError(
+            f'train_cfg.dynamic_intervals={intervals!r}. Must be a list of pairs of an epoch and '
+            'an interval >= 1, such as [(10, 1)].'
+        )

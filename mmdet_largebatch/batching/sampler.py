@@ -1,21 +1,25 @@
 """The micro-batches of an epoch, formed once for the whole world and dealt to the ranks."""
 
 from copy import copy
+from itertools import islice
 from math import ceil
 from typing import Iterator, List, Optional
 
+from mmdet.datasets.samplers import AspectRatioBatchSampler
 from mmdet.registry import DATA_SAMPLERS
 from mmengine.dataset import DefaultSampler
 from mmengine.dist import get_dist_info
 from torch.utils.data import BatchSampler, Sampler
 
 from ..errors import SettingError
+from ..type_names import type_name
 from .seeding import MicroBatch
 
 EMPTY = (
     'train_dataloader.dataset has 0 images. Must have at least 1: look at its ann_file, its '
     'metainfo.classes and its filter_cfg.'
 )
+GROUPING = 'AspectRatioBatchSampler'
 
 
 @DATA_SAMPLERS.register_module()
@@ -33,16 +37,21 @@ class GlobalBatchSampler(Sampler):
     the iterations of an epoch.
 
     Args:
-        sampler (DefaultSampler): Has the dataset, the seed, and whether to shuffle.
+        sampler (DefaultSampler): Has the dataset, whether to shuffle, and ``round_up``.
         batch_size (int): Images of a micro-batch.
         global_batch_size (int): Images of an update, over all ranks.
         grouping (dict, optional): Config of the batch sampler that groups the images of one
-            micro-batch, such as ``dict(type='AspectRatioBatchSampler')``. None takes them as they
-            come. Defaults to None.
+            micro-batch: ``dict(type='AspectRatioBatchSampler')``. None takes them as they come.
+            Defaults to None.
+        drop_last (bool): Whether to leave out an update at the end of an epoch whose micro-batches
+            are not full. Defaults to False.
+        order_seed (int, optional): Seed of the order of the images. None takes that of the run.
+            Defaults to None.
 
     Raises:
         SettingError: If the dataset is empty, the micro-batch does not divide the global batch,
-            there are more ranks than micro-batches, or the sampler is another.
+            there are more ranks than micro-batches, the samplers are others, an epoch has no
+            update, or with ``round_up=False`` micro-batches are missing in its last one.
     """
 
     def __init__(
@@ -51,6 +60,8 @@ class GlobalBatchSampler(Sampler):
         batch_size: int,
         global_batch_size: int,
         grouping: Optional[dict] = None,
+        drop_last: bool = False,
+        order_seed: Optional[int] = None,
     ) -> None:
         if type(sampler) is not DefaultSampler:
             raise SettingError(
@@ -59,6 +70,8 @@ class GlobalBatchSampler(Sampler):
             )
         if len(sampler.dataset) == 0:
             raise SettingError(EMPTY)
+        _check_batch_size(batch_size)
+        self.grouping = _checked_grouping(grouping)
         if global_batch_size % batch_size:
             below = global_batch_size - global_batch_size % batch_size
             raise SettingError(
@@ -77,9 +90,11 @@ class GlobalBatchSampler(Sampler):
         self.sampler = sampler
         self.batch_size = batch_size
         self.global_batch_size = global_batch_size
-        self.grouping = grouping
+        self.drop_last = drop_last
+        self.order_seed = order_seed
         self.seed = sampler.seed
         self.epoch = self.start = 0
+        self._check_length()
 
     @property
     def share(self) -> List[int]:
@@ -96,31 +111,77 @@ class GlobalBatchSampler(Sampler):
         """
         self.seed, self.epoch, self.start = seed, epoch, update
 
+    def _images(self, number: int) -> int:
+        """Return how many images of an epoch ``DefaultSampler`` deals to rank ``number``."""
+        short = 0 if self.sampler.round_up else number
+        return ceil((len(self.sampler.dataset) - short) / self.micro_batches)
+
+    def _updates(self, number: int) -> int:
+        """Return how many micro-batches of this number an epoch has."""
+        images = self._images(number)
+        return images // self.batch_size if self.drop_last else ceil(images / self.batch_size)
+
+    def _check_length(self) -> None:
+        images, last = len(self.sampler.dataset), self.micro_batches - 1
+        if self._updates(last) != self._updates(0):
+            raise SettingError(
+                f'train_dataloader.sampler.round_up=False: of {images} images the last update of '
+                f'an epoch has fewer than {self.micro_batches} micro-batches. Must be True.'
+            )
+        if len(self) == 0:
+            raise SettingError(
+                f'train_dataloader.drop_last=True leaves no update of {images} images: a global '
+                f'batch has {self.global_batch_size}. Must be False.'
+            )
+
     def _order(self, number: int) -> Iterator[List[int]]:
-        """The micro-batches of an epoch that have this number in their updates."""
+        """Return the micro-batches of an epoch that have this number in their updates."""
         sampler = copy(self.sampler)
         sampler.rank, sampler.world_size = number, self.micro_batches
-        sampler.num_samples = ceil(len(sampler.dataset) / self.micro_batches)
-        sampler.total_size = sampler.num_samples * self.micro_batches
-        sampler.seed = self.seed
+        sampler.num_samples = self._images(number)
+        sampler.total_size = len(sampler.dataset)
+        if sampler.round_up:
+            sampler.total_size = sampler.num_samples * self.micro_batches
+        sampler.seed = self.seed if self.order_seed is None else self.order_seed
         sampler.set_epoch(self.epoch)
-        if self.grouping is None:
-            return iter(BatchSampler(sampler, self.batch_size, drop_last=False))
-        batches = dict(sampler=sampler, batch_size=self.batch_size)
-        # In mmdet's scope also where a program's default scope is another.
-        grouping = dict(self.grouping, _scope_='mmdet')
-        return iter(DATA_SAMPLERS.build(grouping, default_args=batches))
+        group = BatchSampler if self.grouping is None else AspectRatioBatchSampler
+        # Neither drops: mmdet's would at times drop a whole micro-batch too.
+        return islice(group(sampler, self.batch_size, drop_last=False), len(self))
 
     def __iter__(self) -> Iterator[MicroBatch]:
         share = self.share
         orders = [self._order(number) for number in share]
         first = self.epoch * len(self)
-        for update in range(len(self)):
-            for number, order in zip(share, orders, strict=True):
-                indices = next(order)
+        for update, micro_batches in enumerate(zip(*orders, strict=True)):
+            for number, indices in zip(share, micro_batches, strict=True):
                 if update >= self.start:
                     yield MicroBatch(indices, (self.seed, first + update, number))
 
     def __len__(self) -> int:
         """Number of updates in an epoch."""
-        return ceil(ceil(len(self.sampler.dataset) / self.micro_batches) / self.batch_size)
+        return self._updates(0)
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise SettingError(f'train_dataloader.batch_size={batch_size!r}. Must be an integer >= 1.')
+
+
+def _checked_grouping(grouping: Optional[dict]) -> Optional[dict]:
+    if grouping is None:
+        return None
+    kind = grouping.get('type')
+    # Its own name in any scope is not enough: another class of it may count otherwise.
+    found = DATA_SAMPLERS.get(kind) if isinstance(kind, str) else kind
+    if found is not AspectRatioBatchSampler:
+        raise SettingError(
+            f'train_dataloader.batch_sampler.type={type_name(kind)}. Must be {GROUPING} of mmdet '
+            'or none under GlobalBatchTrainLoop.'
+        )
+    surplus = set(grouping) - {'type', '_scope_'}
+    if surplus:
+        raise SettingError(
+            f'train_dataloader.batch_sampler.{min(surplus)} is not known to {GROUPING}. Must be '
+            'left out.'
+        )
+    return grouping

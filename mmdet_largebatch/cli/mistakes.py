@@ -13,7 +13,7 @@ from mmengine.runner import find_latest_checkpoint
 
 from ..batching.sampler import EMPTY
 from ..checkpoints import checkpoint_defect
-from ..errors import DivergenceError, PictureError, SettingError
+from ..errors import DivergenceError, SettingError
 from ..exit_status import (
     DIVERGED,
     STATUS_FILE,
@@ -148,7 +148,7 @@ def _first_line(error: BaseException) -> str:
 
 def _saved_before(error: Exception, cfg: Optional[Config], splits: List[str]) -> str:
     """The checkpoint that a training that met a broken picture goes on from."""
-    if not isinstance(error, PictureError) or not cfg or 'train' not in splits:
+    if not isinstance(error) or not cfg or 'train' not in splits:
         return ''
     pointer = Path(cfg.work_dir) / 'last_checkpoint'
     newest = pointer.is_file() and find_latest_checkpoint(cfg.work_dir)
@@ -209,8 +209,8 @@ def one_line_errors(splits: List[str]) -> Iterator[Dict[str, Config]]:
             raise
         status = DIVERGED if isinstance(error, DivergenceError) else WRONG_SETTING
         speaks = tell_launcher(status, again=False)
-        # A picture is read on one rank alone.
-        if speaks or (isinstance(error, PictureError) and STATUS_FILE not in os.environ):
+        # Of a mistake that one rank alone meets, that rank tells.
+        if speaks or (getattr(error, 'alone', False) and STATUS_FILE not in os.environ):
             print(f'error: {line}', file=sys.stderr, flush=True)
         if status == DIVERGED:
             leave(DIVERGED, again=False)

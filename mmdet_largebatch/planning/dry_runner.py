@@ -128,7 +128,7 @@ class DryRunner(Runner):
         if hook is not None:
             hook.before_run(self)
         if isinstance(loop, GlobalBatchTrainLoop):
-            loop._check_optim_wrapper()
+            loop.check()
 
 
 @contextmanager
