@@ -280,7 +280,7 @@ def _fault(
     """
     dtypes = (arithmetic_dtype(p),) if exact else DTYPES
     if not isinstance(x, Tensor):
-        return f'a {type(x).__name__}', 'a tensor'
+        return f'of type {type(x).__name__}', 'a tensor'
     if x.layout != torch.strided or x.is_nested:
         return f'of layout {x.layout}', 'a dense tensor'
     if x.is_meta and not p.is_meta:

@@ -132,7 +132,7 @@ CHANGES = {
     'device of the state': (
         lambda m, o: set_state(m, o, torch.zeros(4, 128, device='meta')), 'on the meta device'
     ),
-    'no tensor': (lambda m, o: set_state(m, o, [1.0]), 'is a list'),
+    'no tensor': (lambda m, o: set_state(m, o, [1.0]), 'is of type list'),
     'weight': (
         lambda m, o: setattr(m.weight, 'data', torch.zeros(6, 128)),
         r'shape \(6, 128\), its gradient is of shape \(4, 128\)',
@@ -157,5 +157,5 @@ def test_no_step_is_made_on_tensors_that_do_not_match(kind, change, words):
 def test_one_moment_alone_makes_no_step():
     model, optimizer = trained(LAMB)
     del optimizer.state[model.weight]['exp_avg_sq']
-    with pytest.raises(RuntimeError, match='its exp_avg_sq is a NoneType'):
+    with pytest.raises(RuntimeError, match='its exp_avg_sq is of type NoneType'):
         optimizer.step()
