@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument('--part', nargs='+', choices=parts, default=parts, help='what to measure')
     args = parser.parse_args()
     torch.set_num_threads(1)
-    with one_line_errors(['train']) as context, tempfile.TemporaryDirectory() as folder:
+    with one_line_errors() as context, tempfile.TemporaryDirectory() as folder:
         work_dir = Path(folder)
         shapes = args.shapes or work_dir / 'shapes'
         if args.shapes is None:

@@ -19,7 +19,7 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 
 from mmdet_largebatch import SettingError
-from mmdet_largebatch.cli import check_annotations, check_checkpoint, one_line_errors
+from mmdet_largebatch.cli import check_checkpoint, look_at_data, one_line_errors
 
 # Of a label, as a share of the picture: its height, and its width a letter.
 LABEL_HEIGHT, LABEL_WIDTH = 0.052, 0.024
@@ -101,13 +101,13 @@ def main() -> None:
     parser.add_argument('--pictures', type=int, default=8, help='how many')
     parser.add_argument('--score', type=float, default=0.6, help='lowest score drawn')
     args = parser.parse_args()
-    with one_line_errors(['test']) as context:
+    with one_line_errors() as context:
         if not Path(args.config).is_file():
             raise SettingError(f'config={args.config}: no such file.')
         cfg = context['cfg'] = Config.fromfile(args.config)
         cfg.load_from = args.checkpoint
         check_checkpoint('checkpoint', args.checkpoint)
-        check_annotations(cfg, ['test'])
+        look_at_data(cfg, ['test'], metrics=False)
         model = init_detector(cfg, args.checkpoint, device='cpu', palette='none')
         dataset = DATASETS.build(cfg.test_dataloader.dataset)
         number = min(args.pictures, len(dataset))

@@ -12,10 +12,10 @@ from mmengine.runner import Runner
 from mmdet_largebatch import SettingError
 from mmdet_largebatch.cli import (
     add_common_arguments,
-    check_annotations,
     check_checkpoint,
     check_work_dir,
     load_config,
+    look_at_data,
     one_line_errors,
     use_gloo_without_gpu,
 )
@@ -65,10 +65,10 @@ def use_test_time_augmentation(cfg: Config) -> None:
 def main() -> None:
     """Build the runner that the config describes and test."""
     args = parse_args()
-    with one_line_errors(['test']) as context:
+    with one_line_errors() as context:
         cfg = context['cfg'] = load_config(args)
         check_checkpoint('checkpoint', args.checkpoint)
-        check_annotations(cfg, ['test'])
+        look_at_data(cfg, ['test'])
         check_work_dir(cfg)
         cfg.load_from = args.checkpoint
         if args.show or args.show_dir:

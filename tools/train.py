@@ -8,10 +8,10 @@ from mmengine.runner import Runner
 from mmdet_largebatch import SettingError
 from mmdet_largebatch.cli import (
     add_common_arguments,
-    check_annotations,
     check_checkpoint,
     check_work_dir,
     load_config,
+    look_at_data,
     one_line_errors,
     use_gloo_without_gpu,
 )
@@ -39,7 +39,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Build the runner that the config describes and train."""
     args = parse_args()
-    with one_line_errors(['train', 'val']) as context:
+    with one_line_errors() as context:
         if args.auto_scale_lr:
             raise SettingError(
                 '--auto-scale-lr is not used: set default_hooks.lr.scale_rule (linear or sqrt) '
@@ -53,7 +53,7 @@ def main() -> None:
             cfg.resume = True
             cfg.load_from = None if args.resume == 'auto' else args.resume
         check_checkpoint('--resume' if args.resume else 'load_from', cfg.get('load_from'))
-        check_annotations(cfg, ['train', 'val'])
+        look_at_data(cfg, ['train', 'val'])
         check_work_dir(cfg)
         use_gloo_without_gpu(cfg)
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
