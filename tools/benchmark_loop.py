@@ -33,7 +33,7 @@ from mmengine.hub import get_config
 from torch.utils.data import DataLoader
 
 from mmdet_largebatch.batching.seeding import MODEL, seed_generators
-from mmdet_largebatch.cli import check_annotations, one_line_errors
+from mmdet_largebatch.cli import look_at_data, one_line_errors
 
 LOG_INTERVAL, UNTIMED = 8, 5  # updates
 # Micro-batches of an update, the ratio that is allowed, and pairs where --pairs does not say.
@@ -203,13 +203,13 @@ def main() -> None:
     parser.add_argument('--part', nargs='+', choices=parts, default=parts, help='what to measure')
     args = parser.parse_args()
     torch.set_num_threads(1)
-    with one_line_errors(['train']) as context, tempfile.TemporaryDirectory() as folder:
+    with one_line_errors() as context, tempfile.TemporaryDirectory() as folder:
         work_dir = Path(folder)
         shapes = args.shapes or work_dir / 'shapes'
         if args.shapes is None:
             write_split(shapes, 'train', 512, 128, 0)
         context['cfg'] = recipe(shapes, work_dir, 'check')
-        check_annotations(context['cfg'], ['train'])
+        look_at_data(context['cfg'], ['train'])
         tables = []
         with redirect_stdout(sys.stderr):
             rows = [

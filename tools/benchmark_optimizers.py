@@ -193,7 +193,7 @@ def check_outputs(args: argparse.Namespace) -> None:
 def main() -> None:
     """Read the command line, measure and print."""
     args = parse_args()
-    with one_line_errors([]) as context:
+    with one_line_errors() as context:
         check_outputs(args)
         chosen, left_out = choose(args.only, args.device)
         cfg = context['cfg'] = load_config(args)

@@ -28,12 +28,12 @@ from torch.utils.data import Dataset
 
 from mmdet_largebatch import SettingError
 from mmdet_largebatch.cli import (
-    check_annotations,
     check_checkpoint,
     check_output,
     check_settings,
     check_weights,
     load_config,
+    look_at_data,
     one_line_errors,
 )
 
@@ -219,13 +219,13 @@ def check_arguments(args: argparse.Namespace) -> str:
 def main() -> None:
     """Read the command line, detect and draw."""
     args = parse_args()
-    with one_line_errors(['test']) as context:
+    with one_line_errors() as context:
         cfg = context['cfg'] = load_config(args)
         device = check_arguments(args)
         cfg.load_from, cfg.test_evaluator = args.checkpoint, None
         check_settings(cfg, ['model', 'test_dataloader'])
         check_checkpoint('checkpoint', args.checkpoint)
-        check_annotations(cfg, ['test'])
+        look_at_data(cfg, ['test'], metrics=False)
         if cfg.get('default_scope', 'mmdet') is not None:
             init_default_scope(cfg.get('default_scope', 'mmdet'))
         model = load_model(cfg, args.checkpoint, device)

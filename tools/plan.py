@@ -11,7 +11,7 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 
 from mmdet_largebatch import SettingError
-from mmdet_largebatch.cli import check_annotations, load_config, one_line_errors
+from mmdet_largebatch.cli import load_config, look_at_data, one_line_errors
 from mmdet_largebatch.planning import Plan, as_json, as_text, draw_lr, make_plan
 
 
@@ -58,8 +58,10 @@ def plan_of(cfg: Config, args: argparse.Namespace) -> Plan:
     """
     if args.images is None:
         try:
-            check_annotations(cfg, ['train'])
+            look_at_data(cfg, ['train', 'val'])
         except SettingError as error:
+            if 'no such' not in str(error):
+                raise
             raise SettingError(f'{error} Or give the number of images by --images.') from error
     # Libraries print to where the plan alone belongs.
     with redirect_stdout(sys.stderr):
@@ -69,7 +71,7 @@ def plan_of(cfg: Config, args: argparse.Namespace) -> Plan:
 def main() -> None:
     """Read the config, print the plan and draw the schedule."""
     args = parse_args()
-    with one_line_errors([] if args.images else ['train']) as context:
+    with one_line_errors() as context:
         cfg = context['cfg'] = load_config(args)
         plan = plan_of(cfg, args)
         if args.plot:

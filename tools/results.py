@@ -47,7 +47,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Read the runs, write the table, draw."""
     args = parse_args()
-    with one_line_errors([]):
+    with one_line_errors():
         # A folder that is named twice is one run.
         folders = {work_dir.resolve(): work_dir for work_dir in args.work_dirs}
         runs = [read_run(work_dir) for work_dir in folders.values()]

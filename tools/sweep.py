@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from mmdet_largebatch import SettingError
 from mmdet_largebatch.cli import (
-    check_annotations,
     check_work_dir,
     load_config,
+    look_at_data,
     one_line_errors,
 )
 from mmdet_largebatch.exit_status import PREEMPTED, WRONG_SETTING
@@ -112,7 +112,7 @@ def prepare(args: argparse.Namespace, cfg: Config) -> list[Trial]:
     trials = combinations(
         args.work_dir, args.lr, args.warmup_iters, args.seeds, args.samples, args.sample_seed
     )
-    check_annotations(cfg, ['train', 'val'])
+    look_at_data(cfg, ['train', 'val'])
     configs = [trial_config(cfg, trial, args.updates) for trial in trials]
     for trial, config in zip(trials, configs, strict=True):
         write_config(trial, config)
@@ -167,7 +167,7 @@ def train(args: argparse.Namespace, trials: list[Trial], lock: int) -> list[Tria
 def main() -> None:
     """Read the command line, train, tabulate and draw."""
     args = parse_args()
-    with one_line_errors(['train', 'val']) as context:
+    with one_line_errors() as context:
         cfg = context['cfg'] = load_config(args)
         cfg.work_dir = str(args.work_dir)
         check_work_dir(cfg)

@@ -14,7 +14,6 @@ from mmdet_largebatch.cli import (
     WeightsCheckHook,
     add_common_arguments,
     begin_tool,
-    check_annotations,
     check_checkpoint,
     check_folder,
     check_output,
@@ -22,6 +21,7 @@ from mmdet_largebatch.cli import (
     check_work_dir,
     draw_on_every_rank,
     load_config,
+    look_at_data,
     one_line_errors,
     use_gloo_without_gpu,
     use_test_time_augmentation,
@@ -70,12 +70,12 @@ def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
 def main() -> None:
     """Build the runner that the config describes and test."""
     begin_tool()
-    with one_line_errors(['test']) as context:
+    with one_line_errors() as context:
         args = parse_args()
         cfg = context['cfg'] = load_config(args)
         check_settings(cfg, ['model', 'test_dataloader', 'test_evaluator', 'test_cfg'])
         check_checkpoint('checkpoint', args.checkpoint)
-        check_annotations(cfg, ['test'])
+        look_at_data(cfg, ['test'])
         check_work_dir(cfg)
         cfg.load_from = args.checkpoint
         if args.out:

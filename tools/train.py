@@ -9,10 +9,10 @@ from mmdet_largebatch import SettingError
 from mmdet_largebatch.cli import (
     add_common_arguments,
     begin_tool,
-    check_annotations,
     check_checkpoint,
     check_work_dir,
     load_config,
+    look_at_data,
     one_line_errors,
     use_gloo_without_gpu,
 )
@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Build the runner that the config describes and train."""
     begin_tool()
-    with one_line_errors(['train', 'val']) as context:
+    with one_line_errors(trains=True) as context:
         args = parse_args()
         if args.auto_scale_lr:
             raise SettingError(
@@ -56,7 +56,7 @@ def main() -> None:
             cfg.resume = True
             cfg.load_from = None if args.resume == 'auto' else args.resume
         check_checkpoint('--resume' if args.resume else 'load_from', cfg.get('load_from'))
-        check_annotations(cfg, ['train', 'val'])
+        look_at_data(cfg, ['train', 'val'])
         check_work_dir(cfg)
         use_gloo_without_gpu(cfg)
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)

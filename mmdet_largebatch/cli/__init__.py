@@ -1,5 +1,6 @@
 """What the command-line tools share."""
 
+from .data import look_at_data
 from .launch import (
     add_common_arguments,
     begin_tool,
@@ -7,7 +8,7 @@ from .launch import (
     load_config,
     use_gloo_without_gpu,
 )
-from .mistakes import check_annotations, check_checkpoint, check_work_dir, one_line_errors
+from .mistakes import check_checkpoint, check_work_dir, one_line_errors
 from .outputs import check_folder, check_output
 from .testing import draw_on_every_rank, use_test_time_augmentation
 from .weights import WeightsCheckHook, check_weights
@@ -16,7 +17,6 @@ __all__ = [
     'WeightsCheckHook',
     'add_common_arguments',
     'begin_tool',
-    'check_annotations',
     'check_checkpoint',
     'check_folder',
     'check_output',
@@ -25,6 +25,7 @@ __all__ = [
     'check_work_dir',
     'draw_on_every_rank',
     'load_config',
+    'look_at_data',
     'one_line_errors',
     'use_gloo_without_gpu',
     'use_test_time_augmentation',

@@ -1,19 +1,17 @@
 """A user's mistake ends a command-line tool with one line."""
 
-import json
 import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional
+from typing import Dict, Iterator, Optional
 
 from mmdet.registry import OPTIMIZERS
 from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
 
-from ..batching.sampler import EMPTY
 from ..checkpoints import checkpoint_defect
-from ..errors import DivergenceError, SettingError
+from ..errors import DivergenceError, PictureError, SettingError
 from ..exit_status import (
     DIVERGED,
     STATUS_FILE,
@@ -51,80 +49,6 @@ def check_work_dir(cfg: Config) -> None:
     check_folder('work_dir', cfg.work_dir, '; set it by --work-dir')
 
 
-def _datasets(cfg: Config, splits: List[str]) -> Iterator[Dict]:
-    """Every dataset of a config that reads an annotation file, wrapped or concatenated ones too."""
-    pending = [cfg.get(f'{split}_dataloader') for split in splits]
-    while pending:
-        node = pending.pop(0)
-        if isinstance(node, (list, tuple)):
-            pending = [*node, *pending]
-        elif isinstance(node, dict):
-            if node.get('ann_file'):
-                yield node
-            pending = [node.get('dataset'), node.get('datasets'), *pending]
-
-
-def annotation_files(cfg: Config, splits: List[str]) -> List[Path]:
-    """Annotation files on this machine's own file system that a run reads.
-
-    Args:
-        cfg (Config): The config.
-        splits (List[str]): Of ``'train'``, ``'val'``, ``'test'``.
-
-    Returns:
-        List[Path]: Their paths, joined with ``data_root`` as MMEngine joins them.
-    """
-    files = []
-    for dataset in _datasets(cfg, splits):
-        root, name = dataset.get('data_root') or '', dataset['ann_file']
-        if '://' not in root + name and not dataset.get('backend_args'):
-            files.append(Path(root) / name)
-    for split in splits:
-        evaluators = cfg.get(f'{split}_evaluator') or []
-        for metric in [evaluators] if isinstance(evaluators, dict) else evaluators:
-            name = metric.get('ann_file')
-            if name and '://' not in name and not metric.get('backend_args'):
-                files.append(Path(name))
-    return list(dict.fromkeys(files))
-
-
-def check_annotations(cfg: Config, splits: List[str]) -> None:
-    """Refuse annotation files that are not there, before anything is built.
-
-    Args:
-        cfg (Config): The config.
-        splits (List[str]): Of ``'train'``, ``'val'``, ``'test'``.
-
-    Raises:
-        SettingError: If a file is missing.
-    """
-    for path in annotation_files(cfg, splits):
-        if not path.is_file():
-            raise SettingError(
-                f'ann_file={path}: no such annotation file. Put the data there, or set data_root '
-                'and ann_file; the shapes are written by `python tools/make_shapes.py`.'
-            )
-
-
-def _broken_annotations(cfg: Config, splits: List[str]) -> Optional[str]:
-    """What is wrong with the first .json file that is not in COCO's format, if any is."""
-    for path in annotation_files(cfg, splits):
-        if path.suffix != '.json':
-            continue
-        try:
-            content = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
-            return f'ann_file={path}: not readable as JSON ({error}).'
-        missing = [
-            key
-            for key in ('images', 'annotations', 'categories')
-            if not isinstance(content, dict) or not isinstance(content.get(key), list)
-        ]
-        if missing:
-            return f"ann_file={path}: not in COCO's format, it has no list of {', '.join(missing)}."
-    return None
-
-
 def _broken_checkpoint(cfg: Config) -> Optional[str]:
     """What is wrong with the checkpoint that a run loads, if it does not read."""
     path = cfg.get('load_from')
@@ -146,23 +70,21 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [''])[0]
 
 
-def _saved_before(error: Exception, cfg: Optional[Config], splits: List[str]) -> str:
+def _saved_before(error: Exception, cfg: Optional[Config], trains: bool) -> str:
     """The checkpoint that a training that met a broken picture goes on from."""
-    if not isinstance(error) or not cfg or 'train' not in splits:
+    if not isinstance(error, PictureError) or not cfg or not trains:
         return ''
     pointer = Path(cfg.work_dir) / 'last_checkpoint'
     newest = pointer.is_file() and find_latest_checkpoint(cfg.work_dir)
     return f' --resume then goes on from {newest}.' if newest else ''
 
 
-def _explain(error: Exception, cfg: Optional[Config], splits: List[str]) -> Optional[str]:
+def _explain(error: Exception, cfg: Optional[Config], trains: bool) -> Optional[str]:
     """The one line that tells a user's mistake, or None where the error is not one."""
     if isinstance(error, DivergenceError):
         return str(error)
     if isinstance(error, SettingError):
-        # A data set may be empty because its file is broken.
-        broken = _broken_annotations(cfg, splits) if cfg and str(error) == EMPTY else None
-        return broken or str(error) + _saved_before(error, cfg, splits)
+        return str(error) + _saved_before(error, cfg, trains)
     if isinstance(error, KeyError) and ' is not in the ' in str(error):
         return _first_line(error).strip('\'"').split('. Please')[0] + '.'
     if 'should be either all None or not None' in str(error):
@@ -174,20 +96,20 @@ def _explain(error: Exception, cfg: Optional[Config], splits: List[str]) -> Opti
         return 'optim_wrapper.type=AmpOptimWrapper (--amp) needs a GPU and none is visible.'
     if cfg is None:
         return None
-    return _broken_annotations(cfg, splits) or _broken_checkpoint(cfg) or _unknown_optimizer(cfg)
+    return _broken_checkpoint(cfg) or _unknown_optimizer(cfg)
 
 
 @contextmanager
-def one_line_errors(splits: List[str]) -> Iterator[Dict[str, Config]]:
+def one_line_errors(trains: bool = False) -> Iterator[Dict[str, Config]]:
     """End the program with one line, with status 2 on a user's mistake, 3 on a divergence.
 
-    A :class:`SettingError` is a mistake. So is an error that a library raised where an
-    annotation file or the checkpoint turns out to be broken. Any other error keeps its traceback.
+    A :class:`SettingError` is a mistake. So is an error that a library raised where the
+    checkpoint turns out to be broken. Any other error keeps its traceback.
     Of several processes one on each machine speaks, and ``tools/launch.py`` starts none again, also
     where the mistake met one rank alone.
 
     Args:
-        splits (List[str]): The data that the tool reads, of ``'train'``, ``'val'``, ``'test'``.
+        trains (bool): Whether the tool trains. Defaults to False.
 
     Yields:
         Dict[str, Config]: A place for the config, under ``'cfg'``, once it is loaded.
@@ -201,7 +123,7 @@ def one_line_errors(splits: List[str]) -> Iterator[Dict[str, Config]]:
             tell_launcher(WRONG_SETTING, again=False)
         raise
     except Exception as error:
-        line = _explain(error, context.get('cfg'), splits)
+        line = _explain(error, context.get('cfg'), trains)
         if line is None:
             # Where another rank ended with its line, this one failed for its absence.
             if (status := final_status()) is not None:

@@ -1,0 +1,5 @@
+"""Look at data and config once, before anything is built."""
+
+from .check import check_data
+
+__all__ = ['check_data']

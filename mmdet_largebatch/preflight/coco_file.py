@@ -1,0 +1,317 @@
+"""Read an annotation file in COCO's format, and refuse what its readers cannot read."""
+
+import codecs
+import gc
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from itertools import chain, repeat
+from operator import itemgetter
+from typing import Any, NoReturn
+
+import numpy as np
+
+from ..errors import SettingError
+
+LISTS = ('images', 'annotations', 'categories')
+NUMBERS = {int, float, bool}
+
+
+@contextmanager
+def paused_gc() -> Iterator[None]:
+    """Make millions of objects without a search for cycles among them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f'{text[:57]}...'
+
+
+def listed(values: Sequence) -> str:
+    """Return values for a message, the first ten of them."""
+    text = ', '.join(shown(value) for value in values[:10])
+    return text if len(values) <= 10 else f'{text} and {len(values) - 10} more'
+
+
+class Rows:
+    """The entries of one list of the file, by columns.
+
+    A column is read at the speed of C. Only where an entry is wrong are they looked at one by one.
+
+    Args:
+        path (str): The file.
+        name (str): The list's name.
+        rows (list[dict]): Its entries.
+    """
+
+    def __init__(self, path: str, name: str, rows: list[dict]) -> None:
+        self.path, self.name, self.rows = path, name, rows
+        if set(map(type, rows)) - {dict}:
+            self.refuse([type(row) is not dict for row in rows], 'is no object of JSON', '{...}')
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def entry(self, index: int) -> str:
+        """Name an entry for a message."""
+        row = self.rows[index]
+        known = isinstance(row, dict) and 'id' in row
+        return f'{self.name}[{index}]' + (f' (id {shown(row["id"])})' if known else '')
+
+    def refuse(self, wrong: Sequence[bool], what: str, right: str) -> NoReturn:
+        """Refuse entries.
+
+        Args:
+            wrong (Sequence[bool]): Which ones.
+            what (str): What is wrong with the first of them.
+            right (str): What would be right.
+
+        Raises:
+            SettingError: Always.
+        """
+        where = np.flatnonzero(wrong)
+        more = f' ({len(where)} of {len(self)} like this)' if len(where) > 1 else ''
+        raise SettingError(
+            f'ann_file={self.path}: {self.entry(where[0])} {what}{more}. Must be {right}.'
+        )
+
+    def has(self, key: str) -> bool:
+        """Return True if any entry has a key."""
+        return any(key in row for row in self.rows)
+
+    def values(self, key: str, right: str, wanted: np.ndarray | None = None) -> list:
+        """Return one value of each entry.
+
+        Args:
+            key (str): Its key.
+            right (str): What would be right, for the message.
+            wanted (np.ndarray, optional): The entries that must have it. Defaults to all.
+
+        Returns:
+            list: The values, None where an entry that need not have one has none.
+
+        Raises:
+            SettingError: If an entry has none.
+        """
+        try:
+            return list(map(itemgetter(key), self.rows))
+        except KeyError:
+            lacks = np.array([key not in row for row in self.rows])
+            wrong = lacks if wanted is None else lacks & wanted
+            if wrong.any():
+                self.refuse(wrong, f'has no {key!r}', f'there: {right}')
+            return [row.get(key) for row in self.rows]
+
+    def numbers(self, key: str, right: str, wanted: np.ndarray | None = None) -> np.ndarray:
+        """Return one number of each entry; the arguments are those of :meth:`values`.
+
+        Returns:
+            np.ndarray: The numbers, NaN where an entry that need not have one has none.
+
+        Raises:
+            SettingError: If an entry has no number.
+        """
+        values = self.values(key, right, wanted)
+        if set(map(type, values)) - NUMBERS:
+            other = np.array([type(value) not in NUMBERS for value in values])
+            wrong = other if wanted is None else other & wanted
+            if wrong.any():
+                first = values[int(np.flatnonzero(wrong)[0])]
+                self.refuse(wrong, f'has {key}={shown(first)}', right)
+            values = [np.nan if no else value for value, no in zip(values, other, strict=True)]
+        return np.array(values, dtype=float)
+
+    @cached_property
+    def ids(self) -> list:
+        """The ids.
+
+        Raises:
+            SettingError: If an entry has none or two have the same.
+        """
+        ids = self.keys('id')
+        if len(set(ids)) < len(ids):
+            twice = next(key for key, count in Counter(ids).items() if count > 1)
+            number = len(ids) - len(set(ids))
+            at = [f'{self.name}[{index}]' for index, key in enumerate(ids) if key == twice]
+            raise SettingError(
+                f'ann_file={self.path}: the id {shown(twice)} stands twice in {self.name}, at '
+                f'{at[0]} and {at[1]}; {number} of {len(ids)} repeat an id. Must be a different '
+                'id for each.'
+            )
+        return ids
+
+    def keys(self, key: str) -> list:
+        """Return a value of each entry that something is looked up by."""
+        values = self.values(key, 'a whole number')
+        try:
+            set(values)
+        except TypeError:
+            wrong = [isinstance(value, (list, dict)) for value in values]
+            first = values[wrong.index(True)]
+            self.refuse(wrong, f'has {key}={shown(first)}', 'a whole number')
+        return values
+
+
+def _parse(path: str) -> Any:
+    """Parse a file exactly as pycocotools does."""
+    try:
+        with open(path) as file:
+            return json.load(file)
+    except OSError as error:
+        raise SettingError(f'ann_file={path}: not readable ({error.strerror}).') from error
+    except (ValueError, RecursionError) as error:
+        with open(path, 'rb') as file:
+            begin = file.read(4)
+        marks = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        if begin.startswith(marks):
+            raise SettingError(
+                f'ann_file={path}: begins with a byte-order mark, which pycocotools does not read. '
+                'Must be UTF-8 without one (in an editor: save as "UTF-8", not "UTF-8 with BOM").'
+            ) from error
+        line = (str(error).splitlines() or [''])[0]
+        raise SettingError(
+            f"ann_file={path}: not readable as JSON ({line}). Must be a JSON file in COCO's format."
+        ) from error
+
+
+class CocoFile:
+    """An annotation file in COCO's format, its three lists by columns.
+
+    Args:
+        path (str): The file.
+        need_annotations (bool): Whether its users need a list of annotations.
+
+    Raises:
+        SettingError: If pycocotools cannot read or index the file.
+    """
+
+    def __init__(self, path: str, need_annotations: bool = True) -> None:
+        content = _parse(path)
+        known = content if isinstance(content, dict) else {}
+        if not need_annotations and isinstance(content, dict):
+            known = {'annotations': [], **known}
+        missing = [name for name in LISTS if not isinstance(known.get(name), list)]
+        if missing:
+            raise SettingError(
+                f"ann_file={path}: not in COCO's format, it has no list of {', '.join(missing)}. "
+                'Must be an object with the lists images, annotations and categories.'
+            )
+        self.path = path
+        self.images, self.annotations, self.categories = (
+            Rows(path, name, known[name]) for name in LISTS
+        )
+        if not len(self.images):
+            raise SettingError(f'ann_file={path}: has 0 images. Must have at least 1.')
+        if not len(self.categories):
+            raise SettingError(f'ann_file={path}: has 0 categories. Must have at least 1.')
+        self.names = self.categories.values('name', "the class's name")
+        rows = self.annotations
+        # What pycocotools looks up when it makes its index.
+        self.categories.ids, self.images.ids, rows.ids  # noqa: B018
+        self.image_of = rows.keys('image_id')
+        self.category_of = rows.keys('category_id')
+        self._check_categories()
+
+    def _check_categories(self) -> None:
+        unknown = set(self.category_of) - set(self.categories.ids)
+        if unknown:
+            wrong = [category in unknown for category in self.category_of]
+            first = self.category_of[wrong.index(True)]
+            self.annotations.refuse(
+                wrong,
+                f'has category_id={shown(first)}, which no category has',
+                f'the id of a category: {listed(self.categories.ids)}',
+            )
+
+    @cached_property
+    def image_index(self) -> np.ndarray:
+        """Index of each annotation's image, -1 where the file has no such image."""
+        ids = self.images.ids
+        index = dict(zip(ids, range(len(ids)), strict=True))
+        return np.array(list(map(index.get, self.image_of, repeat(-1))), dtype=np.int64)
+
+    @cached_property
+    def listed(self) -> np.ndarray:
+        """Which annotations belong to an image of the file."""
+        return self.image_index >= 0
+
+    def of_category(self, ids: set) -> np.ndarray:
+        """Return which annotations are of some categories."""
+        return np.array(list(map(ids.__contains__, self.category_of)), dtype=bool)
+
+    @cached_property
+    def ignored(self) -> np.ndarray:
+        """Which annotations are marked to be ignored."""
+        return np.array([bool(row.get('ignore')) for row in self.annotations.rows], dtype=bool)
+
+    def sizes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return widths and heights of the images, in pixels.
+
+        Raises:
+            SettingError: If an image has none.
+        """
+        result = []
+        for key in ('width', 'height'):
+            right = f"the picture's {key} in pixels, above 0"
+            values = self.images.numbers(key, right)
+            if not (values > 0).all():
+                wrong = ~(values > 0)
+                first = self.images.rows[int(np.flatnonzero(wrong)[0])][key]
+                self.images.refuse(wrong, f'has {key}={shown(first)}', right)
+            result.append(values)
+        return result[0], result[1]
+
+    def boxes(self, wanted: np.ndarray) -> np.ndarray:
+        """Return the boxes.
+
+        Args:
+            wanted (np.ndarray): Which annotations must have one.
+
+        Returns:
+            np.ndarray: Left, top, width and height in pixels, shape (annotations, 4); zeros where
+            an annotation that need not have a box has none.
+
+        Raises:
+            SettingError: If one has none, or not four finite numbers.
+        """
+        right = 'four numbers: left, top, width and height in pixels'
+        boxes = self.annotations.values('bbox', right, wanted)
+        good = _all_boxes(boxes)
+        if good is None:
+            sound = np.array([_is_box(box) for box in boxes])
+            wrong = ~sound & wanted
+            if wrong.any():
+                first = boxes[int(np.flatnonzero(wrong)[0])]
+                self.annotations.refuse(wrong, f'has bbox={shown(first)}', right)
+            boxes = [box if fine else [0] * 4 for box, fine in zip(boxes, sound, strict=True)]
+            good = np.array(boxes, dtype=float).reshape(-1, 4)
+        return good
+
+
+def _is_box(box: Any) -> bool:
+    return (
+        isinstance(box, list)
+        and len(box) == 4
+        and not set(map(type, box)) - NUMBERS
+        and bool(np.isfinite(box).all())
+    )
+
+
+def _all_boxes(boxes: list) -> np.ndarray | None:
+    """Return the boxes as an array; None where any is no box."""
+    if set(map(type, boxes)) - {list} or set(map(len, boxes)) - {4}:
+        return None
+    if set(map(type, chain.from_iterable(boxes))) - NUMBERS:
+        return None
+    flat = np.fromiter(chain.from_iterable(boxes), dtype=float, count=4 * len(boxes))
+    return flat.reshape(-1, 4) if np.isfinite(flat).all() else None

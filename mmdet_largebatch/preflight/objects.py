@@ -1,0 +1,267 @@
+"""Check the objects of an annotation file for what reads them: a data set, a metric."""
+
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from .coco_file import NUMBERS, CocoFile, listed, shown
+from .sources import Metric, Source
+
+AREA = "the object's area in pixels"
+MASK = 'polygons of at least 3 points, as in [[x1, y1, x2, y2, x3, y3]], or an RLE object'
+
+
+def _bad_mask(mask: Any, size: tuple, polygons_only: bool) -> tuple[str, bool] | None:
+    """Judge one segmentation as mmdet and pycocotools treat it.
+
+    Args:
+        mask (Any): The segmentation.
+        size (tuple): Height and width of its image in pixels.
+        polygons_only (bool): Whether an RLE object is of no use.
+
+    Returns:
+        tuple[str, bool], optional: What is wrong, and whether the object is passed over by mmdet
+        without an error.
+    """
+    if not mask:
+        return f'has segmentation={shown(mask)}', False
+    if isinstance(mask, Mapping):
+        counts, rle_size = mask.get('counts'), mask.get('size')
+        if not isinstance(counts, (list, str)) or not isinstance(rle_size, list):
+            return 'has an RLE segmentation without counts or size', True
+        if polygons_only:
+            return 'has an RLE segmentation, of which poly2mask=False makes nothing', True
+        if tuple(rle_size) != size:
+            return f'has an RLE segmentation of size {rle_size}, its image is {list(size)}', False
+        return None
+    if not isinstance(mask, list) or not all(isinstance(x, list) for x in mask):
+        return f'has segmentation={shown(mask)}', False
+    if not all(type(x) in NUMBERS for polygon in mask for x in polygon):
+        return f'has segmentation={shown(mask)}', False
+    if not any(len(polygon) % 2 == 0 and len(polygon) >= 6 for polygon in mask):
+        return f'has segmentation={shown(mask)}', True
+    return None
+
+
+def _masks_all_good(masks: list) -> bool:
+    """Return True if every segmentation is a list of polygons, at the speed of C."""
+    if not all(masks) or set(map(type, masks)) - {list}:
+        return False
+    polygons = list(chain.from_iterable(masks))
+    if set(map(type, polygons)) - {list}:
+        return False
+    lengths = np.fromiter(map(len, polygons), dtype=np.int64, count=len(polygons))
+    if not ((lengths >= 6) & (lengths % 2 == 0)).all():
+        return False
+    return not {type(polygon[0]) for polygon in polygons} - NUMBERS
+
+
+def check_masks(file: CocoFile, wanted: np.ndarray, why: str, loader: Mapping | None) -> np.ndarray:
+    """Check the masks of objects.
+
+    Args:
+        file (CocoFile): The file.
+        wanted (np.ndarray): Which annotations must have a mask.
+        why (str): What needs them, for the message.
+        loader (dict, optional): The transform that loads them, in a data set; None for a metric,
+            which passes over none.
+
+    Returns:
+        np.ndarray: Those whose mask mmdet passes over.
+
+    Raises:
+        SettingError: If one has none that can be read.
+    """
+    rows = file.annotations
+    right = f'{MASK}; {why}'
+    masks = rows.values('segmentation', right, wanted)
+    passed = np.zeros(len(rows), dtype=bool)
+    if _masks_all_good(masks):
+        return passed
+    images = file.images.rows
+    polygons_only = loader is not None and not loader.get('poly2mask', True)
+    bad = {}
+    for index in np.flatnonzero(wanted):
+        image = images[file.image_index[index]]
+        size = (image.get('height'), image.get('width'))
+        found = _bad_mask(masks[index], size, polygons_only)
+        if found and found[1] and loader is not None:
+            passed[index] = True
+        elif found:
+            bad[index] = found[0]
+    if bad:
+        wrong = np.isin(np.arange(len(rows)), list(bad))
+        rows.refuse(wrong, next(iter(bad.values())), right)
+    return passed
+
+
+class Objects:
+    """The objects that a data set takes from its file.
+
+    Attributes:
+        of_class (np.ndarray): Which annotations are of one of its classes, in one of its images.
+        kept (np.ndarray): Which annotations it gives to the model.
+        images (np.ndarray): Index of each image that it keeps.
+        skipped (np.ndarray): Which of its classes' objects it leaves out as too small or outside.
+        maskless (np.ndarray): Which of its objects are passed over for their mask.
+
+    Args:
+        file (CocoFile): Its file.
+        source (Source): The data set.
+        category_ids (set): Ids of its classes.
+
+    Raises:
+        SettingError: If an image or an object lacks what the data set reads.
+    """
+
+    def __init__(self, file: CocoFile, source: Source, category_ids: set) -> None:
+        rows = file.annotations
+        chosen = file.of_category(category_ids)
+        self.of_class = file.listed & chosen
+        self.kept, self.images = self.of_class, np.arange(len(file.images))
+        self.skipped = self.maskless = np.zeros(len(rows), dtype=bool)
+        if not source.parses_as_coco:
+            return
+        width, height = file.sizes()
+        read = file.listed & ~file.ignored
+        left, top, w, h = file.boxes(read).T
+        area = rows.numbers('area', AREA, read)
+        index = np.where(file.listed, file.image_index, 0)
+        across = np.minimum(left + w, width[index]) - np.maximum(left, 0)
+        down = np.minimum(top + h, height[index]) - np.maximum(top, 0)
+        seen = (across > 0) & (down > 0) & ~(area <= 0) & (w >= 1) & (h >= 1)
+        self.kept = read & chosen & seen
+        self.skipped = read & chosen & ~seen
+        if source.mask_loader is not None:
+            why = f'{source.setting}.pipeline loads masks (with_mask=True)'
+            self.maskless = check_masks(file, self.kept, why, source.mask_loader)
+            self.kept = self.kept & ~self.maskless
+        self.images = self._filtered(file, source, width, height)
+
+    def _filtered(
+        self, file: CocoFile, source: Source, width: np.ndarray, height: np.ndarray
+    ) -> np.ndarray:
+        keep = np.ones(len(file.images), dtype=bool)
+        options = source.config.get('filter_cfg')
+        if options is not None and not source.config.get('test_mode') and source.filters_as_coco:
+            if options.get('filter_empty_gt', False):
+                keep = np.bincount(file.image_index[self.of_class], minlength=len(keep)) > 0
+            keep &= np.minimum(width, height) >= options.get('min_size', 0)
+        images, indices = np.flatnonzero(keep), source.config.get('indices')
+        if isinstance(indices, int):
+            return images[:indices] if indices >= 0 else images[indices:]
+        if indices is not None:
+            return images[[i for i in indices if -len(images) <= i < len(images)]]
+        return images
+
+
+def check_for_metric(file: CocoFile, metric: Metric, category_ids: set) -> list[str]:
+    """Check the objects that a metric compares predictions with.
+
+    Args:
+        file (CocoFile): The metric's file.
+        metric (Metric): The metric.
+        category_ids (set): Ids of the classes.
+
+    Returns:
+        list[str]: What the user should know.
+
+    Raises:
+        SettingError: If an object lacks what pycocotools reads.
+    """
+    rows, fast_only = file.annotations, set(metric.names) == {'proposal_fast'}
+    wanted = file.listed if fast_only else file.listed & file.of_category(category_ids)
+    by = f'{metric.setting} (CocoMetric) reads it'
+    right = f'0, or 1 for a crowd; {by}'
+    crowd = rows.values('iscrowd', right, wanted & ~file.ignored if fast_only else wanted)
+    if set(map(type, crowd)) - NUMBERS:
+        wrong = wanted & np.array([type(x) not in NUMBERS for x in crowd])
+        if wrong.any():
+            first = crowd[int(np.flatnonzero(wrong)[0])]
+            rows.refuse(wrong, f'has iscrowd={shown(first)}', right)
+    file.boxes(wanted)
+    if fast_only:
+        return []
+    area = rows.numbers('area', f'{AREA}; {by}', wanted)
+    if not np.isfinite(area[wanted]).all():
+        rows.refuse(wanted & ~np.isfinite(area), 'has an area that is not finite', AREA)
+    if 'segm' in metric.names:
+        sizes = file.sizes()
+        if any((size % 1 != 0).any() for size in sizes):
+            wrong = (sizes[0] % 1 != 0) | (sizes[1] % 1 != 0)
+            file.images.refuse(wrong, 'has a size that is no whole number', 'whole pixels')
+        check_masks(file, wanted, f"{metric.setting} computes metric 'segm'", None)
+    ids = _match_numbers(file, wanted)
+    zero = np.flatnonzero(wanted & (ids == 0))
+    if len(zero):
+        return [
+            f'ann_file={file.path}: {rows.entry(zero[0])} has the id 0, which pycocotools takes '
+            'for "no match": a right detection of this object counts as a wrong one, and AP is too '
+            'low. Annotation ids should begin at 1.'
+        ]
+    return []
+
+
+def _match_numbers(file: CocoFile, wanted: np.ndarray) -> np.ndarray:
+    """Return the ids as pycocotools notes matches by them: as numbers."""
+    numbers = np.ones(len(file.annotations))
+    ids = file.annotations.ids
+    for index in np.flatnonzero(wanted) if set(map(type, ids)) - {int} else ():
+        try:
+            numbers[index] = float(ids[index])
+        except (TypeError, ValueError):
+            wrong = np.arange(len(ids)) == index
+            file.annotations.refuse(wrong, 'has an id that is no number', 'a number above 0')
+    if not set(map(type, ids)) - {int}:
+        numbers = np.array([key != 0 for key in ids], dtype=float)
+    return numbers
+
+
+def objects_left_out(file: CocoFile, source: Source, objects: Objects) -> list[str]:
+    """Say which objects a training does not get.
+
+    Args:
+        file (CocoFile): The file.
+        source (Source): The data set.
+        objects (Objects): Its objects.
+
+    Returns:
+        list[str]: A line for each reason.
+    """
+    lines, rows, total = [], file.annotations, len(file.annotations)
+    start = f'ann_file={file.path}:'
+
+    def say(which: np.ndarray, why: str) -> None:
+        where = np.flatnonzero(which)
+        if len(where):
+            lines.append(
+                f'{start} {len(where)} of {total} objects are not trained on, {why} (the first: '
+                f'{rows.entry(where[0])}).'
+            )
+
+    say(~file.listed, 'their image_id is no id of an image')
+    say(
+        objects.skipped,
+        'their box is below 1 pixel or outside the image, or their area is not above 0',
+    )
+    say(objects.maskless, f'their mask cannot be used, which must be {MASK}')
+    other = file.listed & ~file.ignored & ~objects.of_class
+    if other.any():
+        names = dict(zip(file.categories.ids, file.names, strict=True))
+        dropped = dict.fromkeys(names[file.category_of[i]] for i in np.flatnonzero(other))
+        say(
+            other,
+            f'{source.setting}.metainfo.classes lacks their classes {listed([*dropped])}',
+        )
+    return lines
+
+
+def nothing_left(file: CocoFile, source: Source) -> str:
+    """Return the line for a training whose file has no object left for it."""
+    return (
+        f'ann_file={file.path}: none of its {len(file.annotations)} annotations can be trained on. '
+        f'Must have objects of the classes of {source.setting}, of 1 pixel or more, inside of '
+        'images that the file lists.'
+    )

@@ -1,0 +1,86 @@
+"""Check that the pictures of a data set are there."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+
+import numpy as np
+
+from ..errors import SettingError
+from ..type_names import type_name
+from .coco_file import CocoFile
+from .sources import Source, is_local
+
+# So many files that a listing lacks are looked for by name: it may be outdated, or a file system
+# may not tell letters' case.
+LOOKED_FOR = 1000
+
+
+def _missing(paths: Iterable[str]) -> list[str]:
+    """Return the paths where no file is, from one listing of each folder."""
+    folders = defaultdict(list)
+    for path in paths:
+        folder, name = os.path.split(path)
+        folders[folder].append(name)
+    missing = []
+    for folder, names in folders.items():
+        try:
+            with os.scandir(folder or '.') as entries:
+                there = {x.name for x in entries if not x.is_symlink() or os.path.exists(x.path)}
+        except OSError:
+            there = set()
+        missing += [os.path.join(folder, name) for name in names if name not in there]
+    return [x for x in missing[:LOOKED_FOR] if not os.path.exists(x)] + missing[LOOKED_FOR:]
+
+
+def _refuse_missing(setting: str, prefix: str, paths: list[str]) -> None:
+    missing = _missing(paths)
+    if not missing:
+        return
+    if prefix and not os.path.isdir(prefix):
+        raise SettingError(
+            f'{setting}={prefix}: no such folder. Must be the folder that file_name of the '
+            'annotation file begins in (data_root and data_prefix are joined).'
+        )
+    raise SettingError(
+        f'{setting}={prefix}: {missing[0]} is not there; {len(missing)} of {len(paths)} files of '
+        'the annotation file are missing. Must be the folder that its file_name begins in.'
+    )
+
+
+def check_pictures(file: CocoFile, source: Source, images: np.ndarray) -> None:
+    """Refuse a data set whose pictures are not there.
+
+    Args:
+        file (CocoFile): Its annotation file.
+        source (Source): The data set.
+        images (np.ndarray): Index of each image that it reads.
+
+    Raises:
+        SettingError: If a folder or a picture is missing.
+    """
+    right = 'the path of the picture in its folder'
+    names = file.images.values('file_name', right)
+    if set(map(type, names)) - {str}:
+        file.images.refuse([type(x) is not str for x in names], 'has no text as file_name', right)
+    prefixes = source.config.get('data_prefix')
+    setting = f'{source.setting}.data_prefix'
+    prefixes = prefixes if hasattr(prefixes, 'get') else {}
+    if not isinstance(prefixes.get('img'), str):
+        raise SettingError(
+            f'{setting}={source.config.get("data_prefix")}: has no img, the folder of the '
+            "pictures. Must be like dict(img='train/')."
+        )
+    names = [names[index] for index in images]
+    loaders = [x for x in source.transforms if type_name(x).startswith('Load')]
+    reads = [x for x in loaders if type_name(x) == 'LoadImageFromFile']
+    if reads and all(is_local(x) and not x.get('ignore_empty') for x in reads):
+        prefix = source.join(prefixes['img'])
+        if '://' not in prefix:
+            _refuse_missing(f'{setting}.img', prefix, [os.path.join(prefix, x) for x in names])
+    maps = [x for x in loaders if type_name(x) == 'LoadAnnotations' and x.get('with_seg')]
+    if prefixes.get('seg') and maps and all(is_local(x) for x in maps):
+        prefix, suffix = source.join(prefixes['seg']), source.config.get('seg_map_suffix', '.png')
+        if '://' not in prefix:
+            files = [os.path.join(prefix, x.rsplit('.', 1)[0] + suffix) for x in names]
+            _refuse_missing(f'{setting}.seg', prefix, files)

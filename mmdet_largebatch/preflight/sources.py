@@ -1,0 +1,235 @@
+"""Find the data sets and the metrics that a config builds."""
+
+import inspect
+import os.path as osp
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmdet.datasets import CocoDataset
+from mmdet.evaluation import CocoMetric
+from mmdet.registry import DATASETS, METRICS
+from mmengine.config import Config
+from mmengine.fileio import list_from_file
+from mmengine.registry import Registry
+from mmengine.utils import is_abs
+
+from ..type_names import type_name
+
+LOADERS = ('LoadAnnotations',)
+
+
+def resolve(registry: Registry, config: Any) -> type | None:
+    """Return the class that a config names.
+
+    Args:
+        registry (Registry): Where names are registered.
+        config (dict): The config.
+
+    Returns:
+        type, optional: The class; None where it is not known.
+    """
+    kind = config.get('type')
+    if isinstance(kind, str):
+        try:
+            kind = registry.get(kind)
+        except Exception:  # A name that cannot be imported: building will say so.
+            return None
+    return kind if inspect.isclass(kind) else None
+
+
+def is_local(config: Mapping) -> bool:
+    """Return True if a part of a config reads files of this machine."""
+    backend = config.get('backend_args')
+    return not backend or backend.get('backend') == 'local'
+
+
+def transforms_of(node: Any) -> Iterator[Mapping]:
+    """Iterate over all transforms of a pipeline, nested ones included."""
+    if isinstance(node, Mapping):
+        if node.get('type') is not None:
+            yield node
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for value in node:
+            if isinstance(value, (Mapping, list, tuple)):
+                yield from transforms_of(value)
+
+
+def _inherits(kind: type | None, base: type, *methods: str) -> bool:
+    """Return True if a class is a `base` whose methods of these names are still the base's."""
+    return (
+        kind is not None
+        and issubclass(kind, base)
+        and all(getattr(kind, name) is getattr(base, name) for name in methods)
+    )
+
+
+@dataclass
+class Source:
+    """A data set of a config.
+
+    Attributes:
+        split (str): ``'train'``, ``'val'`` or ``'test'``.
+        setting (str): Where it stands in the config.
+        config (dict): Its config.
+        kind (type, optional): Its class.
+        pipelines (list): The pipelines that its pictures go through.
+    """
+
+    split: str
+    setting: str
+    config: Mapping
+    kind: type | None
+    pipelines: list
+
+    @property
+    def is_coco(self) -> bool:
+        """Whether its file is read as :class:`CocoDataset` reads it."""
+        return (
+            _inherits(self.kind, CocoDataset, 'load_data_list')
+            and self.kind.COCOAPI is CocoDataset.COCOAPI
+        )
+
+    @property
+    def parses_as_coco(self) -> bool:
+        """Whether objects are taken over as :class:`CocoDataset` does."""
+        return self.is_coco and _inherits(self.kind, CocoDataset, 'parse_data_info')
+
+    @property
+    def filters_as_coco(self) -> bool:
+        """Whether pictures are left out as :class:`CocoDataset` does."""
+        return self.parses_as_coco and _inherits(self.kind, CocoDataset, 'filter_data')
+
+    def join(self, path: str) -> str:
+        """Join a path with ``data_root`` as MMEngine does."""
+        root = self.config.get('data_root')
+        return osp.join(root, path) if path and root and not is_abs(path) else path
+
+    @property
+    def ann_file(self) -> Any:
+        """The annotation file, joined with ``data_root``."""
+        name = self.config.get('ann_file')
+        return self.join(name) if isinstance(name, str) else name
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the annotation file is on this machine."""
+        return is_local(self.config) and '://' not in str(self.ann_file)
+
+    @property
+    def classes(self) -> Any:
+        """The class names, as MMEngine resolves them; None where the data set has none."""
+        metainfo = self.config.get('metainfo') or {}
+        classes = getattr(self.kind, 'METAINFO', {}).get('classes')
+        classes = metainfo.get('classes', classes)
+        if isinstance(classes, str) and '://' not in classes and osp.isfile(classes):
+            return list_from_file(classes)
+        return classes
+
+    @property
+    def transforms(self) -> list[Mapping]:
+        """All transforms that its pictures go through."""
+        return list(transforms_of(self.pipelines))
+
+    @property
+    def mask_loader(self) -> Mapping | None:
+        """The transform that loads masks."""
+        loaders = (x for x in self.transforms if type_name(x) in LOADERS)
+        return next((x for x in loaders if x.get('with_mask')), None)
+
+
+def sources_of(cfg: Config, split: str) -> list[Source]:
+    """Find the data sets of one split, in wrappers too.
+
+    Args:
+        cfg (Config): The config.
+        split (str): ``'train'``, ``'val'`` or ``'test'``.
+
+    Returns:
+        list[Source]: One for each data set.
+    """
+
+    def walk(node: Any, setting: str, pipelines: list) -> Iterator[Source]:
+        if isinstance(node, (list, tuple)):
+            for index, one in enumerate(node):
+                yield from walk(one, f'{setting}.{index}', pipelines)
+        elif isinstance(node, Mapping):
+            pipelines = [*pipelines, node.get('pipeline')]
+            inner = [key for key in ('dataset', 'datasets') if node.get(key)]
+            for key in inner:
+                yield from walk(node[key], f'{setting}.{key}', pipelines)
+            if not inner:
+                yield Source(split, setting, node, resolve(DATASETS, node), pipelines)
+
+    loader = cfg.get(f'{split}_dataloader')
+    inner = loader.get('dataset') if isinstance(loader, Mapping) else None
+    return list(walk(inner, f'{split}_dataloader.dataset', []))
+
+
+@dataclass
+class Metric:
+    """A metric of a config.
+
+    Attributes:
+        split (str): ``'val'`` or ``'test'``.
+        setting (str): Where it stands in the config.
+        config (dict): Its config.
+        for_all (bool): Whether it is given the predictions on all data sets of the split.
+    """
+
+    split: str
+    setting: str
+    config: Mapping
+    for_all: bool
+
+    @property
+    def ann_file(self) -> str | None:
+        """Its own annotation file."""
+        return self.config.get('ann_file')
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it has an annotation file and that is on this machine."""
+        return bool(self.ann_file) and is_local(self.config) and '://' not in str(self.ann_file)
+
+    @property
+    def is_coco(self) -> bool:
+        """Whether it computes an AP as :class:`CocoMetric` does."""
+        return _inherits(resolve(METRICS, self.config), CocoMetric, 'compute_metrics', '__init__')
+
+    @property
+    def names(self) -> list[str]:
+        """What it computes, such as ``'bbox'``."""
+        names = self.config.get('metric', 'bbox')
+        return [names] if isinstance(names, str) else list(names)
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether it computes an AP rather than writing the predictions down."""
+        return self.is_coco and not self.config.get('format_only')
+
+
+def metrics_of(cfg: Config, split: str) -> list[Metric]:
+    """Find the metrics of one split.
+
+    Args:
+        cfg (Config): The config.
+        split (str): ``'val'`` or ``'test'``; ``'train'`` has none.
+
+    Returns:
+        list[Metric]: One for each metric.
+    """
+    name = f'{split}_evaluator'
+    node, for_all = cfg.get(name), True
+    if isinstance(node, Mapping) and 'metrics' in node:
+        # MultiDatasetsEvaluator gives each metric the predictions on a data set of its own.
+        for_all = not node.get('dataset_prefixes')
+        name, node = f'{name}.metrics', node['metrics']
+    if isinstance(node, Mapping):
+        return [Metric(split, name, node, for_all)]
+    return [
+        Metric(split, f'{name}.{index}', one, for_all)
+        for index, one in enumerate(node or [])
+        if isinstance(one, Mapping)
+    ]
