@@ -79,7 +79,7 @@ class Run:
         for path in sorted(self.folder.glob('*/vis_data/scalars.json')):
             for text in path.read_text().splitlines():
                 line = json.loads(text)
-                kind = 'train' if 'lr' in line else 'val'
+                kind = 'train' if {'lr', 'train/lr'} & line.keys() else 'val'
                 lines[kind, line.get('step')] = {
                     key: value
                     for key, value in line.items()

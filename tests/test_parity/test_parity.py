@@ -23,6 +23,7 @@ class Row:
         own_batches (bool): MMEngine's loop keeps the batch sampler of the config; the pictures are
             not flipped then, as it would draw the flips from another generator.
         refused (str): A part of the line that refuses it under GlobalBatchTrainLoop.
+        needs (str): A package without which there is no such feature.
         short (bool): Part of the short form.
     """
 
@@ -32,6 +33,7 @@ class Row:
     ours: dict = field(default_factory=dict)
     own_batches: bool = False
     refused: str = ''
+    needs: str = ''
     short: bool = False
 
 
@@ -68,6 +70,7 @@ def schedule(name, *schedulers, short=False, **changes):
 
 def optimizer(name, short=False, clip_grad=None, **options):
     """A row of an optimizer."""
+    clip_grad = clip_grad and dict(clip_grad, _delete_=True)
     wrapper = dict(optimizer=dict(options, _delete_=True), clip_grad=clip_grad)
     return Row(f'optimizer: {name}', dict(optim_wrapper=wrapper), short=short)
 
@@ -309,6 +312,7 @@ TABLE = [
     checkpoint('save_begin', save_begin=2),
     checkpoint('filename_tmpl', filename_tmpl='at_{}.pth', max_keep_ckpts=2),
     checkpoint('out_dir', out_dir='{{$SHAPES:data/shapes}}/elsewhere'),
+    checkpoint('backend_args', backend_args=dict(backend='local'), max_keep_ckpts=1),
     checkpoint('save_best', save_best='mean_score', rule='less', max_keep_ckpts=1, short=True),
     checkpoint('save_best in updates', save_best='mean_score', rule='greater', by_epoch=False),
     checkpoint(
@@ -328,6 +332,7 @@ TABLE = [
     Row(
         'vis_backends: TensorBoard',
         dict(vis_backends=[TENSORBOARD], visualizer=dict(vis_backends=[TENSORBOARD])),
+        needs='tensorboard',
     ),
     Row(
         'log_processor',
@@ -341,11 +346,36 @@ TABLE = [
             )
         ),
     ),
-    Row('log_processor by epoch', dict(log_processor=dict(window_size='epoch'))),
+    Row(
+        'log_processor by epoch',
+        dict(
+            log_processor=dict(
+                custom_cfg=[dict(data_src='loss', method_name='mean', window_size='epoch')],
+                log_with_hierarchy=True,
+            )
+        ),
+    ),
     Row('logger', dict(default_hooks=dict(logger=dict(interval=2, ignore_last=False)))),
     Row('logger in updates', dict(default_hooks=dict(logger=dict(log_metric_by_epoch=False)))),
-    # The runner.
+    Row('logger: interval_exp_name', dict(default_hooks=dict(logger=dict(interval_exp_name=2)))),
+    # The runner, and what this package adds without a part in the training.
     Row('randomness', dict(randomness=dict(seed=3, deterministic=True))),
+    Row('activation_checkpointing', dict(activation_checkpointing=['backbone.layer1'])),
+    Row('efficient_conv_bn_eval', dict(efficient_conv_bn_eval=['backbone'])),
+    Row(
+        'DivergenceHook, TrustRatioHook',
+        ours=dict(
+            default_hooks=dict(
+                divergence=dict(type='DivergenceHook', spike=100.0),
+                trust_ratio=dict(type='TrustRatioHook', interval=2),
+            )
+        ),
+    ),
+    Row(
+        'our hooks taken out',
+        ours=dict(default_hooks=dict(lr=None, preemption=None, divergence=None)),
+        short=True,
+    ),
 ]
 
 
@@ -384,6 +414,8 @@ PARAMS = [
 
 @pytest.mark.parametrize('row', PARAMS)
 def test_trains_as_stock(row, tmp_path):
+    if row.needs:
+        pytest.importorskip(row.needs)
     stock, ours = both(tmp_path, row)
     if row.refused:
         assert ours.status == 2 and len(ours.errors) == 1, ours.output[-3000:]
