@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from common import ROOT
+from forked import free_port
 
 HERE = Path(__file__).parent
 # What a user changes to bring a stock config to the global batch: one micro-batch a rank here.
@@ -142,7 +143,7 @@ def train(folder, *parts, arguments=(), config=None):
     return run
 
 
-def train_as_process(folder, *parts, arguments=(), ranks=1, timeout=600):
+def train_as_process(folder, *parts, arguments=(), ranks=1, timeout=900):
     """The same as a process; with several ranks under tools/dist_train.sh."""
     config = write_config(Path(folder).parent, *parts)
     words = [sys.executable, 'tools/train.py', config]
@@ -161,6 +162,7 @@ def train_as_process(folder, *parts, arguments=(), ranks=1, timeout=600):
             PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
             PYTHONPATH=os.pathsep.join([str(ROOT), str(HERE), os.environ.get('PYTHONPATH', '')]),
             OMP_NUM_THREADS='1',
+            PORT=str(free_port()),
         ),
     )
     run.status, run.output = done.returncode, done.stdout

@@ -10,7 +10,7 @@ from multiprocessing import get_context
 
 import pytest
 from runs import GLOBAL_BATCH, assert_same, merged, state, train, train_as_process
-from test_parity import EMA, FLIP, MIX, MIXED, SCORE, SGD, WARMUP
+from test_parity import EMA, MIX, MIXED, SCORE, WARMUP
 
 # Two micro-batches of two pictures an update, five updates an epoch, four epochs. A checkpoint
 # every second epoch, so that a rollback goes back over an evaluation.
@@ -104,9 +104,7 @@ FEATURES = {
         optim_wrapper=dict(constructor='MergedGroupsConstructor'),
     ),
     'own train_step': dict(model=dict(type='OwnStep')),
-    'mosaic with workers': dict(
-        train_dataloader=dict(WORKERS, dataset=dict(MIXED, _delete_=True))
-    ),
+    'mosaic with workers': dict(train_dataloader=dict(WORKERS, dataset=dict(MIXED, _delete_=True))),
     'mosaic taken out, with workers': hooks(
         dict(type='PipelineSwitchHook', switch_epoch=2, switch_pipeline=MIX[1:]),
         train_dataloader=dict(WORKERS, dataset=dict(MIXED, _delete_=True)),

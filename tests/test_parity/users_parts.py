@@ -124,14 +124,14 @@ class NanOnce(Hook):
 
 @HOOKS.register_module()
 class UnfreezeBackbone(Hook):
-    """Unfreeze the backbone, as MMDetection's how-to does."""
+    """Unfreeze the backbone, as MMDetection's how-to does; after a resume too."""
 
     def __init__(self, unfreeze_epoch=1):
         self.unfreeze_epoch = unfreeze_epoch
 
     def before_train_epoch(self, runner):
-        if runner.epoch == self.unfreeze_epoch:
-            backbone = getattr(runner.model, 'module', runner.model).backbone
+        backbone = getattr(runner.model, 'module', runner.model).backbone
+        if runner.epoch >= self.unfreeze_epoch and backbone.frozen_stages >= 0:
             modules = [backbone.conv1, backbone.norm1]
             modules += [backbone.layer1, backbone.layer2][: backbone.frozen_stages]
             for module in modules:
