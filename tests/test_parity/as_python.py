@@ -38,7 +38,7 @@ def rewrite(path):
     """Write a config file anew in the other style, beside it; give back its path."""
     classes = {}
     cfg = {key: _named(value, classes) for key, value in Config.fromfile(path).to_dict().items()}
-    del cfg['custom_imports'], cfg['default_scope']
+    del cfg['custom_imports']
     lines = [f'from {module} import {name}' for name, module in classes.items()]
     lines += [f'{key} = {value!r}' for key, value in cfg.items()]
     written = path.with_name(f'{path.stem}_as_python.py')
