@@ -16,7 +16,7 @@ if _missing:
         "'mmdet_largebatch[openmmlab]' for OpenMMLab's releases, not both: they share import names."
     )
 
-from . import batching, checkpoints, hooks, optimizers, schedule  # noqa: E402
+from . import batching, checkpoints, hooks, optimizers, pictures, schedule  # noqa: E402
 from .errors import DivergenceError, SettingError  # noqa: E402
 
 __all__ = [
@@ -27,5 +27,6 @@ __all__ = [
     'checkpoints',
     'hooks',
     'optimizers',
+    'pictures',
     'schedule',
 ]

@@ -12,6 +12,18 @@ class SettingError(ValueError):
     """
 
 
+class PictureError(SettingError):
+    """A picture that cannot be read. It may come up on one rank alone.
+
+    Args:
+        message (str): One line, or the traceback of a data worker that ends with it.
+    """
+
+    def __init__(self, message: str) -> None:
+        *traceback, line = message.rstrip().splitlines()
+        super().__init__(line.split(': ', 1)[1] if traceback else line)
+
+
 class DivergenceError(RuntimeError):
     """A training that was stopped because it diverged."""
 

@@ -1,16 +1,17 @@
-"""With what status a training ends; the scripts and the schedulers that start it act on it."""
+"""Exit codes of a training run, for the scripts and schedulers that start it."""
 
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Optional
 
 WRONG_SETTING = 2
 DIVERGED = 3
 # EX_TEMPFAIL of sysexits.h: try again.
 PREEMPTED = 75
 
-# Set by tools/launch.py: a file whose content is to be the launcher's own status.
+# Set by tools/launch.py: a file that tells the launcher its own exit code, and whether a restart
+# is of use.
 STATUS_FILE = 'LARGEBATCH_STATUS_FILE'
 
 
@@ -27,14 +28,38 @@ def leave(status: int, again: bool) -> NoReturn:
     Raises:
         SystemExit: Always.
     """
-    file = os.environ.get(STATUS_FILE)
-    if file and os.environ.get('LOCAL_RANK') == '0':
-        Path(file).write_text(str(status))
-    sys.exit(0 if file and not again else status)
+    tell_launcher(status, again)
+    sys.exit(0 if os.environ.get(STATUS_FILE) and not again else status)
 
 
-def begin_anew() -> None:
-    """Forget what an earlier start of the same training told the launcher."""
+def tell_launcher(status: int, again: bool) -> bool:
+    """Write the exit code of the run for the launcher, unless another rank did so already.
+
+    Args:
+        status (int): The status that the run ends with.
+        again (bool): Whether starting it again is of use.
+
+    Returns:
+        bool: True if this rank is the one that speaks: the first that wrote, or without
+        ``tools/launch.py`` the first of its machine.
+    """
     file = os.environ.get(STATUS_FILE)
-    if file and os.environ.get('LOCAL_RANK') == '0':
-        Path(file).unlink(missing_ok=True)
+    if not file:
+        return os.environ.get('LOCAL_RANK', '0') == '0'
+    try:
+        with open(file, 'x') as stream:
+            stream.write(f'{status} {"again" if again else "final"}')
+    except FileExistsError:
+        return False
+    return True
+
+
+def final_status() -> Optional[int]:
+    """Read the status after which another rank of this machine wants no restart.
+
+    Returns:
+        int, optional: The status, None where there is none.
+    """
+    file = os.environ.get(STATUS_FILE)
+    words = Path(file).read_text().split() if file and os.path.exists(file) else []
+    return int(words[0]) if words[1:] == ['final'] else None

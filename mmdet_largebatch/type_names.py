@@ -7,8 +7,8 @@ from typing import Any
 def type_name(config: Any) -> str:
     """Return the plain name of the type that a config builds.
 
-    A config file holds names (``'SGD'``, ``'mmdet.CocoDataset'``, ``'torch.optim.SGD'``). MMEngine's
-    pure-Python configs hold the classes themselves.
+    A config file holds names (``'SGD'``, ``'mmdet.CocoDataset'``, ``'torch.optim.SGD'``).
+    MMEngine's pure-Python configs hold the classes themselves.
 
     Args:
         config (dict or str or type or None): A config with ``type``, or such a type.

@@ -2,8 +2,9 @@
 
 ``launch.py TOOL CONFIG GPUS [ARGUMENTS OF THE TOOL]``. Read from the environment:
 
-- ``NNODES`` machines (1), and without a rendezvous ``NODE_RANK`` (0), ``MASTER_ADDR`` (127.0.0.1)
-  and ``PORT`` (29500);
+- ``NNODES`` machines (1). With several, ``NODE_RANK`` (0), ``MASTER_ADDR`` (127.0.0.1) and ``PORT``
+  (29500) where there is no rendezvous. On one machine ``PORT`` is that of torchrun's own server, a
+  free one where it is not set;
 - ``RDZV_ENDPOINT``, host:port of torchrun's rendezvous: machines may then come and go within a
   range such as ``NNODES=4:8``. ``RDZV_ID`` names the run there (the config's name);
 - ``MAX_RESTARTS``, how often the processes are started again after a failure (0; 100 for a range).
@@ -14,15 +15,20 @@ A signal goes on to the processes. The exit status is theirs.
 """
 
 import argparse
+import logging
 import os
 import re
 import signal
+import socket
 import sys
 import tempfile
+import uuid
 from pathlib import Path
 from typing import List, Mapping
 
 TOOLS = Path(__file__).resolve().parent
+# A rendezvous of our own, see rendezvous.py.
+BACKEND = 'largebatch'
 
 
 def torchrun_arguments(
@@ -61,15 +67,27 @@ def torchrun_arguments(
             'HOST:PORT, the same on every machine.'
         )
 
+    port = environment.get('PORT')
+    if port and not (port.isdigit() and 0 < int(port) < 65536):
+        raise ValueError(f'PORT={port}: must be a number from 1 to 65535.')
+
     words = [f'--nnodes={nodes}', f'--nproc_per_node={gpus}', f'--max_restarts={restarts}']
     if endpoint:
         run = environment.get('RDZV_ID') or Path(config).stem
-        words += ['--rdzv_backend=c10d', f'--rdzv_endpoint={endpoint}', f'--rdzv_id={run}']
+        words += [f'--rdzv_backend={BACKEND}', f'--rdzv_endpoint={endpoint}', f'--rdzv_id={run}']
+        if endpoint.startswith(('127.', 'localhost')):
+            words.append('--local_addr=127.0.0.1')
+    elif nodes == '1':
+        # The name of the machine need not resolve. Port 0 stands for a free one.
+        words += [
+            *(f'--rdzv_backend={BACKEND}', f'--rdzv_endpoint=127.0.0.1:{port or 0}'),
+            *(f'--rdzv_id={uuid.uuid4()}', '--rdzv_conf=is_host=1', '--local_addr=127.0.0.1'),
+        ]
     else:
         words += [
             f'--node_rank={environment.get("NODE_RANK") or 0}',
             f'--master_addr={environment.get("MASTER_ADDR") or "127.0.0.1"}',
-            f'--master_port={environment.get("PORT") or 29500}',
+            f'--master_port={port or 29500}',
         ]
     words += [str(TOOLS / tool), config, *arguments, '--launcher', 'pytorch']
     resumes = any(word.split('=')[0] == '--resume' for word in arguments)
@@ -78,30 +96,82 @@ def torchrun_arguments(
     return words
 
 
-def launch(tool: str, arguments: List[str]) -> int:
+def port_is_free(port: int) -> bool:
+    """Tell whether a server can listen on a port of this machine.
+
+    Args:
+        port (int): The port.
+
+    Returns:
+        bool: True if so.
+    """
+    family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+    dual = family is socket.AF_INET6
+    try:
+        socket.create_server(('', port), family=family, dualstack_ipv6=dual).close()
+    except OSError:
+        return False
+    return True
+
+
+def check_port(environment: Mapping[str, str]) -> None:
+    """Refuse a port that is taken, where this machine is to listen on it.
+
+    Args:
+        environment (Mapping[str, str]): The settings that the module's docstring lists.
+
+    Raises:
+        ValueError: With one line for the user, if another process listens there.
+    """
+    several = (environment.get('NNODES') or '1') != '1'
+    port = environment.get('PORT') or ('29500' if several else None)
+    listens = not environment.get('RDZV_ENDPOINT') and (environment.get('NODE_RANK') or '0') == '0'
+    if port and listens and not port_is_free(int(port)):
+        other = 'a free one, the same on every machine' if several else 'free, or not set at all'
+        raise ValueError(f'PORT={port}: in use on this machine. Must be {other}.')
+
+
+def launch(tool: str, arguments: List[str], file: Path) -> int:
     """Run torchrun.
 
     Args:
         tool (str): What it starts, for the message.
         arguments (List[str]): Its arguments.
+        file (Path): Where a rank writes the status of the run, see mmdet_largebatch/exit_status.py.
 
     Returns:
-        int: The status that the tool ended with, 128 and the signal's number where that killed it.
+        int: The status that the run ended with, 128 and the signal's number where that killed it.
     """
+    from rendezvous import NoRestartError, is_final, register
+    from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.run import parse_args, run
 
+    register()
+    # A rank that ended with a line of its own needs no report of its end.
+    reports = logging.getLogger('torch.distributed.elastic.multiprocessing.api')
+    reports.addFilter(lambda record: not is_final(file))
+    status = 0
     try:
         run(parse_args(arguments))
+    except NoRestartError:
+        pass
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         status = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
-        print(f'{tool} ended with status {status}, first on rank {rank}.', file=sys.stderr)
-        return status
+        if not is_final(file):
+            print(f'{tool} ended with status {status}, first on rank {rank}.', file=sys.stderr)
     except SignalException as error:
-        return 128 + signal.Signals(error.sigval)
-    return 0
+        status = 128 + signal.Signals(error.sigval)
+    except (DistError, RendezvousError) as error:
+        status = 1
+        said = str(error.__cause__ or error).splitlines()[0]
+        print(f'error: the machines of this run did not meet: {said}', file=sys.stderr)
+    # Empty where the rank was killed as it wrote.
+    words = file.read_text().split() if file.exists() else []
+    return int(words[0]) if words else status
 
 
 def main() -> int:
@@ -118,6 +188,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         words = torchrun_arguments(args.tool, args.config, args.gpus, args.arguments, os.environ)
+        check_port(os.environ)
     except ValueError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
@@ -127,11 +198,12 @@ def main() -> int:
     os.environ['PET_SHUTDOWN_TIMEOUT'] = os.environ.get('SHUTDOWN_SECONDS') or '110'
     path = os.pathsep.join(filter(None, [str(TOOLS.parent), os.environ.get('PYTHONPATH')]))
     os.environ['PYTHONPATH'] = path
+    os.environ['LARGEBATCH_LAUNCHER'] = str(os.getpid())
     with tempfile.TemporaryDirectory() as folder:
         # Says more than torchrun can: see mmdet_largebatch/exit_status.py.
-        file = Path(os.environ.setdefault('LARGEBATCH_STATUS_FILE', f'{folder}/status'))
-        status = launch(args.tool, words)
-        return int(file.read_text()) if file.exists() else status
+        file = Path(folder, 'status')
+        os.environ['LARGEBATCH_STATUS_FILE'] = str(file)
+        return launch(args.tool, words, file)
 
 
 if __name__ == '__main__':

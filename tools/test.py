@@ -1,23 +1,30 @@
 """Evaluate a checkpoint (COCO mAP), with the arguments of mmdet's own ``test.py``."""
 
 import argparse
-from copy import deepcopy
+import os
 
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmdet_largebatch import SettingError
 from mmdet_largebatch.cli import (
+    WeightsCheckHook,
     add_common_arguments,
+    begin_tool,
     check_annotations,
     check_checkpoint,
+    check_folder,
+    check_output,
+    check_settings,
     check_work_dir,
+    draw_on_every_rank,
     load_config,
     one_line_errors,
     use_gloo_without_gpu,
+    use_test_time_augmentation,
 )
 
 
@@ -29,59 +36,59 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--work-dir', help='folder of logs and metrics')
     parser.add_argument('--out', help='write the predictions to this .pkl file')
     parser.add_argument('--show', action='store_true', help='show the predictions in a window')
-    parser.add_argument('--show-dir', help='write pictures of the predictions to this folder')
+    parser.add_argument(
+        '--show-dir', help='draw the predictions to this folder, in that of the log where relative'
+    )
     parser.add_argument('--wait-time', type=float, default=2, help='of --show, seconds a picture')
-    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    parser.add_argument(
+        '--tta', action='store_true', help='test-time augmentation; it merges boxes alone'
+    )
     add_common_arguments(parser)
-    args = parser.parse_args()
-    if args.out and not args.out.endswith(('.pkl', '.pickle')):
-        parser.error(f'--out {args.out}: must end in .pkl or .pickle')
-    return args
+    return parser.parse_args()
 
 
-def use_test_time_augmentation(cfg: Config) -> None:
-    """Wrap model and pipeline for test-time augmentation, by a horizontal flip unless the config
-    says ``tta_model`` and ``tta_pipeline``.
+def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
+    """Turn on the hook that draws.
 
     Args:
         cfg (Config): The config, changed in place.
+        args (Namespace): The parsed ``show``, ``show_dir`` and ``wait_time``.
+
+    Raises:
+        SettingError: If there is no such hook, or its folder cannot be written.
     """
-    nms = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
-    model = cfg.get('tta_model') or dict(type='DetTTAModel', tta_cfg=nms)
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    pipeline = cfg.get('tta_pipeline')
-    if not pipeline:
-        pipeline = deepcopy(dataset.pipeline)
-        pack = pipeline[-1]
-        pack['meta_keys'] = (*pack['meta_keys'], 'flip', 'flip_direction')
-        flips = [dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)]
-        pipeline[-1] = dict(type='TestTimeAug', transforms=[flips, [pack]])
-    cfg.model = ConfigDict(**model, module=cfg.model)
-    dataset.pipeline = pipeline
+    if 'visualization' not in (cfg.get('default_hooks') or {}):
+        raise SettingError(
+            '--show and --show-dir draw by default_hooks.visualization, which the config '
+            "does not have. Set it to dict(type='DetVisualizationHook')."
+        )
+    if args.show_dir and os.path.isabs(args.show_dir):
+        check_folder('--show-dir', args.show_dir)
+    trigger_visualization_hook(cfg, args)
 
 
 def main() -> None:
     """Build the runner that the config describes and test."""
-    args = parse_args()
+    begin_tool()
     with one_line_errors(['test']) as context:
+        args = parse_args()
         cfg = context['cfg'] = load_config(args)
+        check_settings(cfg, ['model', 'test_dataloader', 'test_evaluator', 'test_cfg'])
         check_checkpoint('checkpoint', args.checkpoint)
         check_annotations(cfg, ['test'])
         check_work_dir(cfg)
         cfg.load_from = args.checkpoint
+        if args.out:
+            check_output('--out', args.out, ('.pkl', '.pickle'))
         if args.show or args.show_dir:
-            if 'visualization' not in cfg.get('default_hooks', {}):
-                raise SettingError(
-                    '--show and --show-dir draw by default_hooks.visualization, which the config '
-                    "does not have. Set it to dict(type='DetVisualizationHook')."
-                )
-            cfg = trigger_visualization_hook(cfg, args)
+            draw_predictions(cfg, args)
         if args.tta:
             use_test_time_augmentation(cfg)
         use_gloo_without_gpu(cfg)
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        runner.register_hook(WeightsCheckHook())
+        if args.show_dir:
+            draw_on_every_rank(runner)
         if args.out:
             runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
         runner.test()

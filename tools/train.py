@@ -8,6 +8,7 @@ from mmengine.runner import Runner
 from mmdet_largebatch import SettingError
 from mmdet_largebatch.cli import (
     add_common_arguments,
+    begin_tool,
     check_annotations,
     check_checkpoint,
     check_work_dir,
@@ -15,6 +16,7 @@ from mmdet_largebatch.cli import (
     one_line_errors,
     use_gloo_without_gpu,
 )
+from mmdet_largebatch.training import record_end
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,8 +40,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     """Build the runner that the config describes and train."""
-    args = parse_args()
+    begin_tool()
     with one_line_errors(['train', 'val']) as context:
+        args = parse_args()
         if args.auto_scale_lr:
             raise SettingError(
                 '--auto-scale-lr is not used: set default_hooks.lr.scale_rule (linear or sqrt) '
@@ -58,6 +61,7 @@ def main() -> None:
         use_gloo_without_gpu(cfg)
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
         runner.train()
+        record_end(runner)
 
 
 if __name__ == '__main__':

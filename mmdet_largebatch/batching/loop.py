@@ -12,10 +12,13 @@ from torch.utils.data import DataLoader
 
 from ..errors import RolledBack, SettingError
 from ..optimizers import double_clip_message
+from ..type_names import type_name
 from .accumulation import Accumulation, global_mean
 from .contract import outside_contract
+from .eta import CutEta
 from .sampler import EMPTY, GlobalBatchSampler
 from .seeding import MODEL, SeededFetch, seed_generators
+from .unfrozen import Unfrozen
 
 
 @LOOPS.register_module()
@@ -34,7 +37,9 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
     that epoch; from one of the end of an epoch, with the evaluation of that epoch if it was due.
 
     Besides MMEngine's points a hook has ``before_update(runner, outputs)``, where the gradients of
-    the update are there and the optimizer has not stepped yet.
+    the update are there and the optimizer has not stepped yet; ``before_evaluation(runner)``, ahead
+    of every hook's ``before_val``; and ``after_rollback(runner)``, once a run was put back to a
+    checkpoint.
 
     Args:
         runner (Runner): The runner.
@@ -91,6 +96,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         dataset = self.dataloader.dataset
         if not isinstance(getattr(dataset, '__getitems__', None), SeededFetch):
             dataset.__getitems__ = SeededFetch(dataset)
+        self.unfrozen = Unfrozen(runner.model)
 
     @property
     def updates_per_epoch(self) -> int:
@@ -126,15 +132,17 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         self._check_resumed()
         self._log()
         self._reopen_epoch()
+        if self.end < self.max_iters:
+            self.runner.register_hook(CutEta(self.end))
         self.runner.call_hook('before_train')
-        if 0 < self._iter == self._end_of(self._epoch):
-            # A checkpoint of the end of an epoch is from before that epoch's evaluation.
-            self._evaluate_if_due()
+        self._make_up_for_evaluation()
         while self._epoch < self.last_epoch and not self.stop_training:
             try:
                 self.run_epoch()
             except RolledBack:
+                self._check_resumed()
                 self._reopen_epoch()
+                self._make_up_for_evaluation()
                 continue
             self._evaluate_if_due()
         self.runner.call_hook('after_train')
@@ -174,6 +182,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             log_vars = self.runner.model.train_step(micro_batch, optim_wrapper=accumulation)
             # Detached, or each would keep the graph of its micro-batch to the end of the update.
             outputs.append({name: value.detach() for name, value in log_vars.items()})
+        self.unfrozen.synchronise()
         outputs = global_mean(outputs, ranks, count)
         self.runner.call_hook('before_update', outputs=outputs)
         accumulation.step()
@@ -191,12 +200,18 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         if self._iter < self._end_of(self._epoch):
             self._epoch = self._iter // self.updates_per_epoch
 
+    def _make_up_for_evaluation(self) -> None:
+        """Evaluate: a checkpoint of the end of an epoch is from before that epoch's evaluation."""
+        if 0 < self._iter == self._end_of(self._epoch):
+            self._evaluate_if_due()
+
     def _evaluate_if_due(self) -> None:
         self._decide_current_val_interval()
         due = self._epoch >= self.val_begin and self._epoch % self.val_interval == 0
         at_end = self._epoch == self._max_epochs >= self.val_begin
         cut = self._iter == self.end < self.max_iters
         if self.runner.val_loop is not None and (due or at_end or cut):
+            self.runner.call_hook('before_evaluation')
             self.runner.val_loop.run()
 
     def _check_optim_wrapper(self) -> None:
@@ -259,10 +274,10 @@ def _with_global_batch(dataloader: Dict, global_batch_size: int) -> Dict:
     """The config of a data loader with a sampler of the global batch in it."""
     dataloader = dict(dataloader)
     grouping = dataloader.get('batch_sampler')
-    kind = grouping and grouping['type'].removeprefix('mmdet.')
+    kind = type_name(grouping)
     if kind == 'GlobalBatchSampler':
         return dataloader | dict(batch_sampler=dict(grouping, global_batch_size=global_batch_size))
-    if kind not in (None, 'AspectRatioBatchSampler'):
+    if kind not in ('', 'AspectRatioBatchSampler'):
         raise SettingError(
             f'train_dataloader.batch_sampler.type={kind}. Must be AspectRatioBatchSampler or none '
             'under GlobalBatchTrainLoop.'

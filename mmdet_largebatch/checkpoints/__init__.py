@@ -3,6 +3,7 @@
 from .checkpoint_hook import AtomicCheckpointHook
 from .finding import checkpoint_defect, newest_checkpoint
 from .loading import load_from_local
+from .unpickling import trust_checkpoints
 from .whole_file import WholeFileBackend
 
 __all__ = [
@@ -11,4 +12,5 @@ __all__ = [
     'checkpoint_defect',
     'load_from_local',
     'newest_checkpoint',
+    'trust_checkpoints',
 ]

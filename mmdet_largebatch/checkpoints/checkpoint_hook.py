@@ -1,21 +1,25 @@
 """MMEngine's checkpoint hook, with checkpoints that are whole or absent."""
 
 import os
+import re
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Union
+from typing import Any, Dict, Iterator, List, Optional, Set, Union
 
 from mmdet.registry import HOOKS
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import CheckpointHook
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner
 
 from ..agreement import Agreement
 from ..errors import SettingError
 from ..training import is_training
+from .comparing import OPTIMIZER, plain_model, refusal
 from .finding import SAVED_AT, checkpoint_defect, newest_checkpoint
+from .hook_states import HOOKS_STATE, collect
+from .resuming import Resuming, weights_taken
 from .whole_file import WholeFileBackend, remove_partial_files
 
 RESTART = 'restart_{}.pth'
@@ -39,8 +43,21 @@ class AtomicCheckpointHook(CheckpointHook):
     object store, whose writes are whole or absent by themselves, MMEngine's own ways remain.
 
     Besides what the intervals say it saves the state between two of those checkpoints, as
-    ``restart_UPDATE.pth``: every so many minutes, and when :class:`PreemptionHook` asks for it. The
-    next checkpoint of any kind replaces it.
+    ``restart_UPDATE.pth``: every so many minutes, when :class:`PreemptionHook` asks for it, and
+    with ``save_last`` at the end of a training that ended early (``max_updates``, early stopping).
+    The next checkpoint of any kind replaces it. Within an evaluation, where hooks such as
+    ``EMAHook`` have other weights in the model, nothing is saved to resume from. So with a
+    :class:`PreemptionHook`, with ``every_minutes``, and at a cut by ``max_updates``, the state is
+    saved before an evaluation begins, unless a checkpoint holds it.
+
+    A checkpoint also keeps the state of hooks: the counts of ``EarlyStoppingHook``, and what a hook
+    with ``state_dict()`` and ``load_state_dict(state)`` returns. It is put back before
+    ``before_train``.
+
+    A checkpoint that does not belong to the config (other weights, another optimizer, other
+    parameter groups) is refused in one line before anything is loaded. Otherwise its state is taken
+    and the config's settings are, and each thing that it lacks, or that differs, is a line of the
+    log that begins with ``Resume:``.
 
     Args:
         every_minutes (float, optional): Minutes after the last save at which the state is saved at
@@ -49,8 +66,9 @@ class AtomicCheckpointHook(CheckpointHook):
         **kwargs: As for :class:`mmengine.hooks.CheckpointHook`.
 
     Raises:
-        SettingError: If ``every_minutes`` is not above 0; and, when a training begins, if no
-            checkpoint of its folder, or not the one that is given, reads whole.
+        SettingError: If ``every_minutes`` is not above 0, or ``filename_tmpl`` begins as the names
+            of other checkpoints do; and, when a training begins, if no checkpoint of its folder, or
+            not the one that is given, reads whole, or if it does not belong to the config.
     """
 
     def __init__(self, *args, every_minutes: Optional[float] = None, **kwargs) -> None:
@@ -62,9 +80,23 @@ class AtomicCheckpointHook(CheckpointHook):
                 f'default_hooks.checkpoint.every_minutes={every_minutes!r}. Must be above 0, or '
                 'None for never.'
             )
+        if self.filename_tmpl.startswith(('best_', 'restart_')):
+            raise SettingError(
+                f'default_hooks.checkpoint.filename_tmpl={self.filename_tmpl!r}. Must not begin '
+                'with best_ or restart_, which are the names of other checkpoints.'
+            )
         self.every_minutes = every_minutes
+        # Set by hooks that may end a training within an evaluation.
+        self.save_before_evaluations = every_minutes is not None
         self.newest: Optional[str] = None
         self.newest_update = -1
+        self._complete = False
+        self._training = False
+        self._resuming: Optional[Resuming] = None
+        # The checkpoint from before the evaluation that runs, and whether it is saved once more.
+        self._evaluated: Optional[str] = None
+        self._in_best = False
+        self._saves_again: Optional[str] = None
         self._failure: Optional[str] = None
 
     def before_run(self, runner: Runner) -> None:
@@ -76,12 +108,18 @@ class AtomicCheckpointHook(CheckpointHook):
         Raises:
             SettingError: See the class.
         """
-        if not is_training(runner) or not runner._resume or runner._has_loaded:
+        if not is_training(runner) or runner._has_loaded:
+            return
+        self._resuming = Resuming(runner)
+        if not runner._resume:
             return
         found: Dict[str, Union[str, List[str], None]] = {}
         if is_main_process():
             found = self._choose(runner)
         found = _from_main_process(found)
+        # Loaders of other addresses wait for all ranks.
+        if found['path'] and '://' in found['path']:
+            found['refused'] = self._refusal(runner, found['path'])
         for line in found['passed_over']:
             runner.logger.warning(f'Resume passes over {line}.')
         if found['refused']:
@@ -98,11 +136,14 @@ class AtomicCheckpointHook(CheckpointHook):
         if given is not None:
             defect = os.path.isfile(given) and checkpoint_defect(given)
             refused = defect and f'load_from={given}: {defect}. Must be a whole checkpoint.'
+            if not refused and '://' not in given:
+                refused = self._refusal(runner, given)
             return dict(path=given, passed_over=[], refused=refused)
         folders = [runner.work_dir]
         if self.out_dir is not None:
             folders.append(Path(self.out_dir) / Path(runner.work_dir).name)
-        path, passed_over = newest_checkpoint(folders)
+        pattern = re.sub(r'\{[^}]*\}', '*', self.filename_tmpl)
+        path, passed_over = newest_checkpoint(folders, pattern)
         refused = None
         if path is None and passed_over:
             refused = (
@@ -110,7 +151,32 @@ class AtomicCheckpointHook(CheckpointHook):
                 f'{"; ".join(passed_over)}). Must have one to resume from; remove them, or do '
                 'without --resume, to begin at update 0.'
             )
+        refused = refused or (path and self._refusal(runner, path))
         return dict(path=path, passed_over=passed_over, refused=refused)
+
+    def _refusal(self, runner: Runner, path: str) -> Optional[str]:
+        try:
+            checkpoint = CheckpointLoader.load_checkpoint(path, map_location='meta')
+        except SettingError as error:
+            return str(error)
+        except Exception:
+            # MMEngine meets it too, on every rank.
+            return None
+        return refusal(runner, checkpoint, path)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Put the config's settings into a checkpoint to resume from; sum up any other.
+
+        Args:
+            runner (Runner): The runner.
+            checkpoint (dict): What is being loaded, changed in place.
+        """
+        if self._resuming is not None and runner._resume:
+            for line in self._resuming.prepare(runner, checkpoint):
+                runner.logger.warning(f'Resume: {line}.')
+            self._complete = {'optimizer', 'param_schedulers'} <= set(checkpoint)
+        elif not plain_model(runner.model)._load_state_dict_pre_hooks:
+            runner.logger.info(weights_taken(runner, checkpoint))
 
     def before_train(self, runner: Runner) -> None:
         """Prepare the folder.
@@ -126,11 +192,40 @@ class AtomicCheckpointHook(CheckpointHook):
         self.file_backend = self._removals
         if self.newest is not None and Path(self.newest).parent == Path(self.out_dir):
             self.newest_update = runner.iter
+        self._take_last(runner)
+        if self._resuming is not None:
+            self._resuming.catch_up(runner)
         if self._local and is_main_process():
             os.makedirs(self.out_dir, exist_ok=True)
             remove_partial_files(self.out_dir)
         self._agreement = Agreement()
         self._saved_at = time.monotonic()
+        self._training = True
+
+    def _take_last(self, runner: Runner) -> None:
+        """Know the last checkpoint of an interval again, as a run never stopped does."""
+        last = runner.message_hub.get_info('last_ckpt')
+        if self.last_ckpt is None and last and self.file_backend.isfile(last):
+            self.last_ckpt = last
+
+    def after_rollback(self, runner: Runner) -> None:
+        """Know again what the checkpoint says of others.
+
+        Args:
+            runner (Runner): The runner, which was put back to a checkpoint.
+        """
+        self._resuming.catch_up(runner)
+        info = runner.message_hub.runtime_info
+        if self.save_best is not None and len(self.key_indicators) == 1:
+            self.best_ckpt_path = info.get('best_ckpt')
+        elif self.save_best is not None:
+            for key in self.key_indicators:
+                self.best_ckpt_path_dict[key] = info.get(f'best_ckpt_{key}')
+        if self.max_keep_ckpts > 0:
+            self.keep_ckpt_ids = list(info.get('keep_ckpt_ids', []))
+        self.last_ckpt = None
+        self._take_last(runner)
+        self._complete = False
 
     def after_train_iter(self, runner: Runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Save where an interval of updates or of minutes is over.
@@ -147,18 +242,40 @@ class AtomicCheckpointHook(CheckpointHook):
             if self._agreement.any(due):
                 self.save_now(runner, runner.iter + 1)
 
-    def after_train_epoch(self, runner: Runner) -> None:
-        """Save as the interval says, and where the training is cut short by ``max_updates``.
+    def before_evaluation(self, runner: Runner) -> None:
+        """Save what an evaluation may be the last to see. :class:`GlobalBatchTrainLoop` calls this.
+
+        Args:
+            runner (Runner): The runner, before any hook's ``before_val``.
+        """
+        if not self._training:
+            return
+        loop = runner.train_loop
+        cut = self.save_last and runner.iter == getattr(loop, 'end', None)
+        if self.save_before_evaluations or cut:
+            self.save_now(runner, runner.iter)
+        # Where that loop resumes, it evaluates again.
+        resumes_before = hasattr(loop, 'end') and self.newest_update == runner.iter
+        self._evaluated = self.newest if resumes_before else None
+
+    def before_val(self, runner: Runner) -> None:
+        """Do the same under other loops.
 
         Args:
             runner (Runner): The runner.
         """
-        super().after_train_epoch(runner)
-        if self.save_last and runner.iter == getattr(runner.train_loop, 'max_updates', None):
-            self.save_now(runner, runner.iter)
+        self.before_evaluation(runner)
+
+    def after_val(self, runner: Runner) -> None:
+        """Forget which checkpoint the evaluation was of.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        self._evaluated = None
 
     def after_train(self, runner: Runner) -> None:
-        """Publish as MMEngine does, and tell if the last state could not be saved.
+        """Save the last state if no checkpoint holds it, and publish as MMEngine does.
 
         Args:
             runner (Runner): The runner.
@@ -166,6 +283,15 @@ class AtomicCheckpointHook(CheckpointHook):
         Raises:
             SettingError: If the last save failed.
         """
+        self._training = False
+        if self.save_last:
+            failure = self._failure
+            if self.newest_update != runner.iter and not self._write_restart(runner, runner.iter):
+                self._failure = failure or self._failure
+            if self.newest_update == runner.iter and self.newest.endswith(
+                RESTART.format(runner.iter)
+            ):
+                self.last_ckpt = self.newest
         if self._failure:
             raise SettingError(self._failure)
         super().after_train(runner)
@@ -182,26 +308,67 @@ class AtomicCheckpointHook(CheckpointHook):
         Returns:
             str, optional: Path of the checkpoint that holds it, None if it could not be saved.
         """
-        if self.newest_update != update:
-            meta = dict(epoch=runner.epoch, iter=update)
-            self._write(runner, RESTART.format(update), meta)
-        failure, newest = _from_main_process((self._failure, self.newest))
-        return None if failure else newest
+        if self.newest_update != update or not self._complete:
+            self._write_restart(runner, update)
+        return self.saved_already(runner, update)
+
+    def saved_already(self, runner: Runner, update: int) -> Optional[str]:
+        """Find the checkpoint that holds the state after an update. Called on every rank.
+
+        Args:
+            runner (Runner): Not used.
+            update (int): Updates that are finished.
+
+        Returns:
+            str, optional: Its path, None where no checkpoint holds it.
+        """
+        held = self.newest if self.newest_update == update else None
+        return _from_main_process(held)
+
+    def newest_of_main_process(self) -> Optional[str]:
+        """Find the newest checkpoint that stands. Called on every rank.
+
+        Returns:
+            str, optional: Its path, None where there is none.
+        """
+        return _from_main_process(self.newest)
+
+    def _write_restart(self, runner: Runner, update: int) -> bool:
+        meta = dict(epoch=runner.epoch, iter=update)
+        return self._write(runner, RESTART.format(update), meta, complete=True)
 
     def forget_newest_update(self) -> None:
         """Let the next save be made, also where the newest checkpoint is of the same update."""
         self.newest_update = -1
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Note the time in the checkpoint.
+        """Add the time, the state of hooks and the optimizer's settings.
+
+        A checkpoint that is saved again because an evaluation found the best weights yet is of
+        before that evaluation, as it was.
 
         Args:
             runner (Runner): The runner.
             checkpoint (dict): What is to be saved.
         """
+        if self._saves_again:
+            held = CheckpointLoader.load_checkpoint(self._saves_again, map_location='cpu')
+            held['message_hub'] = checkpoint['message_hub']
+            checkpoint.clear()
+            checkpoint.update(held)
+        else:
+            checkpoint[HOOKS_STATE] = collect(runner)
+            if self._resuming is not None and self._resuming.settings is not None:
+                checkpoint['meta'][OPTIMIZER] = self._resuming.settings
         checkpoint['meta'][SAVED_AT] = time.time_ns()
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        if self._in_best:
+            self._saves_again = self._evaluated
+            if self.by_epoch and _is_within_epoch(runner):
+                # Its name is not that of the epoch before.
+                self._write(runner, RESTART.format(runner.iter), meta, complete=True)
+                return
         standing, outdated = [], []
         if self.max_keep_ckpts > 0:
             standing = [other for other in self.keep_ckpt_ids if other != step]
@@ -221,17 +388,26 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         before = dict(runner.message_hub.runtime_info)
+        self._in_best = True
         try:
-            with self._removals.held_back():
+            with self._removals.held_back() as standing:
                 super()._save_best_checkpoint(runner, metrics)
+                # A training cut twice within an epoch has two of one name.
+                standing.update(
+                    value
+                    for key, value in runner.message_hub.runtime_info.items()
+                    if key.startswith('best_ckpt')
+                )
         except OSError as error:
             self._log_failure(runner, 'the best checkpoint', error)
             for key in [key for key in runner.message_hub.runtime_info if key.startswith('best_')]:
                 runner.message_hub.pop_info(key)
                 if key in before:
                     runner.message_hub.update_info(key, before[key])
+        finally:
+            self._in_best, self._saves_again = False, None
 
-    def _write(self, runner: Runner, filename: str, meta: dict) -> bool:
+    def _write(self, runner: Runner, filename: str, meta: dict, complete: bool = False) -> bool:
         """Save, point ``last_checkpoint`` to it and drop the restart file that it replaces."""
         update, path = meta['iter'], self.file_backend.join_path(self.out_dir, filename)
         try:
@@ -239,8 +415,8 @@ class AtomicCheckpointHook(CheckpointHook):
                 self.out_dir,
                 filename,
                 self.file_client_args,
-                save_optimizer=self.save_optimizer,
-                save_param_scheduler=self.save_param_scheduler,
+                save_optimizer=complete or self.save_optimizer,
+                save_param_scheduler=complete or self.save_param_scheduler,
                 meta=meta,
                 backend_args=self.backend_args,
                 **self.args,
@@ -252,6 +428,7 @@ class AtomicCheckpointHook(CheckpointHook):
             self._failure = self._log_failure(runner, path, error)
             return False
         self.newest, self.newest_update = path, update
+        self._complete = complete or (self.save_optimizer and self.save_param_scheduler)
         self._failure = None
         self._saved_at = time.monotonic()
         if self._local and is_main_process():
@@ -295,12 +472,12 @@ class _Removals:
             self._held.append(path)
 
     @contextmanager
-    def held_back(self) -> Iterator[None]:
-        """Remove at the end; not at all where an error ends it."""
-        self._held = []
+    def held_back(self) -> Iterator[Set[str]]:
+        """Remove at the end what is not in the set; nothing where an error ends it."""
+        self._held, standing = [], set()
         try:
-            yield
-            held = self._held
+            yield standing
+            held = [path for path in self._held if path not in standing]
         except BaseException:
             held = []
             raise
@@ -309,6 +486,11 @@ class _Removals:
         for path in held:
             if self._backend.isfile(path):
                 self._backend.remove(path)
+
+
+def _is_within_epoch(runner: Runner) -> bool:
+    length = getattr(runner.train_loop, 'updates_per_epoch', None)
+    return length is not None and runner.iter % length != 0
 
 
 def _from_main_process(value: Any) -> Any:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import List, NamedTuple, Optional, Tuple, Union
 from zipfile import ZipFile, is_zipfile
 
-import torch
+from .unpickling import UnsafeCheckpoint, load_safely
 
 # Key of a checkpoint's meta: when it was saved, in ns since 1970. A copy of the file keeps it.
 SAVED_AT = 'saved_at'
@@ -28,7 +28,9 @@ def _look_into(path: Union[str, Path]) -> Candidate:
         return Candidate(saved_at, -1, path, 'it is empty')
     try:
         lazily = is_zipfile(path)
-        content = torch.load(path, map_location='cpu', weights_only=False, mmap=lazily)
+        content = load_safely(path, map_location='cpu', mmap=lazily)
+    except UnsafeCheckpoint as error:
+        return Candidate(saved_at, -1, path, error.defect)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip('.')
         return Candidate(saved_at, -1, path, f'it cannot be read ({reason})')
@@ -66,7 +68,9 @@ def checkpoint_defect(path: Union[str, Path]) -> Optional[str]:
     return _look_into(path).defect or _damage(str(path))
 
 
-def newest_checkpoint(folders: List[Union[str, Path]]) -> Tuple[Optional[str], List[str]]:
+def newest_checkpoint(
+    folders: List[Union[str, Path]], pattern: str = '*.pth'
+) -> Tuple[Optional[str], List[str]]:
     """The checkpoint that was saved last among those that read whole.
 
     Files named ``best_*`` are left out: they hold no optimizer. So are those without a training's
@@ -74,6 +78,7 @@ def newest_checkpoint(folders: List[Union[str, Path]]) -> Tuple[Optional[str], L
 
     Args:
         folders (List[str or Path]): Where to look for ``*.pth`` files.
+        pattern (str): Further names to look for. Defaults to ``'*.pth'``.
 
     Returns:
         Tuple[str or None, List[str]]: Its path, None where there is none; and a line for each file
@@ -82,7 +87,8 @@ def newest_checkpoint(folders: List[Union[str, Path]]) -> Tuple[Optional[str], L
     files = {
         path.resolve(): path
         for folder in folders
-        for path in Path(folder).glob('*.pth')
+        for names in {'*.pth', pattern}
+        for path in Path(folder).glob(names)
         if path.is_file() and not path.name.startswith('best_')
     }
     passed_over = []

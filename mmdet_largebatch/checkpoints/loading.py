@@ -1,24 +1,23 @@
-"""Checkpoints of a training read with MMEngine 0.10.7 on torch 2.6 and newer."""
+"""MMEngine's loaders of checkpoints, without running code that a checkpoint names."""
 
+import functools
 import os
-from pickle import UnpicklingError
 from typing import Any, Callable, Dict, Union
 
-import torch
 from mmengine.runner import CheckpointLoader
-from mmengine.runner.checkpoint import load_from_local as mmengines_load_from_local
+
+from .unpickling import load_safely, safe_torch_load
 
 
 @CheckpointLoader.register_scheme(prefixes='', force=True)
 def load_from_local(
     filename: str, map_location: Union[str, Callable, None] = None
 ) -> Dict[str, Any]:
-    """Load a local checkpoint, one that holds more than weights too.
+    """Load a local checkpoint: weights, or all that a training saves.
 
-    What a training saves holds objects, such as the history of its losses. MMEngine 0.10.7 leaves
-    the choice to ``torch.load``, which refuses them since torch 2.6. They are loaded here as
-    before, which runs what code a file may hold: as always with MMEngine, it must come from a
-    trusted source. Weights alone, and all that MMEngine itself can load, it loads.
+    MMEngine 0.10.7 leaves the choice of an unpickler to ``torch.load``, which refuses since torch
+    2.6 what a training saves; onedl's MMEngine then runs what code the file names. Here nothing
+    runs, see :mod:`.unpickling`.
 
     MMEngine calls this for every path without a scheme, once this package is imported.
 
@@ -31,9 +30,26 @@ def load_from_local(
 
     Raises:
         FileNotFoundError: If there is no such file.
+        UnsafeCheckpoint: If the file asks for more than a checkpoint needs, and
+            :func:`trust_checkpoints` was not called.
     """
-    try:
-        return mmengines_load_from_local(filename, map_location)
-    except UnpicklingError:
-        path = os.path.expanduser(filename)
-        return torch.load(path, map_location=map_location, weights_only=False)
+    path = os.path.expanduser(filename)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f'{path} can not be found.')
+    return load_safely(path, map_location)
+
+
+def _safely(loader: Callable) -> Callable:
+    """Let a loader of MMEngine read what it has downloaded by our unpickler."""
+
+    @functools.wraps(loader)
+    def load(*args: Any, **kwargs: Any) -> Any:
+        with safe_torch_load():
+            return loader(*args, **kwargs)
+
+    return load
+
+
+for _prefix, _loader in list(CheckpointLoader._schemes.items()):
+    if _prefix:
+        CheckpointLoader.register_scheme(_prefix, _safely(_loader), force=True)

@@ -1,14 +1,31 @@
 """What the command-line tools share."""
 
-from .launch import add_common_arguments, load_config, use_gloo_without_gpu
+from .launch import (
+    add_common_arguments,
+    begin_tool,
+    check_settings,
+    load_config,
+    use_gloo_without_gpu,
+)
 from .mistakes import check_annotations, check_checkpoint, check_work_dir, one_line_errors
+from .outputs import check_folder, check_output
+from .testing import draw_on_every_rank, use_test_time_augmentation
+from .weights import WeightsCheckHook, check_weights
 
 __all__ = [
+    'WeightsCheckHook',
     'add_common_arguments',
+    'begin_tool',
     'check_annotations',
     'check_checkpoint',
+    'check_folder',
+    'check_output',
+    'check_settings',
+    'check_weights',
     'check_work_dir',
+    'draw_on_every_rank',
     'load_config',
     'one_line_errors',
     'use_gloo_without_gpu',
+    'use_test_time_augmentation',
 ]

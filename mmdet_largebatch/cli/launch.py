@@ -8,8 +8,24 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from mmengine.config import Config, DictAction
+from mmengine.utils import digit_version
 
+from ..checkpoints import trust_checkpoints
 from ..errors import SettingError
+from ..orphans import watch_parents
+from .config_fixes import leave_out_worker_options, take_out_hooks
+
+
+def begin_tool() -> None:
+    """Prepare this process, before anything else that a tool does.
+
+    It will not outlive its launcher, nor its data workers it.
+    """
+    watch_parents()
+    if digit_version(torch.__version__) < digit_version('2.5'):
+        # It puts this number before each key. The store is new at every start, and the machines may
+        # count differently.
+        os.environ['TORCHELASTIC_RESTART_COUNT'] = '0'
 
 
 def add_common_arguments(parser: ArgumentParser) -> None:
@@ -24,6 +40,11 @@ def add_common_arguments(parser: ArgumentParser) -> None:
         action=DictAction,
         metavar='KEY=VALUE',
         help="settings that take the place of the config's, as in optim_wrapper.optimizer.lr=0.002",
+    )
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='load checkpoints that name code as well; it then runs',
     )
     parser.add_argument(
         '--launcher',
@@ -47,20 +68,50 @@ def load_config(args: Namespace) -> Config:
         Config: The config with the command line's settings in it and ``work_dir`` set.
 
     Raises:
-        SettingError: If there is no such file.
+        SettingError: If there is no such file, or the config or the command line cannot be read.
     """
     if not os.path.isfile(args.config):
         raise SettingError(f'config={args.config}: no such file.')
+    trust_checkpoints(getattr(args, 'trust_checkpoint', False))
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = Config.fromfile(args.config)
+    try:
+        cfg = Config.fromfile(args.config)
+    except Exception as error:
+        # It is a program: whatever may be wrong with one.
+        raise SettingError(f'config={args.config}: cannot be read ({_said(error)}).') from error
     cfg.launcher = args.launcher
     if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+        try:
+            cfg.merge_from_dict(args.cfg_options)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise SettingError(f'--cfg-options: cannot be merged ({_said(error)}).') from error
+    take_out_hooks(cfg)
+    leave_out_worker_options(cfg)
     if args.work_dir:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
     return cfg
+
+
+def check_settings(cfg: Config, names: list[str]) -> None:
+    """Refuse a config that lacks what a tool needs.
+
+    Args:
+        cfg (Config): The config.
+        names (list[str]): Its settings, such as ``'test_dataloader'``.
+
+    Raises:
+        SettingError: If one is not set.
+    """
+    for name in names:
+        if cfg.get(name) is None:
+            raise SettingError(f'{name} is not set. Must be, for this tool.')
+
+
+def _said(error: Exception) -> str:
+    """An error in one line, without the full stop."""
+    return f'{type(error).__name__}: {" ".join(str(error).split())}'.rstrip('.')
 
 
 def use_gloo_without_gpu(cfg: Config) -> None:
@@ -85,9 +136,10 @@ def use_gloo_without_gpu(cfg: Config) -> None:
     seconds = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
     if not dist.is_initialized():
         dist.init_process_group('gloo', timeout=seconds and timedelta(seconds=seconds))
-    wrapper = cfg.get('model_wrapper_cfg') or dict(
-        type='MMDistributedDataParallel',
-        broadcast_buffers=False,
-        find_unused_parameters=cfg.get('find_unused_parameters', False),
-    )
-    cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
+    if not cfg.get('model_wrapper_cfg'):
+        cfg.model_wrapper_cfg = dict(
+            type='MMDistributedDataParallel',
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
+        )
+    cfg.model_wrapper_cfg.device_ids = None

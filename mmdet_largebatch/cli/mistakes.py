@@ -3,18 +3,26 @@
 import json
 import os
 import sys
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional
 
 from mmdet.registry import OPTIMIZERS
 from mmengine.config import Config
+from mmengine.runner import find_latest_checkpoint
 
 from ..batching.sampler import EMPTY
 from ..checkpoints import checkpoint_defect
-from ..errors import DivergenceError, SettingError
-from ..exit_status import DIVERGED, WRONG_SETTING, begin_anew, leave
+from ..errors import DivergenceError, PictureError, SettingError
+from ..exit_status import (
+    DIVERGED,
+    STATUS_FILE,
+    WRONG_SETTING,
+    final_status,
+    leave,
+    tell_launcher,
+)
+from .outputs import check_folder
 
 
 def check_checkpoint(name: str, path: Optional[str]) -> None:
@@ -40,15 +48,7 @@ def check_work_dir(cfg: Config) -> None:
     Raises:
         SettingError: If no file can be made in it.
     """
-    try:
-        os.makedirs(cfg.work_dir, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=cfg.work_dir, prefix='.writable'):
-            pass
-    except OSError as error:
-        raise SettingError(
-            f'work_dir={cfg.work_dir}: no file can be written there ({error.strerror}). Must be a '
-            'folder with room and permission; set it by --work-dir.'
-        ) from error
+    check_folder('work_dir', cfg.work_dir, '; set it by --work-dir')
 
 
 def _datasets(cfg: Config, splits: List[str]) -> Iterator[Dict]:
@@ -146,6 +146,15 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [''])[0]
 
 
+def _saved_before(error: Exception, cfg: Optional[Config], splits: List[str]) -> str:
+    """The checkpoint that a training that met a broken picture goes on from."""
+    if not isinstance(error, PictureError) or not cfg or 'train' not in splits:
+        return ''
+    pointer = Path(cfg.work_dir) / 'last_checkpoint'
+    newest = pointer.is_file() and find_latest_checkpoint(cfg.work_dir)
+    return f' --resume then goes on from {newest}.' if newest else ''
+
+
 def _explain(error: Exception, cfg: Optional[Config], splits: List[str]) -> Optional[str]:
     """The one line that tells a user's mistake, or None where the error is not one."""
     if isinstance(error, DivergenceError):
@@ -153,9 +162,14 @@ def _explain(error: Exception, cfg: Optional[Config], splits: List[str]) -> Opti
     if isinstance(error, SettingError):
         # A data set may be empty because its file is broken.
         broken = _broken_annotations(cfg, splits) if cfg and str(error) == EMPTY else None
-        return broken or str(error)
+        return broken or str(error) + _saved_before(error, cfg, splits)
     if isinstance(error, KeyError) and ' is not in the ' in str(error):
         return _first_line(error).strip('\'"').split('. Please')[0] + '.'
+    if 'should be either all None or not None' in str(error):
+        return _first_line(error).split(', but got')[0] + '.'
+    if isinstance(error, ImportError) and str(error).startswith('Failed to import '):
+        # A name of a pure-Python config, with the file and the line that it is imported in.
+        return _first_line(error) + '.'
     if 'only available training on gpu' in ' '.join(str(error).split()):
         return 'optim_wrapper.type=AmpOptimWrapper (--amp) needs a GPU and none is visible.'
     if cfg is None:
@@ -169,7 +183,8 @@ def one_line_errors(splits: List[str]) -> Iterator[Dict[str, Config]]:
 
     A :class:`SettingError` is a mistake. So is an error that a library raised where an
     annotation file or the checkpoint turns out to be broken. Any other error keeps its traceback.
-    Of several processes the first one on each machine speaks.
+    Of several processes one on each machine speaks, and ``tools/launch.py`` starts none again, also
+    where the mistake met one rank alone.
 
     Args:
         splits (List[str]): The data that the tool reads, of ``'train'``, ``'val'``, ``'test'``.
@@ -178,15 +193,25 @@ def one_line_errors(splits: List[str]) -> Iterator[Dict[str, Config]]:
         Dict[str, Config]: A place for the config, under ``'cfg'``, once it is loaded.
     """
     context: Dict[str, Config] = {}
-    begin_anew()
     try:
         yield context
+    except SystemExit as end:
+        # Of argparse.
+        if end.code == WRONG_SETTING:
+            tell_launcher(WRONG_SETTING, again=False)
+        raise
     except Exception as error:
         line = _explain(error, context.get('cfg'), splits)
         if line is None:
+            # Where another rank ended with its line, this one failed for its absence.
+            if (status := final_status()) is not None:
+                sys.exit(status)
             raise
-        if os.environ.get('LOCAL_RANK', '0') == '0':
+        status = DIVERGED if isinstance(error, DivergenceError) else WRONG_SETTING
+        speaks = tell_launcher(status, again=False)
+        # A picture is read on one rank alone.
+        if speaks or (isinstance(error, PictureError) and STATUS_FILE not in os.environ):
             print(f'error: {line}', file=sys.stderr, flush=True)
-        if isinstance(error, DivergenceError):
+        if status == DIVERGED:
             leave(DIVERGED, again=False)
-        sys.exit(WRONG_SETTING)
+        sys.exit(status)

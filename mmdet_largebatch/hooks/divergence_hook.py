@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..batching import GlobalBatchTrainLoop
 from ..checkpoints import AtomicCheckpointHook
+from ..checkpoints.rollback import Switches, roll_back
 from ..checkpoints.whole_file import WholeFileBackend
 from ..errors import DivergenceError, RolledBack, SettingError
 from ..schedule import WarmupStepLRHook
@@ -105,6 +106,7 @@ class DivergenceHook(Hook):
         """
         self._checkpoints = find_hook(runner, AtomicCheckpointHook)
         if self.rollbacks:
+            self._switches = Switches(runner)
             self._base_lrs = list(find_hook(runner, WarmupStepLRHook).scheduler.base_values)
             done = runner.message_hub.get_info(ROLLBACKS, 0)
             if done:
@@ -175,7 +177,7 @@ class DivergenceHook(Hook):
 
     def _diverged(self, runner: Runner, reasons: List[str], norm: float) -> None:
         lr = max(group['lr'] for group in runner.optim_wrapper.param_groups)
-        newest = self._checkpoints and self._checkpoints.newest
+        newest = self._checkpoints and self._checkpoints.newest_of_main_process()
         what = (
             f'Diverged at update {runner.iter + 1} of {runner.max_iters} (epoch '
             f'{runner.epoch + 1}): {", ".join(reasons)}; LR {lr:.4g}, gradient norm {norm:.4g}.'
@@ -211,7 +213,7 @@ class DivergenceHook(Hook):
             f'{what} Rollback {number} of {self.rollbacks}: back to {path}, on with the LR times '
             f'{self.lr_factor**number:g}.'
         )
-        runner.resume(path)
+        roll_back(runner, path, self._switches)
         runner.message_hub.update_info(ROLLBACKS, number)
         self._scale_lr(runner, number)
         self._checkpoints.forget_newest_update()

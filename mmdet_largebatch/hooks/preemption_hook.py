@@ -1,9 +1,6 @@
 """The hook that ends a training in good order when it is told to go."""
 
-import os
 import signal
-from functools import partial
-from threading import Thread
 from typing import Callable, Optional, Sequence
 
 from mmdet.registry import HOOKS
@@ -14,6 +11,7 @@ from ..agreement import Agreement
 from ..checkpoints import AtomicCheckpointHook
 from ..errors import SettingError
 from ..exit_status import PREEMPTED, leave
+from ..orphans import ending_with_trainer
 from ..training import find_hook, is_training
 
 
@@ -22,8 +20,10 @@ class PreemptionHook(Hook):
     """Save and leave when a signal tells any rank that its machine will be taken away.
 
     The signal sets a flag and interrupts nothing. When the update that is being computed is
-    finished, or the batch of an evaluation, the ranks agree that one of them was told, the state is
-    saved (unless the last checkpoint holds it), and every rank exits with status 75. Under
+    finished, or the batch of an evaluation, the ranks agree that one of them was told, and every
+    rank exits with status 75. After an update the state is saved, unless the last checkpoint holds
+    it. Before an evaluation it was saved already: within one, hooks such as ``EMAHook`` have other
+    weights in the model. Under
     ``torchrun`` with restarts that starts the training again, and ``slurm_train.sh --requeue`` puts
     the job back into the queue; resumed, it goes on with the next update, after the evaluation of
     the last epoch if that was not finished. Further signals change nothing.
@@ -62,11 +62,15 @@ class PreemptionHook(Hook):
         Raises:
             SettingError: See the class.
         """
-        if is_training(runner) and find_hook(runner, AtomicCheckpointHook) is None:
+        if not is_training(runner):
+            return
+        checkpoints = find_hook(runner, AtomicCheckpointHook)
+        if checkpoints is None:
             raise SettingError(
                 'default_hooks.preemption=PreemptionHook saves by default_hooks.checkpoint. Its '
                 "type must be 'AtomicCheckpointHook'."
             )
+        checkpoints.save_before_evaluations = True
 
     def before_train(self, runner: Runner) -> None:
         """Begin to listen.
@@ -81,7 +85,7 @@ class PreemptionHook(Hook):
         if runner.val_loop is not None:
             loaders.append(runner.val_dataloader)
         for loader in loaders:
-            loader.worker_init_fn = partial(_start_worker, self.signals, loader.worker_init_fn)
+            loader.worker_init_fn = ending_with_trainer(self.signals, loader.worker_init_fn)
         self._handlers = {number: signal.signal(number, self._note) for number in self.signals}
 
     def after_train(self, runner: Runner) -> None:
@@ -103,7 +107,7 @@ class PreemptionHook(Hook):
             data_batch (Any): Not used.
             outputs (dict, optional): Not used.
         """
-        self._leave_if_told(runner, runner.iter + 1)
+        self._leave_if_told(runner, runner.iter + 1, self._checkpoints.save_now)
 
     def after_val_iter(self, runner: Runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Leave between two batches of an evaluation, if a rank was told to.
@@ -115,18 +119,20 @@ class PreemptionHook(Hook):
             outputs (Sequence, optional): Not used.
         """
         if self._handlers:
-            self._leave_if_told(runner, runner.iter)
+            self._leave_if_told(runner, runner.iter, self._checkpoints.saved_already)
 
     def _note(self, number: int, frame) -> None:
         self._told = number
 
-    def _leave_if_told(self, runner: Runner, update: int) -> None:
+    def _leave_if_told(
+        self, runner: Runner, update: int, find: Callable[[Runner, int], Optional[str]]
+    ) -> None:
         if not self._agreement.any(self._told is not None):
             return
         what = self._agreement.first(
             '' if self._told is None else f'{signal.Signals(self._told).name} on rank {runner.rank}'
         )
-        path = self._checkpoints.save_now(runner, update)
+        path = find(runner, update)
         saved = f'update {update} is saved in {path}' if path else 'the state could not be saved'
         runner.logger.info(
             f'Preempted ({what}): {saved}. Exit with status {PREEMPTED}; --resume goes on.'
@@ -134,17 +140,3 @@ class PreemptionHook(Hook):
         # torchrun ends the other ranks as soon as one has left.
         self._agreement.wait()
         leave(PREEMPTED, again=True)
-
-
-def _start_worker(signals: Sequence[int], worker_init_fn: Optional[Callable], worker: int) -> None:
-    """Let a data worker heed these signals only where its trainer sent them, to end it."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    Thread(target=_end_with, args=(signals, os.getppid()), daemon=True).start()
-    if worker_init_fn is not None:
-        worker_init_fn(worker)
-
-
-def _end_with(signals: Sequence[int], trainer: int) -> None:
-    while signal.sigwaitinfo(signals).si_pid != trainer:
-        pass
-    os._exit(0)

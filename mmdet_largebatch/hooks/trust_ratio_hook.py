@@ -108,6 +108,16 @@ class TrustRatioHook(Hook):
             runner.visualizer.add_scalars(self._statistics(), step=runner.iter + 1)
             self._seen, self._due = [], False
 
+    def after_rollback(self, runner: Runner) -> None:
+        """Stop listening to the update that was given up.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        if self._optimizer is not None:
+            self._optimizer.observer = None
+        self._seen, self._due = [], False
+
     def after_train(self, runner: Runner) -> None:
         """Let go of the optimizer.
 

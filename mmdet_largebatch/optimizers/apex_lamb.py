@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import Observer, describe, trained
+from .base import Observer, trained
 from .fused_lamb import trust_ratio
+from .saved_state import describe
 
 MOMENTS = ('exp_avg', 'exp_avg_sq')
 

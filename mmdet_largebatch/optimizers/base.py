@@ -9,27 +9,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ..errors import SettingError
 from .checks import invalid
-from .tensors import arithmetic_dtype
-
-
-def describe(param_groups: list[dict[str, Any]], index: int, position: int) -> str:
-    """Name a parameter for an error: by its name if it has one, else by its place.
-
-    Args:
-        param_groups (list[dict]): The groups of an optimizer.
-        index (int): Which group.
-        position (int): Which of its parameters.
-
-    Returns:
-        str: Such as ``parameter 2 of group 0, shape (8, 3)``.
-    """
-    group = param_groups[index]
-    if 'param_names' in group:
-        place = f'parameter {group["param_names"][position]!r}'
-    else:
-        place = f'parameter {position} of group {index}'
-    return f'{place}, shape {tuple(group["params"][position].shape)}'
+from .saved_state import SavedState, check_step, describe
 
 
 def trained(group: dict[str, Any]) -> list[Tensor]:
@@ -52,9 +34,10 @@ Observer = Callable[[Tensor, 'Tensor | float', 'Tensor | float', 'Tensor | float
 class LayerwiseOptimizer(Optimizer):
     """Base of the optimizers that scale every tensor's step by its own norms.
 
-    It checks the options of every group, keeps the state of half-precision parameters in float32
-    through ``load_state_dict``, completes the groups of checkpoints that lack an option, and
-    refuses sparse gradients and parameters that are not real floating-point numbers.
+    It checks the options of every group, refuses a saved state that is not of its own parameters,
+    keeps the state of half-precision parameters in float32 through ``load_state_dict``, completes
+    the groups of checkpoints that lack an option, and refuses sparse gradients, tensors that do
+    not match, and parameters that are not real floating-point numbers.
 
     While ``observer`` is set, ``step`` calls it for every tensor that it scales by a trust ratio,
     with the parameter, the ratio, the norm of the parameter before the update, and that of what
@@ -70,6 +53,12 @@ class LayerwiseOptimizer(Optimizer):
     """
 
     observer: Observer | None = None
+    # Names of the tensors kept for a parameter, and options that no other optimizer's groups have.
+    state_keys: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
+    # Options that a checkpoint does not change.
+    own_options: tuple[str, ...] = ()
+    counts_steps = False
 
     def __init__(self, params: Iterable, defaults: dict[str, Any]) -> None:
         self.check_options(defaults)
@@ -121,39 +110,64 @@ class LayerwiseOptimizer(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state; that of half-precision parameters stays float32 bit for bit.
 
+        The tensors are copied: the optimizer shares no memory with the state that it loads. A
+        state that is refused leaves the optimizer as it was.
+
         Args:
             state_dict (dict[str, Any]): What ``state_dict()`` returned.
-        """
-        loaded: dict[str, Any] = {}
 
-        def keep(_: Optimizer, state_dict: dict[str, Any]) -> None:
-            loaded.update(state_dict)
+        Raises:
+            SettingError: If the state is of other parameters or another optimizer, or an option
+                of a group is invalid, in one line.
+        """
+        tensors: dict[Tensor, dict[str, Tensor]] = {}
+
+        def check(_: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+            saved = self._checked(state_dict)
+            copies = saved.tensors()
+            tensors.update({p: copies[i] for i, p in saved.params() if i in copies})
+            return {**state_dict, 'state': copies}
 
         def restore(_: Optimizer) -> None:
-            self._restore_float32_state(loaded)
+            for p, of_param in tensors.items():
+                self.state[p].update(of_param)
 
-        # As the last of the pre-hooks `keep` sees the state that is loaded, not yet cast by torch
+        # As the last of the pre-hooks `check` sees the state that is loaded, not yet cast by torch
         # to the parameters' dtype; as the first of the post-hooks `restore` comes before a user's.
         handles = (
-            self.register_load_state_dict_pre_hook(keep),
+            self.register_load_state_dict_pre_hook(check),
             self.register_load_state_dict_post_hook(restore, prepend=True),
         )
+        before = self.state, self.param_groups
         try:
             super().load_state_dict(state_dict)
+        except Exception:
+            self.state, self.param_groups = before
+            raise
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _restore_float32_state(self, loaded: dict[str, Any]) -> None:
-        ids = (i for group in loaded['param_groups'] for i in group['params'])
-        params = (p for group in self.param_groups for p in group['params'])
-        for i, p in zip(ids, params, strict=True):
-            dtype = arithmetic_dtype(p)
-            if p.dtype == dtype:
-                continue
-            for key, value in loaded['state'].get(i, {}).items():
-                if isinstance(value, Tensor) and value.is_floating_point():
-                    self.state[p][key] = value.to(p.device, dtype)
+    def _checked(self, state_dict: dict[str, Any]) -> SavedState:
+        """Hold a saved state and its options against the groups here."""
+        saved = SavedState(
+            state_dict,
+            type(self).__name__,
+            self.param_groups,
+            self.state_keys,
+            self.marks,
+            self.counts_steps,
+        )
+        for index, (group, own) in enumerate(
+            zip(saved.saved_groups, self.param_groups, strict=True)
+        ):
+            options = {**self.defaults, **own, **group}
+            options.update({name: own[name] for name in self.own_options})
+            try:
+                self.check_options(options)
+            except SettingError as error:
+                raise SettingError(f'Group {index} of the checkpoint: {error}') from error
+        return saved
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over a pickled or loaded state; options it lacks stay as they were.
@@ -175,12 +189,5 @@ class LayerwiseOptimizer(Optimizer):
         with torch.enable_grad():
             return closure()
 
-    def _refuse_sparse_gradients(self) -> None:
-        for index, group in enumerate(self.param_groups):
-            for position, p in enumerate(group['params']):
-                if p.grad is not None and p.grad.layout != torch.strided:
-                    name = describe(self.param_groups, index, position)
-                    raise RuntimeError(
-                        f'{type(self).__name__} does not support sparse gradients, as that of '
-                        f'{name}. Must be dense (sparse=False).'
-                    )
+    def _check_tensors(self) -> None:
+        check_step(type(self).__name__, self.param_groups, self.state, self.state_keys)

@@ -19,7 +19,7 @@ from mmdet.registry import OPTIMIZERS
 from mmengine.logging import print_log
 
 from ..errors import SettingError
-from .apex_lamb import ApexLAMB, ApexUnfit
+from .apex_lamb import MOMENTS, ApexLAMB, ApexUnfit
 from .base import LayerwiseOptimizer
 from .checks import (
     check_betas,
@@ -98,12 +98,17 @@ class LAMB(LayerwiseOptimizer):
     Raises:
         ValueError: If an option of the defaults or of a group is invalid, or ``backend='apex'``
             cannot be had.
-        RuntimeError: In ``step``, if a gradient is sparse.
+        RuntimeError: In ``step``, if a gradient is sparse, or tensors of a parameter do not match.
 
     Examples:
         >>> optimizer = LAMB(model.parameters(), lr=1e-3, weight_decay=1e-4)
         >>> optim_wrapper = dict(optimizer=dict(type='LAMB', lr=1e-3, weight_decay=1e-4))
     """
+
+    state_keys = MOMENTS
+    marks = ('betas',)
+    own_options = ('max_grad_norm',)
+    counts_steps = True
 
     def __init__(
         self,
@@ -186,10 +191,11 @@ class LAMB(LayerwiseOptimizer):
             Any: What the closure returned, or None.
 
         Raises:
-            RuntimeError: If a gradient is sparse; nothing is updated then.
+            RuntimeError: If a gradient is sparse, or a parameter, its gradient and its state do not
+                match; nothing is updated then.
         """
         loss = self._evaluate(closure)
-        self._refuse_sparse_gradients()
+        self._check_tensors()
         max_grad_norm = self.defaults['max_grad_norm']
         self._backend.step(self.param_groups, self.state, max_grad_norm, self.observer)
         return loss

@@ -74,12 +74,15 @@ class LARS(LayerwiseOptimizer):
 
     Raises:
         ValueError: If an option of the defaults or of a group is invalid.
-        RuntimeError: In ``step``, if a gradient is sparse.
+        RuntimeError: In ``step``, if a gradient is sparse, or tensors of a parameter do not match.
 
     Examples:
         >>> optimizer = LARS(model.parameters(), lr=1.0, weight_decay=5e-4)
         >>> optim_wrapper = dict(optimizer=dict(type='LARS', lr=1.0, weight_decay=5e-4))
     """
+
+    state_keys = ('momentum_buffer',)
+    marks = ('eta',)
 
     def __init__(
         self,
@@ -138,10 +141,11 @@ class LARS(LayerwiseOptimizer):
             Any: What the closure returned, or None.
 
         Raises:
-            RuntimeError: If a gradient is sparse; nothing is updated then.
+            RuntimeError: If a gradient is sparse, or a parameter, its gradient and its state do not
+                match; nothing is updated then.
         """
         loss = self._evaluate(closure)
-        self._refuse_sparse_gradients()
+        self._check_tensors()
         for group in self.param_groups:
             fused: dict[tuple[torch.device, bool], list[tuple[Tensor, Row]]] = {}
             with_momentum, nesterov = group['momentum'] != 0, group['nesterov']

@@ -8,6 +8,7 @@ import torch.nn as nn
 from mmdet.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
+from torch.optim import Optimizer
 
 from ..errors import SettingError
 
@@ -37,7 +38,11 @@ class MergedGroupsConstructor(DefaultOptimWrapperConstructor):
     ``paramwise_cfg`` says anything: 168 for Mask R-CNN R50, each of which costs an optimizer that
     works group by group its own kernel launches. Here tensors of equal settings share a group, 2
     for Mask R-CNN R50 with undecayed biases and norms. The order within a group is the model's,
-    and ``param_names`` of a group holds the names. Frozen parameters are in none.
+    and ``param_names`` of a group holds the names.
+
+    Frozen parameters are in the groups too, with the settings that they have once a hook unfreezes
+    them; until then they have no gradient and no optimizer steps them. MMEngine has them only
+    without ``paramwise_cfg``. A checkpoint from before they were in the groups resumes.
 
     Args:
         optim_wrapper_cfg (dict): The config of the optim wrapper, with ``optimizer``.
@@ -79,8 +84,14 @@ class MergedGroupsConstructor(DefaultOptimWrapperConstructor):
         """
         optim_wrapper = super().__call__(model)
         groups = optim_wrapper.optimizer.param_groups
-        tensors = sum(len(group['params']) for group in groups)
-        print_log(f'{len(groups)} parameter groups for {tensors} tensors.', logger='current')
+        trained = [p.requires_grad for group in groups for p in group['params']]
+        frozen = len(trained) - sum(trained)
+        print_log(
+            f'{len(groups)} parameter groups for {sum(trained)} tensors'
+            f'{f", and {frozen} frozen ones" if frozen else ""}.',
+            logger='current',
+        )
+        optim_wrapper.optimizer.register_load_state_dict_pre_hook(_with_frozen)
         return optim_wrapper
 
     def add_params(
@@ -98,9 +109,20 @@ class MergedGroupsConstructor(DefaultOptimWrapperConstructor):
             super().add_params(params, module, prefix=prefix, **kwargs)
             return
         single: list[dict[str, Any]] = []
-        super().add_params(single, module, prefix=prefix, **kwargs)
+        # MMEngine passes over what is frozen as long as it is.
+        frozen = [p for p in module.parameters() if not p.requires_grad and p.is_floating_point()]
+        try:
+            for p in frozen:
+                p.requires_grad = True
+            super().add_params(single, module, prefix=prefix, **kwargs)
+        finally:
+            for p in frozen:
+                p.requires_grad = False
         names = {id(p): name for name, p in module.named_parameters(remove_duplicate=False)}
-        params.extend(self._merge(single, names))
+        merged = self._merge(single, names)
+        # MMEngine logs the LR of the first group: one that trains.
+        merged.sort(key=lambda group: not any(p.requires_grad for _, p in group['params']))
+        params.extend(merged)
 
     def _merge(self, single: list[dict[str, Any]], names: dict[int, str]) -> list[dict[str, Any]]:
         merged: list[dict[str, Any]] = []
@@ -127,3 +149,35 @@ class MergedGroupsConstructor(DefaultOptimWrapperConstructor):
 
 def _options(group: dict[str, Any]) -> dict[str, Any]:
     return {option: value for option, value in group.items() if option != 'params'}
+
+
+def _with_frozen(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any] | None:
+    """Complete a saved state whose groups lack tensors that are frozen here, by their names."""
+    saved, groups = state_dict['param_groups'], optimizer.param_groups
+    if not all('param_names' in group for group in [*saved, *groups]):
+        return None
+    index, of_group = {}, {}
+    for number, group in enumerate(saved):
+        for name, i in zip(group['param_names'], group['params'], strict=True):
+            index[name], of_group[name] = i, number
+    named = [list(zip(group['param_names'], group['params'], strict=True)) for group in groups]
+    lacking = [(name, p) for group in named for name, p in group if name not in index]
+    known = {name for group in named for name, _ in group}
+    if not lacking or any(p.requires_grad for _, p in lacking) or not index.keys() <= known:
+        return None
+    completed, state, used, count = [], {}, [], 0
+    for group, own in zip(named, groups, strict=True):
+        sources = {of_group[name] for name, _ in group if name in index}
+        if len(sources) > 1:
+            return None
+        used += sources
+        options = dict(saved[sources.pop()]) if sources else _options(own)
+        numbers = range(count, count := count + len(group))
+        for number, (name, _) in zip(numbers, group, strict=True):
+            if index.get(name) in state_dict['state']:
+                state[number] = state_dict['state'][index[name]]
+        names = [name for name, _ in group]
+        completed.append(dict(options, params=list(numbers), param_names=names))
+    if len(used) != len(set(used)):
+        return None
+    return dict(state_dict, state=state, param_groups=completed)

@@ -107,7 +107,8 @@ def in_memory_order(*tensors: Tensor) -> tuple[Tensor, ...] | None:
     """1-D views of tensors of one shape, their elements in the order in which they are stored.
 
     Args:
-        *tensors (Tensor): Tensors of one shape.
+        *tensors (Tensor): Tensors of one shape, which is not checked here: the optimizers check
+            it once a step, before anything is changed.
 
     Returns:
         tuple[Tensor, ...] or None: The views, in which equal places belong together; None where

@@ -71,7 +71,12 @@ def warnings_of(runner: DryRunner, schedule: Schedule, updates_per_epoch: float)
         list[str]: One sentence or two each.
     """
     found = []
-    if schedule.warmup > updates_per_epoch:
+    if schedule.warmup > len(schedule.lrs):
+        found.append(
+            f'The warmup of {schedule.warmup:,} updates is longer than the training of '
+            f'{len(schedule.lrs):,}: the LR never comes to {schedule.base_lr:.4g}.'
+        )
+    elif schedule.warmup > updates_per_epoch:
         found.append(
             f'The warmup of {schedule.warmup:,} updates is longer than an epoch of '
             f'{updates_per_epoch:,g}: was its length meant for a smaller global batch?'

@@ -27,6 +27,7 @@ from ..batching import GlobalBatchTrainLoop
 from ..errors import SettingError
 from ..schedule import WarmupStepLRHook
 from ..training import find_hook
+from ..type_names import type_name
 
 # Of which a Runner leaves an instance behind as MMEngine's current one.
 GLOBALS = (DefaultScope, MMLogger, MessageHub, Visualizer)
@@ -152,11 +153,11 @@ def dry_run(cfg: Config, ranks: int, images: int | None) -> Iterator[DryRunner]:
             raise SettingError(f'{key} is not set. Must be, for a training to plan.')
     cfg = _harmless(cfg)
     if images is not None:
-        sampler = (cfg.train_dataloader.get('sampler') or {}).get('type')
-        if str(sampler).split('.')[-1] != 'DefaultSampler':
+        sampler = type_name(cfg.train_dataloader.get('sampler'))
+        if sampler != 'DefaultSampler':
             raise SettingError(
                 f'--images={images} goes with train_dataloader.sampler.type=DefaultSampler alone, '
-                f'and {sampler} reads the dataset. Must be left out.'
+                f'and {sampler or None} reads the dataset. Must be left out.'
             )
         cfg.train_dataloader.dataset = dict(type=CountedImages, images=images)
     before = {kind: set(kind._instance_dict) for kind in GLOBALS}
@@ -186,7 +187,7 @@ def _harmless(cfg: Config) -> Config:
         loader.pop(key, None)
     # What follows cannot be built without a GPU. It changes neither groups nor state.
     wrapper = cfg.optim_wrapper
-    if wrapper.get('type') == 'AmpOptimWrapper':
+    if type_name(wrapper) == 'AmpOptimWrapper':
         wrapper.type = 'OptimWrapper'
         for key in ('loss_scale', 'dtype', 'use_fsdp'):
             wrapper.pop(key, None)

@@ -66,7 +66,7 @@ class Plan:
         gradual_decay (bool): Whether it decays little by little instead.
         optimizer (str): Class of the optimizer.
         backend (Backend, optional): What LAMB runs on, None for another optimizer.
-        groups (int): Number of parameter groups.
+        groups (int): Number of parameter groups that train something.
         group_settings (list[GroupSetting]): What they are trained with.
         tensors (int): Tensors that are trained.
         parameters (int): Their elements.
@@ -169,7 +169,7 @@ def _plan(runner: DryRunner, ranks: int, ranks_from: str, cfg: Config) -> Plan:
     backend = None
     if isinstance(optimizer, LAMB):
         backend = lamb_backend(optimizer, cfg.optim_wrapper.optimizer.get('backend', 'auto'))
-    params = trainable(optimizer)
+    params, settings = trainable(optimizer), group_settings(optimizer)
     return Plan(
         ranks=ranks,
         ranks_from=ranks_from,
@@ -196,8 +196,8 @@ def _plan(runner: DryRunner, ranks: int, ranks_from: str, cfg: Config) -> Plan:
         gradual_decay=schedule.gradual,
         optimizer=type(optimizer).__name__,
         backend=backend,
-        groups=len(optimizer.param_groups),
-        group_settings=group_settings(optimizer),
+        groups=sum(setting.groups for setting in settings),
+        group_settings=settings,
         tensors=len(params),
         parameters=sum(p.numel() for p in params),
         state_bytes=state_bytes(optimizer),

@@ -61,10 +61,11 @@ def draw_lr(plan: Plan, title: str) -> Figure:
 
 
 def _mark_warmup(axes: Axes, plan: Plan) -> None:
-    axes.axvspan(0, plan.warmup_updates, color=WARMUP, lw=0)
+    end = min(plan.warmup_updates, plan.updates)
+    axes.axvspan(0, end, color=WARMUP, lw=0)
     text = f'warmup\n{plan.warmup_updates:,} updates\n{plan.warmup_epochs:.3g} epochs'
     lowest, highest = axes.get_ylim()
-    _label(axes, plan, plan.warmup_updates, lowest * (highest / lowest) ** 0.03, text, 'bottom')
+    _label(axes, plan, end, lowest * (highest / lowest) ** 0.03, text, 'bottom')
 
 
 def _mark_decay(axes: Axes, plan: Plan, decay: Decay) -> None:

@@ -8,6 +8,7 @@ import torch
 from mmengine.hooks import ParamSchedulerHook
 from mmengine.optim import OptimWrapper
 
+from ..results import settings
 from ..schedule import WarmupStepLRHook, warmup_step_factor
 from ..training import find_hook
 from .dry_runner import DryRunner
@@ -88,18 +89,25 @@ def _of_hook(runner: DryRunner, hook: WarmupStepLRHook, base_lr: float, lr_from:
 
 
 def _of_schedulers(runner: DryRunner, base_lr: float, lr_from: str, accumulated: int) -> Schedule:
-    """The schedule of MMEngine's schedulers; warmup and decays are read off its curve."""
+    """The schedule of MMEngine's schedulers: its warmup as configured, its decays off its curve."""
     made_by = [type(scheduler).__name__ for scheduler in runner.param_schedulers or []]
+    if find_hook(runner, ParamSchedulerHook) is None:
+        made_by = []
     lrs = _stepped(runner, base_lr, accumulated)
-    peak = int(np.flatnonzero(lrs >= lrs.max() * (1 - 1e-6))[0])
-    decays = (np.flatnonzero(np.diff(lrs[peak:]) < 0) + peak + 1).tolist()
+    decays = (np.flatnonzero(np.diff(lrs) < -1e-9 * lrs[:-1]) + 1).tolist()
+    warmup = 0
+    if any(name.startswith('OneCycle') for name in made_by):
+        warmup = int(np.argmax(lrs)) + 1
+    elif made_by:
+        # A decay may come before its end: the peak does not tell it.
+        warmup = settings.warmup_updates(runner.cfg, len(runner.train_loop.dataloader)) or 0
     gradual = len(decays) > MOST_DECAYS
     return Schedule(
         lrs=lrs,
         base_lr=base_lr,
         lr_from=lr_from,
         made_by=', '.join(made_by) or 'nothing, it is constant',
-        warmup=peak + 1 if peak else 0,
+        warmup=warmup,
         decays=[] if gradual else decays,
         gradual=gradual,
     )

@@ -174,5 +174,7 @@ def _cell(group: List[Run], key: str) -> Tuple[Optional[float], str]:
         return None, f'n = 0 of {len(group)}'
     if run.status in ('preempted', 'unfinished'):
         return None, f'{run.epochs_done} of {run.epochs}\nepochs'
-    # Done without an AP: nothing was detected, or nothing evaluated.
+    if any(run.evaluations and run.evaluations[-1].found_nothing for run in group):
+        return None, 'nothing\nfound'
+    # Done without an AP: nothing was evaluated.
     return None, '-' if run.status == 'done' else run.status

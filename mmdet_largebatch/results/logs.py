@@ -8,6 +8,8 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from ..errors import SettingError
 from ..hooks.divergence_hook import RECORD
+from ..training import ENDED
+from .text_log import read_text
 
 Record = Dict[str, Any]
 
@@ -21,12 +23,14 @@ class Start:
         records (List[dict]): The lines of ``vis_data/scalars.json``: those with ``iter`` are of
             updates, the others of evaluations, with the epoch as ``step``.
         divergence (dict, optional): What :class:`DivergenceHook` recorded.
+        ended (dict, optional): How the training ended: ``epoch``, ``update``, ``stopped_early``.
         broken (int): Lines that do not read as JSON.
     """
 
     folder: Path
     records: List[Record] = field(default_factory=list)
     divergence: Optional[Record] = None
+    ended: Optional[Record] = None
     broken: int = 0
 
     @property
@@ -37,7 +41,7 @@ class Start:
     @property
     def trained(self) -> bool:
         """bool: Whether it did something, which a test in the same folder did not."""
-        return bool(self.records) or self.divergence is not None
+        return bool(self.records or self.divergence or self.ended)
 
     def text(self) -> str:
         """The text log of rank 0; empty where there is none.
@@ -63,12 +67,12 @@ def read_starts(work_dir: Path) -> List[Start]:
     """
     folders = work_dir.iterdir() if work_dir.is_dir() else ()
     named = sorted(path for path in folders if re.fullmatch(r'\d{8}_\d{6}', path.name))
-    starts = [_read_start(folder) for folder in named if (folder / 'vis_data').is_dir()]
+    starts = [_read_start(folder) for folder in named]
     starts = [start for start in starts if start.trained or start.config.is_file()]
     if not starts:
         raise SettingError(
             f'work_dir={work_dir}: no logs of a training there. Must be a work folder of train.py, '
-            'which has a <timestamp>/vis_data/scalars.json.'
+            'which has a <timestamp>/vis_data/scalars.json or a <timestamp>/<timestamp>.log.'
         )
     return [start for start in starts if start.trained] or starts[-1:]
 
@@ -84,12 +88,27 @@ def _read_start(folder: Path) -> Start:
             start.broken += 1
             continue
         # An evaluation without a training is logged as one of epoch 0.
-        if record.get('step', 0) > 0:
-            start.records.append(record)
+        if isinstance(record, dict) and record.get('step', 0) > 0:
+            start.records.append(_plain(record))
+    if not scalars.is_file():
+        # TensorBoard alone, or another backend: the text log has the same, to 4 decimals.
+        start.records = read_text(start.text())
     record = folder / RECORD
     if record.is_file():
         start.divergence = json.loads(record.read_text())
+    record = folder / ENDED
+    if record.is_file():
+        try:
+            start.ended = json.loads(record.read_text())['ended']
+        except (KeyError, ValueError):
+            start.broken += 1
     return start
+
+
+def _plain(record: Record) -> Record:
+    """A record without the prefixes of ``log_processor.log_with_hierarchy``."""
+    mode = 'train/' if 'iter' in record else 'val/'
+    return {key.removeprefix(mode): value for key, value in record.items()}
 
 
 def join(starts: List[Start]) -> Tuple[List[Record], List[Record]]:

@@ -1,8 +1,9 @@
 """A run, read from its work folder."""
 
+import math
 import re
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Union
+from typing import Any, Dict, List, Optional, Set, Union
 
 from mmengine.config import Config
 
@@ -11,6 +12,7 @@ from ..type_names import type_name
 from . import settings
 from .logs import Record, Start, join, read_starts
 from .run import Evaluation, LoggedUpdate, Run
+from .text_log import STOPPED, epochs_without_detections
 
 # MMEngine logs its world size under this name, with and without GPUs.
 RANKS = re.compile(r'^\s+GPU number: (\d+)$', re.M)
@@ -19,6 +21,8 @@ ITERATIONS = re.compile(r'Epoch\(train\)\s*\[\d+\]\[\s*\d+/(\d+)\]')
 # GlobalBatchTrainLoop's own first line, there before any update is.
 UPDATES = re.compile(r'global batch \d+, (\d+) updates an epoch')
 SAVED = re.compile(r'Saving checkpoint at (\d+) epochs')
+# What is logged of an evaluation that measured nothing.
+OF_EVERY_EVALUATION = {'step', 'time', 'data_time', 'memory'}
 ROLLBACK = re.compile(r'Rollback (\d+) of \d+: back to ')
 
 
@@ -43,10 +47,14 @@ def read_run(work_dir: Union[str, Path]) -> Run:
     cfg = _config(starts[-1], work_dir)
     settings.check_by_epoch(cfg, work_dir)
     texts = [start.text() for start in starts]
-    updates, evaluations = join(starts)
-
     ranks = [_number(RANKS, text) for text in texts]
-    per_epoch = _number(UPDATES, texts[-1]) or _number(ITERATIONS, texts[-1])
+    # A start that only evaluated, or whose log is rarer than that, says none of its own.
+    counts = (_number(UPDATES, text) or _number(ITERATIONS, text) for text in reversed(texts))
+    per_epoch = next(filter(None, counts), None)
+    for start, text in zip(starts, texts, strict=True):
+        _complete(start, text, per_epoch, work_dir)
+    updates, evaluations = join(starts)
+    box, mask = _ap_keys(evaluations, 'bbox'), _ap_keys(evaluations, 'segm')
     accumulated = settings.iterations_per_update(cfg)
     divergence = starts[-1].divergence
     return Run(
@@ -66,15 +74,17 @@ def read_run(work_dir: Union[str, Path]) -> Run:
         last_start_ended_epochs=max(map(int, SAVED.findall(texts[-1])), default=0),
         evaluates=settings.evaluates_last_epoch(cfg),
         updates=[_update(record, accumulated) for record in updates],
-        evaluations=[_evaluation(record) for record in evaluations],
+        evaluations=[_evaluation(record, box, mask) for record in evaluations],
         diverged_at=divergence and divergence['update'],
         preempted='Preempted (' in texts[-1],
         rollbacks=max(
             (int(number) for text in texts for number in ROLLBACK.findall(text)), default=0
         ),
         recipe=_recipe(cfg, ranks[-1]),
-        notes=_notes(starts, texts),
+        notes=(*_notes(starts, texts), *_notes_on_metrics(work_dir, evaluations, box or mask)),
         max_updates=settings.max_updates(cfg, per_epoch),
+        ended=starts[-1].ended is not None,
+        stopped_at=_stopped_at(starts[-1], texts[-1], evaluations),
     )
 
 
@@ -109,8 +119,47 @@ def _update(record: Record, accumulated: int) -> LoggedUpdate:
     )
 
 
-def _evaluation(record: Record) -> Evaluation:
-    return Evaluation(record['step'], record.get('coco/bbox_mAP'), record.get('coco/segm_mAP'))
+def _complete(start: Start, text: str, per_epoch: Optional[int], work_dir: Path) -> None:
+    """Add what records lack of what the text log says, and take away what was not measured."""
+    nothing = epochs_without_detections(text)
+    for record in start.records:
+        if 'iter' in record and 'epoch' not in record:
+            if not per_epoch:
+                raise SettingError(
+                    f'work_dir={work_dir}: its log_processor.by_epoch=False. Must be True: results '
+                    'are listed by epoch.'
+                )
+            record['epoch'] = -(-record['step'] // per_epoch)
+        elif 'iter' not in record and record['step'] in nothing:
+            # MMEngine logs the metrics of the evaluation before.
+            for key in [key for key in record if key not in OF_EVERY_EVALUATION]:
+                del record[key]
+            record['nothing'] = True
+
+
+def _ap_keys(evaluations: List[Record], kind: str) -> Optional[str]:
+    """The name of an AP in the log: COCO's, under whatever prefix, or LVIS's."""
+    pattern = re.compile(rf'(?:.*/)?{kind}_m?AP')
+    keys = {key: None for record in evaluations for key in record if pattern.fullmatch(key)}
+    return next((key for key in keys if key == f'coco/{kind}_mAP'), next(iter(keys), None))
+
+
+def _evaluation(record: Record, box: Optional[str], mask: Optional[str]) -> Evaluation:
+    values = [_measured(record.get(key)) for key in (box, mask)]
+    return Evaluation(record['step'], *values, found_nothing=record.get('nothing', False))
+
+
+def _measured(ap: Any) -> Optional[float]:
+    """An AP, or None: COCO and LVIS say -1 where there is no object to be found."""
+    return ap if isinstance(ap, (int, float)) and math.isfinite(ap) and ap >= 0 else None
+
+
+def _stopped_at(start: Start, text: str, evaluations: List[Record]) -> Optional[int]:
+    """The epoch at which early stopping ended the newest start."""
+    if start.ended is not None:
+        return start.ended['epoch'] if start.ended['stopped_early'] else None
+    # Of MMDetection's own train.py, which keeps no record.
+    return evaluations[-1]['step'] if evaluations and STOPPED.search(text) else None
 
 
 def _recipe(cfg: Config, ranks: Optional[int]) -> Dict[str, Any]:
@@ -129,3 +178,12 @@ def _notes(starts: List[Start], texts: List[str]) -> tuple:
         folder = starts[-1].folder
         notes.append(f'no text log {folder}/{folder.name}.log, which has the number of ranks')
     return tuple(notes)
+
+
+def _notes_on_metrics(work_dir: Path, evaluations: List[Record], known: Optional[str]) -> tuple:
+    others: Set[str] = {key for record in evaluations for key in record} - OF_EVERY_EVALUATION
+    others = {key for key in others if not key.startswith('loss')}
+    if known or not others or others == {'nothing'}:
+        return ()
+    logged = ', '.join(sorted(others - {'nothing'})[:5])
+    return (f'{work_dir}: no AP of COCO in its evaluations, which log {logged}',)

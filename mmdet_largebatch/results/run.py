@@ -26,17 +26,19 @@ class LoggedUpdate:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation: ``coco/bbox_mAP`` and ``coco/segm_mAP`` in [0, 1], None where not logged.
+    """One evaluation: ``coco/bbox_mAP`` and ``coco/segm_mAP`` in [0, 1], None where not measured.
 
     Args:
         epoch (int): The epoch that it followed, counted from 1.
         box_ap (float, optional): Box AP.
         mask_ap (float, optional): Mask AP.
+        found_nothing (bool): Whether nothing was detected. Defaults to False.
     """
 
     epoch: int
     box_ap: Optional[float]
     mask_ap: Optional[float]
+    found_nothing: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class Run:
         notes (Tuple[str, ...]): What could not be read, a sentence each.
         max_updates (int, optional): Updates after which the run was to be cut short, with an
             evaluation. None where it was to reach its last epoch.
+        ended (bool): Whether ``train.py`` recorded that the newest start came to its end.
+        stopped_at (int, optional): The epoch at which early stopping ended the newest start.
     """
 
     work_dir: Path
@@ -86,10 +90,14 @@ class Run:
     recipe: Dict[str, Any]
     notes: Tuple[str, ...] = ()
     max_updates: Optional[int] = None
+    ended: bool = False
+    stopped_at: Optional[int] = None
 
     @property
     def last_epoch(self) -> int:
         """int: The epoch that ends the run, a short one where the run is cut within it."""
+        if self.stopped_at is not None:
+            return self.stopped_at
         if self.max_updates is None or not self.updates_per_epoch:
             return self.epochs
         return min(self.epochs, math.ceil(self.max_updates / self.updates_per_epoch))
@@ -113,14 +121,15 @@ class Run:
             if self.updates_per_epoch:
                 done = max(done, self.updates[-1].update // self.updates_per_epoch)
         # The last updates of an epoch may be unlogged; nothing is computed again after the last.
-        if self.last_start_ended_epochs == self.last_epoch:
+        if self.ended or self.last_start_ended_epochs == self.last_epoch:
             done = self.last_epoch
         return min(done, self.last_epoch)
 
     @property
     def epochs_trained(self) -> float:
         """float: Epochs that were finished, with the part of one where the run was cut short."""
-        if self.max_updates is not None and self.epochs_done == self.last_epoch:
+        cut = self.max_updates is not None and self.stopped_at is None and self.updates_per_epoch
+        if cut and self.epochs_done == self.last_epoch:
             return round(self.max_updates / self.updates_per_epoch, 2)
         return self.epochs_done
 
@@ -133,7 +142,7 @@ class Run:
             return 'nan'
         evaluated = self.evaluations[-1].epoch if self.evaluations else 0
         last = self.last_epoch
-        if self.epochs_done == last and (evaluated == last or not self.evaluates):
+        if self.ended or (self.epochs_done == last and (evaluated == last or not self.evaluates)):
             return 'done'
         return 'preempted' if self.preempted else 'unfinished'
 
@@ -145,10 +154,14 @@ class Run:
             text += f' at update {self.diverged_at}'
         elif text == 'nan':
             text += f' from update {self.nan_at}'
+        elif text == 'done' and self.stopped_at is not None:
+            text += f', stopped early at epoch {self.stopped_at}'
         elif text == 'done' and self.max_updates is not None:
             text += f', cut at update {self.max_updates}'
         elif text != 'done' and self.epochs_done == self.last_epoch:
             text += ', last epoch not evaluated'
+        if self.evaluations and self.evaluations[-1].found_nothing:
+            text += ', the last evaluation found nothing'
         if self.rollbacks:
             text += f', {self.rollbacks} rollback{"s" if self.rollbacks > 1 else ""}'
         return text

@@ -28,15 +28,43 @@ def check_by_epoch(cfg: Config, work_dir) -> None:
     """
     loop = cfg.get('train_cfg') or {}
     if not isinstance(loop.get('max_epochs'), int):
-        kind = loop.get('type', 'IterBasedTrainLoop' if 'max_iters' in loop else None)
+        kind = type_name(loop) or ('IterBasedTrainLoop' if 'max_iters' in loop else None)
         raise SettingError(
             f'work_dir={work_dir}: its train_cfg.type={kind} has no max_epochs. Must be a training '
             'in epochs.'
         )
-    if not (cfg.get('default_hooks', {}).get('logger') or {}).get('log_metric_by_epoch', True):
+    hooks = cfg.get('default_hooks') or {}
+    if not (hooks.get('logger') or {}).get('log_metric_by_epoch', True):
         raise SettingError(
             f'work_dir={work_dir}: its default_hooks.logger.log_metric_by_epoch=False. Must be '
             'True: results are listed by epoch.'
+        )
+
+
+def check_logged(cfg: Config) -> None:
+    """Refuse a recipe whose trainings leave nothing to be compared by.
+
+    Args:
+        cfg (Config): The config.
+
+    Raises:
+        SettingError: If it does not count in epochs, or keeps no log in its work folder.
+    """
+    check_by_epoch(cfg, cfg.work_dir)
+    if not (cfg.get('log_processor') or {}).get('by_epoch', True):
+        raise SettingError(
+            'log_processor.by_epoch=False. Must be True: results are listed by epoch.'
+        )
+    hooks = cfg.get('default_hooks') or {}
+    if 'logger' in hooks and hooks['logger'] is None:
+        raise SettingError(
+            'default_hooks.logger=None logs nothing that results could be read from. Must be a '
+            'LoggerHook.'
+        )
+    if not (hooks.get('logger') or {}).get('keep_local', True):
+        raise SettingError(
+            'default_hooks.logger.keep_local=False removes the logs that results are read from. '
+            'Must be True.'
         )
 
 
@@ -152,16 +180,21 @@ def warmup_updates(cfg: Config, iterations_per_epoch: Optional[int]) -> Optional
         if epochs is None:
             return hook.get('warmup_iters') or 0
         return iterations_per_epoch and math.floor(epochs * iterations_per_epoch + 0.5)
+    reached = 0
     for scheduler in _schedulers(cfg):
         # Both factors are 1/3 by default. From 1 downwards it is a decay.
         factor = scheduler.get('start_factor', scheduler.get('factor', 1 / 3))
-        if type_name(scheduler) not in WARMUPS or scheduler.get('begin', 0) or factor >= 1:
+        if type_name(scheduler) not in WARMUPS or factor >= 1:
             continue
-        length, unit = scheduler.get('end'), 1
-        if scheduler.get('by_epoch', True):
-            unit = iterations_per_epoch
-        return length and unit and math.ceil(length * unit / iterations_per_update(cfg))
-    return 0
+        unit = iterations_per_epoch if scheduler.get('by_epoch', True) else 1
+        # One that begins later leads up to the LR where it takes over from the one before.
+        if scheduler.get('begin', 0) and (scheduler['begin'] * (unit or 0)) != reached:
+            continue
+        length = scheduler.get('end')
+        if not (length and unit):
+            return None
+        reached = max(reached, length * unit)
+    return math.ceil(reached / iterations_per_update(cfg))
 
 
 def evaluates_last_epoch(cfg: Config) -> bool:

@@ -103,7 +103,8 @@ def _row_of_group(group: List[Run], name: str) -> Row:
     numbers = [rank for run in group for rank in run.ranks]
     row['ranks'] = ', '.join(map(str, dict.fromkeys(numbers))) or None
     row['epochs_done'] = min(run.epochs_trained for run in group)
-    row['ap_epoch'] = group[0].last_epoch if done else None
+    epochs = {run.ap_epoch for run in group if run.status == 'done'}
+    row['ap_epoch'] = epochs.pop() if len(epochs) == 1 else None
     row['seed'] = ', '.join('-' if run.seed is None else str(run.seed) for run in group)
     others = [run.status_text for run in group if run.status != 'done']
     row['status'] = ', '.join([f'{done} of {len(group)} done', *others])

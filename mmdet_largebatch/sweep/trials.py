@@ -1,6 +1,7 @@
 """The trials of a sweep: which there are, the config of each, and whether it is finished."""
 
 import random
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any, Iterator, List, Optional, Sequence, Tuple
 from mmengine.config import Config
 
 from ..checkpoints.whole_file import WholeFileBackend
+from ..config_text import config_text
 from ..errors import SettingError
 from ..results import Run, read_run
-from ..results.settings import lr_hook, optimizer_config
+from ..results.settings import check_logged, lr_hook, optimizer_config
 from ..type_names import type_name
 
 # A run that diverged, or whose loss is nan to its end, is a result as another one.
@@ -104,9 +106,9 @@ def trial_config(cfg: Config, trial: Trial, updates: Optional[int] = None) -> Co
         Config: The trial's config.
 
     Raises:
-        SettingError: If the recipe has no place for a value.
+        SettingError: If the recipe has no place for a value, or leaves no results.
     """
-    cfg = Config(cfg.to_dict())
+    cfg = deepcopy(cfg)
     cfg.work_dir = str(trial.folder)
     if trial.lr is not None:
         if 'lr' not in optimizer_config(cfg):
@@ -129,7 +131,19 @@ def trial_config(cfg: Config, trial: Trial, updates: Optional[int] = None) -> Co
                 f'--updates {updates} needs train_cfg.type=GlobalBatchTrainLoop; it is {kind}.'
             )
         cfg.train_cfg.max_updates = updates
+    check_logged(cfg)
+    _log_locally(cfg)
     return cfg
+
+
+def _log_locally(cfg: Config) -> None:
+    """Let a recipe that logs elsewhere alone, such as to TensorBoard, log here as well."""
+    visualizer = cfg.get('visualizer')
+    if visualizer is None:
+        return  # MMEngine's own, which logs here
+    backends = list(visualizer.get('vis_backends') or [])
+    if 'LocalVisBackend' not in map(type_name, backends):
+        visualizer.vis_backends = [*backends, dict(type='LocalVisBackend')]
 
 
 def write_config(trial: Trial, cfg: Config) -> None:
@@ -151,7 +165,7 @@ def write_config(trial: Trial, cfg: Config) -> None:
             )
     else:
         trial.config.parent.mkdir(parents=True, exist_ok=True)
-        WholeFileBackend().put_text(cfg.pretty_text, trial.config)
+        WholeFileBackend().put_text(config_text(cfg), trial.config)
 
 
 def _differences(old: Any, new: Any, key: str = '') -> Iterator[Tuple[str, Any, Any]]:

@@ -1,5 +1,8 @@
 """One update of the loop, checked by hand on a model whose gradient is known."""
 
+import os
+import sys
+
 import pytest
 import torch
 from common import ROOT, data_options
@@ -14,6 +17,8 @@ from torch.utils.data import DataLoader
 from mmdet_largebatch import SettingError
 from mmdet_largebatch.batching import GlobalBatchTrainLoop
 
+# The package, and the tests' own modules, for processes that are started here.
+PATH = os.pathsep.join([str(ROOT), str(ROOT / 'tests/test_batching')])
 RECIPE = ROOT / 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 
 
@@ -56,6 +61,25 @@ def test_ema_sees_one_iteration_an_update(tmp_path):
     assert len(weights) == 3
     # EMAHook swaps the averaged weights in for validation alone; its own copy is asked for.
     torch.testing.assert_close(ema.ema_model.module.w.detach(), expected)
+
+
+def test_the_eta_counts_to_where_the_training_is_cut(tmp_path):
+    """Of 8 updates the third is the last: MMEngine's own ETA would be for 5 more then."""
+
+    class Clock(Hook):
+        priority = 'LOW'
+
+        def __init__(self):
+            self.etas, self.times = [], []
+
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            self.times.append(runner.message_hub.get_scalar('train/time').current())
+            self.etas.append(runner.message_hub.get_info('eta'))
+
+    clock = Clock()
+    train(tmp_path, 12, hooks=[clock], epochs=8, max_updates=3)
+    means = [sum(clock.times[:n]) / n for n in (1, 2, 3)]
+    assert clock.etas == pytest.approx([2 * means[0], 1 * means[1], 0])
 
 
 class CPUAmpOptimWrapper(AmpOptimWrapper):
@@ -197,3 +221,20 @@ def test_samplers_of_another_kind_are_refused(tmp_path):
             max_epochs=1,
             global_batch_size=12,
         )
+
+
+def test_what_a_hook_unfreezes_is_the_same_on_all_ranks(command, tmp_path):
+    """DDP reduces what was trained when it was built; 4 ranks have 6 micro-batches in 2s and 1s."""
+    weights = {}
+    for ranks in (1, 2, 4):
+        out = tmp_path / str(ranks)
+        script = 'tests/test_batching/unfreezing.py'
+        done = command(sys.executable, script, out, ranks, PYTHONPATH=PATH)
+        assert done.returncode == 0, done.stderr[-3000:]
+        weights[ranks] = [torch.load(f'{out}.{rank}.pth') for rank in range(ranks)]
+    [one] = weights[1]
+    assert one['b'] != 0
+    for several in (weights[2], weights[4]):
+        for other in several:
+            assert all(torch.equal(other[name], several[0][name]) for name in one)
+            torch.testing.assert_close(dict(other), dict(one))

@@ -73,10 +73,11 @@ def test_two_groups_for_168_with_names_in_the_models_order(model):
     paramwise = PARAMWISE['decay']
     merged = build(model, 'MergedGroupsConstructor', paramwise)
     assert len(build(model, 'DefaultOptimWrapperConstructor', paramwise).param_groups) == 168
-    assert [len(group['params']) for group in merged.param_groups] == [63, 105]
-    trainable = [name for name, p in model.named_parameters() if p.requires_grad]
-    place = {name: i for i, name in enumerate(trainable)}
-    assert sorted(sum((g['param_names'] for g in merged.param_groups), [])) == sorted(trainable)
+    trained = [[p for p in group['params'] if p.requires_grad] for group in merged.param_groups]
+    assert [len(group) for group in trained] == [63, 105]
+    every = [name for name, _ in model.named_parameters()]
+    place = {name: i for i, name in enumerate(every)}
+    assert sorted(sum((g['param_names'] for g in merged.param_groups), [])) == sorted(every)
     for group in merged.param_groups:
         assert [dict(model.named_parameters())[n] for n in group['param_names']] == group['params']
         assert sorted(group['param_names'], key=place.get) == group['param_names']
@@ -107,6 +108,84 @@ def test_groups_by_component(model):
 )
 def test_component_of(name, component):
     assert component_of(name) == component
+
+
+def tiny(frozen=True):
+    """A module whose first layer is frozen, then a norm and a last layer."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(3, 4), torch.nn.GroupNorm(2, 4), torch.nn.Linear(4, 2)
+    )
+    return model, model[0].requires_grad_(not frozen)
+
+
+def steps(model, optimizer, count, data=3):
+    for number in range(count):
+        optimizer.zero_grad()
+        x = torch.randn(5, data, generator=torch.Generator().manual_seed(number))
+        model(x).square().sum().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize('kind', ['SGD', 'AdamW', 'LAMB', 'LARS'])
+def test_what_a_hook_unfreezes_is_trained_as_in_mmengines_groups(kind):
+    """Without paramwise options MMEngine has frozen tensors in its only group."""
+    weights = []
+    for constructor in ('MergedGroupsConstructor', 'DefaultOptimWrapperConstructor'):
+        model, first = tiny()
+        optimizer = build(model, constructor, None, type=kind)
+        before = first.weight.clone()
+        steps(model, optimizer, 2)
+        assert torch.equal(first.weight, before)
+        first.requires_grad_(True)
+        steps(model, optimizer, 2)
+        assert not torch.equal(first.weight, before)
+        weights.append(list(model.parameters()))
+    assert all(map(torch.equal, *weights))
+
+
+def test_frozen_tensors_have_the_settings_that_they_would_be_trained_with():
+    """MMEngine leaves them out where there are paramwise options."""
+    paramwise = dict(bias_decay_mult=0.0, custom_keys={'0.': dict(lr_mult=0.1)})
+    frozen, _ = tiny()
+    trained, _ = tiny(frozen=False)
+    expected = {}
+    for group in build(trained, 'MergedGroupsConstructor', paramwise).param_groups:
+        for name in group['param_names']:
+            expected[name] = (group['lr'], group['weight_decay'])
+    groups = build(frozen, 'MergedGroupsConstructor', paramwise).param_groups
+    found = {name: (g['lr'], g['weight_decay']) for g in groups for name in g['param_names']}
+    assert found == expected
+    assert not any(p.requires_grad for p in frozen[0].parameters())
+    # MMEngine logs the LR of the first group.
+    assert groups[0]['lr'] == 0.1 and groups[-1]['lr'] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize('kind', ['SGD', 'LAMB'])
+def test_a_checkpoint_without_the_frozen_tensors_resumes(kind):
+    """As it was saved before they were in the groups: the next steps are those of the original."""
+    paramwise = dict(bias_decay_mult=0.0, norm_decay_mult=0.0)
+    options = dict(type=kind) | (dict(momentum=0.9) if kind == 'SGD' else {})
+    model, first = tiny()
+    old = build(model[1:], 'MergedGroupsConstructor', paramwise, **options)
+    hidden = first(torch.zeros(0, 3)).shape[1]
+    steps(model[1:], old, 2, hidden)
+    saved = old.state_dict()
+    other, _ = tiny()
+    other.load_state_dict(model.state_dict())
+    new = build(other, 'MergedGroupsConstructor', paramwise, **options)
+    new.load_state_dict(saved)
+    steps(model[1:], old, 2, hidden)
+    steps(other[1:], new, 2, hidden)
+    assert all(map(torch.equal, model.parameters(), other.parameters()))
+
+
+def test_a_checkpoint_without_a_trained_tensor_is_not_completed():
+    model, _ = tiny(frozen=False)
+    saved = build(model[1:], 'MergedGroupsConstructor', None, type='SGD').state_dict()
+    optimizer = build(model, 'MergedGroupsConstructor', None, type='SGD')
+    with pytest.raises((ValueError, SettingError)):
+        optimizer.load_state_dict(saved)
 
 
 def test_shared_tensors_are_in_one_group_once():

@@ -1,11 +1,12 @@
-r"""Train on 2 processes, kill them again and again, and compare with a run that was never killed.
+r"""Kill processes of a training under tools/dist_train.sh, and compare with a run never killed.
 
-    PYTHONPATH=tests:tests/test_batching \
-        python tests/test_reliability/kills.py [--kills 100] [--data data/shapes] [--out FOLDER]
+    PYTHONPATH=tests:tests/test_reliability python tests/test_reliability/kills.py --kills 30
 
-Half of the kills (SIGKILL, to one rank and then the other) come at a random instant, the others
-while a checkpoint is being written. Meanwhile the newest checkpoint is read again and again. Ends
-with a summary; with status 1 if a weight differs or a checkpoint did not read.
+One command with MAX_RESTARTS trains on 2 ranks, another one on 3, and each takes half of the kills.
+These go round the kinds below, in an order that is drawn anew each time. Meanwhile the newest
+checkpoint is read again and again. Ends with a summary, and with status 1 if a weight differs, a
+process is left, a checkpoint does not read, or a kill is not followed by a further update or
+evaluation within 3 minutes.
 """
 
 import argparse
@@ -13,75 +14,62 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import time
-from multiprocessing import get_context
+from collections import Counter
 from pathlib import Path
+from queue import Empty
 from threading import Event, Thread
 from zipfile import ZipFile
 
+import psutil
 import torch
-from common import EVERY_PROPOSAL, ROOT, data_options
-from forked import free_port, join_group
-from mmengine.config import Config
-from mmengine.runner import Runner
+from common import ROOT
+from launched import Launched
 
-import mmdet_largebatch  # noqa: F401
-from mmdet_largebatch.cli import use_gloo_without_gpu
-
-RECIPE = ROOT / 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
-RANKS = 2
-
-
-def train(work, data, epochs):
-    """What each rank does; a checkpoint after every update."""
-    torch.set_num_threads(1)
-    cfg = Config.fromfile(RECIPE)
-    settings = dict(option.split('=') for option in data_options(Path(data)))
-    cfg.merge_from_dict(settings | EVERY_PROPOSAL)
-    cfg.merge_from_dict(
-        {
-            'work_dir': str(work),
-            'launcher': 'pytorch',
-            'resume': True,
-            'model.train_cfg.rpn_proposal.max_per_img': 30,
-            'train_dataloader.batch_size': 1,
-            'train_dataloader.num_workers': 0,
-            'train_dataloader.persistent_workers': False,
-            'train_dataloader.dataset.indices': 8,
-            'train_cfg.global_batch_size': 2,
-            'train_cfg.max_epochs': epochs,
-            'default_hooks.lr.warmup_iters': 4,
-            'default_hooks.lr.milestones': [epochs * 2 // 3],
-            'default_hooks.checkpoint': dict(by_epoch=False, interval=1, max_keep_ckpts=1),
-            'val_cfg': None,
-            'val_dataloader': None,
-            'val_evaluator': None,
-            'log_level': 'WARNING',
-        }
-    )
-    use_gloo_without_gpu(cfg)
-    Runner.from_cfg(cfg).train()
+KINDS = (
+    'rank in training',
+    'data worker in training',
+    'rank in a save',
+    'rank in an evaluation',
+    'data worker in an evaluation',
+    'SIGUSR1 to a rank',
+    'all ranks',
+    'rank as it comes up again',
+)
+TRAINING, EVALUATION = r'Epoch\(train\)\s+\[', r'Epoch\(val\)\s+\[\d+\]\[1/'
+HANG = 180
 
 
-def _rank(rank, port, log, arguments):
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    join_group(rank, RANKS, port)
-    train(*arguments)
+def options(ranks, epochs):
+    """5 updates an epoch on 2 ranks and 3 on 3, and a checkpoint after each."""
+    return [
+        'train_dataloader.batch_size=1',
+        f'train_cfg.global_batch_size={2 * ranks}',
+        f'train_cfg.max_epochs={epochs}',
+        'model.train_cfg.rpn_proposal.max_per_img=30',
+        f'default_hooks.lr.milestones=[{epochs * 2 // 3}]',
+        'default_hooks.checkpoint.by_epoch=False',
+        'default_hooks.checkpoint.interval=1',
+        'default_hooks.checkpoint.max_keep_ckpts=2',
+        'default_hooks.checkpoint.save_best=None',
+        # Otherwise DDP rearranges its buckets after the first update of a process. On more than 2
+        # ranks gloo then adds in another order, so that the last bits depend on restarts.
+        f'find_unused_parameters={ranks > 2}',
+    ]
 
 
 class Watcher(Thread):
-    """Reads the newest checkpoint again and again. Which that is, `last_checkpoint` says."""
+    """Reads the newest checkpoint again and again, checksums included."""
 
     def __init__(self, work):
         super().__init__(daemon=True)
         self.work, self.reads, self.failures, self.stop = work, 0, [], Event()
 
     def run(self):
-        while not self.stop.wait(0.02):
+        while not self.stop.wait(0.2):
             if (self.work / 'last_checkpoint').exists():
                 self.read()
 
@@ -92,6 +80,8 @@ class Watcher(Thread):
             try:
                 content = torch.load(path, map_location='cpu', weights_only=False)
                 assert content['optimizer']['state'] and content['state_dict']
+                with ZipFile(path) as file:
+                    assert file.testzip() is None
                 self.reads += 1
                 return
             except Exception as error:
@@ -99,73 +89,154 @@ class Watcher(Thread):
         self.failures.append(failure)
 
 
-def checksums_hold(work):
-    with ZipFile((work / 'last_checkpoint').read_text()) as file:
-        return file.testzip() is None
+class Processes:
+    """All that was seen of a run's processes."""
+
+    def __init__(self, launcher, work):
+        self.launcher, self.work, self.seen = psutil.Process(launcher), work, set()
+
+    def ranks(self):
+        return [child for child in _children(self.launcher) if is_tool(child)]
+
+    def workers(self):
+        return [child for rank in self.ranks() for child in _children(rank) if is_tool(child)]
+
+    def look(self):
+        self.seen.update([self.launcher, *_children(self.launcher, recursive=True)])
+
+    def left(self, timeout=20):
+        """Names of those that are still there, and of any other that the work folder tells."""
+        end = time.monotonic() + timeout
+        while found := [*filter(_runs, self.seen), *with_word(str(self.work))]:
+            if time.monotonic() > end:
+                break
+            time.sleep(0.2)
+        return [str(process) for process in found]
 
 
-def start(work, data, epochs):
-    context = get_context('fork')
-    arguments = (free_port(), work.with_suffix('.log'), (work, data, epochs))
-    ranks = [context.Process(target=_rank, args=(rank, *arguments)) for rank in range(RANKS)]
-    for process in ranks:
-        process.start()
-    return ranks
+def _children(process, recursive=False):
+    try:
+        return process.children(recursive)
+    except psutil.NoSuchProcess:
+        return []
 
 
-def wait_for_instant(work, ranks, draw, in_a_save):
-    """True if it came while the training ran; if asked for, in the middle of a save."""
-    if not in_a_save:
-        end = time.monotonic() + draw.uniform(0, 4)
-        while time.monotonic() < end and all(process.is_alive() for process in ranks):
-            time.sleep(0.01)
-        return all(process.is_alive() for process in ranks)
-    saves, seen = draw.randint(1, 3), False
-    while all(process.is_alive() for process in ranks):
-        found = any(work.glob('.*.partial'))
-        saves -= found and not seen
-        seen = found
-        if saves == 0:
-            time.sleep(draw.uniform(0, 0.01))
-            return True
+def is_tool(process):
+    """Ranks, and the data workers that they fork; not what multiprocessing needs besides."""
+    try:
+        return any(word.endswith(('tools/train.py', 'tools/test.py')) for word in process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def _runs(process):
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def with_word(word):
+    """Processes with a word in their command line, but for this one."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and any(word in part for part in process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            pass
+    return [process for process in found if _runs(process)]
+
+
+def wait_until(condition, timeout=HANG):
+    end = time.monotonic() + timeout
+    while not (found := condition()):
+        if time.monotonic() > end:
+            raise AssertionError(f'not within {timeout} s: {condition}')
         time.sleep(0.0005)
-    return False
+    return found
 
 
-def kill_and_compare(data, kills, epochs, out, seed=0):
-    """Returns a summary: kills, how many left half a file, reads, weights that differ."""
-    draw = random.Random(seed)
-    whole, work = out / 'whole', out / 'killed'
-    for process in start(whole, data, epochs):
-        process.join()
-    watcher = Watcher(work)
+def strike(run, processes, kind, draw):
+    """Wait for the moment of a kind of kill, and kill."""
+    number = signal.SIGUSR1 if kind.startswith('SIGUSR1') else signal.SIGKILL
+    if kind.endswith('evaluation'):
+        run.wait_for(EVALUATION, HANG)
+    elif kind.endswith('save'):
+        wait_until(lambda: any(processes.work.glob('.*.partial')))
+        time.sleep(draw.uniform(0, 0.01))
+    else:
+        time.sleep(draw.uniform(0, 2))
+    processes.look()
+    if 'worker' in kind:
+        victims = [draw.choice(processes.workers())]
+    elif kind == 'all ranks':
+        victims = draw.sample(processes.ranks(), len(processes.ranks()))
+    else:
+        victims = [draw.choice(processes.ranks())]
+    for victim in victims:
+        victim.send_signal(number)
+    if kind.endswith('comes up again'):
+        before = {process.pid for process in processes.seen}
+        new = wait_until(lambda: [rank for rank in processes.ranks() if rank.pid not in before])
+        time.sleep(draw.uniform(0, 8))
+        draw.choice(new).send_signal(number)
+    return number
+
+
+def drain(run):
+    """Take what was printed so far."""
+    while True:
+        try:
+            line = run._queue.get(timeout=0.3)
+        except Empty:
+            return
+        assert line is not None, 'it ended:\n' + run.text[-6000:]
+        run.lines.append(line)
+
+
+def killed_run(data, work, ranks, kinds, epochs, draw):
+    """Train under one command, and kill once for each of the kinds."""
+    run = Launched(data, work, ranks, *options(ranks, epochs), MAX_RESTARTS=3 * len(kinds))
+    processes, watcher = Processes(run.process.pid, work), Watcher(work)
     watcher.start()
-    done = dict(kills=0, in_a_save=0, left_half_a_file=0, checksums_held=0, kills_with_checkpoint=0)
-    while done['kills'] < kills:
-        partial = set(work.glob('.*.partial'))
-        ranks = start(work, data, epochs)
-        # Kills of the first kind leave few updates behind them; of the second, as many as saves.
-        in_a_save = done['kills'] % 2 == 1
-        if not wait_for_instant(work, ranks, draw, in_a_save):
-            for process in ranks:
-                process.join()
-            break
-        draw.shuffle(ranks)
-        for process in ranks:
-            os.kill(process.pid, signal.SIGKILL)
-            time.sleep(draw.choice([0, 0, 0.2]))
-        for process in ranks:
-            process.join()
-        done['kills'] += 1
-        done['in_a_save'] += in_a_save
-        done['left_half_a_file'] += bool(set(work.glob('.*.partial')) - partial)
-        if (work / 'last_checkpoint').exists():
-            done['kills_with_checkpoint'] += 1
-            done['checksums_held'] += checksums_hold(work)
-    for process in start(work, data, epochs):
-        process.join()
+    resumed, left, seconds = Counter(), [], []
+    try:
+        run.wait_for(TRAINING, HANG)
+        for kind in kinds:
+            number = strike(run, processes, kind, draw)
+            began, before = time.monotonic(), set(processes.seen) - {processes.launcher}
+            if number == signal.SIGUSR1:
+                run.wait_for(r'Preempted \(SIGUSR1 on rank', HANG)
+            drain(run)
+            # Logged by rank 0 at each start.
+            run.wait_for('updates an epoch', HANG)
+            run.wait_for(r'Epoch\((train|val)\)', HANG)
+            seconds.append(time.monotonic() - began)
+            resumed[kind] += 1
+            left += [str(process) for process in before if _runs(process)]
+            print(f'{ranks} ranks, {kind}: on again after {seconds[-1]:.0f} s', file=sys.stderr)
+        processes.look()
+        status = run.finish(timeout=1800)
+    except Exception:
+        processes.look()
+        for process in processes.seen:
+            if _runs(process):
+                process.kill()
+        raise
     watcher.stop.set()
     watcher.join()
+    assert status == 0, run.text[-6000:]
+    return resumed, left + processes.left(), seconds, watcher
+
+
+def kill_and_compare(data, out, ranks, kinds, seed=0, epochs=None):
+    """Return a summary: kills, how many were resumed, processes left, weights that differ."""
+    draw, epochs = random.Random(seed), epochs or 4 * len(kinds) + 2
+    whole, work = out / f'whole_{ranks}', out / f'killed_{ranks}'
+    resumed, left, seconds, watcher = killed_run(data, work, ranks, kinds, epochs, draw)
+    run = Launched(data, whole, ranks, *options(ranks, epochs))
+    assert run.finish(timeout=1800) == 0, run.text[-6000:]
     a, b = (
         torch.load((folder / 'last_checkpoint').read_text(), weights_only=False)
         for folder in (whole, work)
@@ -173,31 +244,54 @@ def kill_and_compare(data, kills, epochs, out, seed=0):
     different = [
         name for name in a['state_dict'] if not a['state_dict'][name].equal(b['state_dict'][name])
     ]
-    return done | dict(
+    return dict(
+        ranks=ranks,
+        kills=dict(Counter(kinds)),
+        resumed=sum(resumed.values()),
+        seconds_to_resume=[round(min(seconds)), round(max(seconds))],
         updates=a['meta']['iter'],
         updates_of_the_killed=b['meta']['iter'],
         weights_that_differ=different,
+        processes_left=left,
         reads=watcher.reads,
         reads_that_failed=watcher.failures,
         half_files_left=[path.name for path in work.glob('.*.partial')],
     )
 
 
+def is_good(summary):
+    """True if a summary says what docs/reliability.md promises."""
+    return (
+        summary['resumed'] == sum(summary['kills'].values())
+        and summary['updates'] == summary['updates_of_the_killed'] > 0
+        and summary['reads'] > 0
+        and not summary['weights_that_differ']
+        and not summary['processes_left']
+        and not summary['reads_that_failed']
+        and not summary['half_files_left']
+    )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--kills', type=int, default=100)
-    parser.add_argument('--epochs', type=int, help='of 4 updates; by default 2 a kill')
-    parser.add_argument('--data', default='data/shapes')
+    parser.add_argument('--kills', type=int, default=30)
+    parser.add_argument('--ranks', type=int, nargs='+', default=[2, 3])
+    parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--out', type=Path, help='folder; by default a temporary one')
     args = parser.parse_args()
+    draw, summaries = random.Random(args.seed), []
     with tempfile.TemporaryDirectory() as folder:
         out = (args.out or Path(folder)).resolve()
-        out.mkdir(parents=True, exist_ok=True)
-        epochs = args.epochs or max(6, 2 * args.kills)
-        summary = kill_and_compare(args.data, args.kills, epochs, out)
-    print(json.dumps(summary, indent=1))
-    same = not summary['weights_that_differ'] and summary['kills'] == args.kills
-    sys.exit(not same or bool(summary['reads_that_failed']))
+        data = out / 'shapes'
+        words = [ROOT / 'tools/make_shapes.py', '--out', data, '--train', 20, '--val', 8]
+        subprocess.run([sys.executable, *map(str, words)], check=True, stdout=sys.stderr)
+        for i, ranks in enumerate(args.ranks):
+            count = args.kills // len(args.ranks) + (i < args.kills % len(args.ranks))
+            kinds = [KINDS[j % len(KINDS)] for j in range(count)]
+            draw.shuffle(kinds)
+            summaries.append(kill_and_compare(data, out, ranks, kinds, args.seed))
+            print(json.dumps(summaries[-1], indent=1), flush=True)
+    sys.exit(not all(map(is_good, summaries)))
 
 
 if __name__ == '__main__':

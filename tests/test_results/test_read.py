@@ -1,5 +1,6 @@
 """Runs read from logs that are written here, so that every figure is known beforehand."""
 
+import json
 import math
 
 import pytest
@@ -196,6 +197,128 @@ def test_the_runners_copy_of_the_config_will_do(tmp_path):
     folder = write(tmp_path, whole(SGD))
     next(folder.glob('*/vis_data/config.py')).rename(folder / 'recipe.py')
     assert read_run(folder).lr == 0.02
+
+
+EMPTY = 'The testing results of the whole dataset is empty.'
+
+
+def evaluated(epoch, text):
+    return f'Epoch(val) [{epoch}][8/8]    {text}data_time: 0.0010  time: 0.1000'
+
+
+def test_an_evaluation_that_found_nothing_has_no_ap(tmp_path):
+    """Ours logs none, MMEngine's own that of the evaluation before: both are told by the text."""
+    old = 'coco/bbox_mAP: 0.1000  coco/segm_mAP: 0.0800  '
+    lines = [evaluated(1, old), evaluated(2, old), EMPTY]
+    begun = [*updates(SHORT, 1, 100), evaluation(1, 0.1, 0.08)]
+    begun += [*updates(SHORT, 101, 200), evaluation(2, 0.1, 0.08), *updates(SHORT, 201, 300)]
+    for name, last, line in (
+        ('ours', dict(time=0.1, data_time=0.001, step=3), evaluated(3, '')),
+        ('stock', evaluation(3, 0.1, 0.08), evaluated(3, old)),
+    ):
+        run = read_run(write(tmp_path / name, [*begun, last], SHORT, lines=[*lines, line]))
+        assert (run.box_ap, run.mask_ap, run.ap_epoch, run.status) == (None, None, 3, 'done')
+        assert run.status_text == 'done, the last evaluation found nothing'
+        assert [one.box_ap for one in run.evaluations] == [0.1, 0.1, None]
+
+
+def test_minus_one_and_nan_are_no_ap(tmp_path):
+    records = [*updates(SHORT, 1, 300), evaluation(1, -1.0, math.nan), evaluation(3, 0.3, -1.0)]
+    run = read_run(write(tmp_path, records, SHORT))
+    assert [(one.box_ap, one.mask_ap) for one in run.evaluations] == [(None, None), (0.3, None)]
+
+
+@pytest.mark.parametrize(
+    ('metrics', 'box', 'mask', 'note'),
+    [
+        ({'val2/bbox_mAP': 0.2, 'val2/bbox_mAP_50': 0.4}, 0.2, None, None),
+        ({'a/bbox_mAP': 0.2, 'coco/bbox_mAP': 0.3, 'coco/segm_mAP': 0.1}, 0.3, 0.1, None),
+        ({'lvis/bbox_AP': 0.2, 'lvis/segm_AP': 0.1, 'lvis/bbox_APr': 0.0}, 0.2, 0.1, None),
+        ({'pascal_voc/mAP': 0.7, 'pascal_voc/AP50': 0.7}, None, None, 'pascal_voc/AP50, pascal'),
+        ({'coco/AR@100': 0.5}, None, None, 'coco/AR@100'),
+    ],
+)
+def test_aps_under_other_names(tmp_path, metrics, box, mask, note):
+    records = [*updates(SHORT, 1, 300), dict(metrics, time=0.1, step=3)]
+    run = read_run(write(tmp_path, records, SHORT))
+    assert (run.box_ap, run.mask_ap, run.status_text) == (box, mask, 'done')
+    assert (note or '') in ''.join(run.notes) and len(run.notes) == (note is not None)
+
+
+def test_the_text_log_serves_where_there_are_no_scalars(tmp_path):
+    """As with TensorBoard alone; the text has 4 decimals."""
+    lines = [
+        'Epoch(train)   [1][100/100]  lr: 2.0000e-02  eta: 0:01:00  time: 0.5000  data_time: 0.0100'
+        '  loss: 1.2500  loss_cls: 0.2500',
+        'Epoch(val)   [1][8/8]    eta: 0:00:00  time: 0.1  data_time: 0.0  ',
+        evaluated(1, 'coco/bbox_mAP: 0.1000  coco/bbox_mAP_50: 0.5000  coco/segm_mAP: -1.0000  '),
+        'Epoch(train)   [2][ 50/100]  lr: 2.0000e-02  eta: 0:01:00  time: 0.5000  data_time: 0.0100'
+        '  loss: nan  loss_cls: 0.2500',
+        'Epoch(train)   [3][100/100]  lr: 2.0000e-02  eta: 0:01:00  time: 0.7000  data_time: 0.0100'
+        '  loss: 0.7500  loss_cls: 0.2500',
+        evaluated(3, 'coco/bbox_mAP: 0.2000  coco/bbox_mAP_50: 0.5000  coco/segm_mAP: 0.1000  '),
+    ]
+    run = read_run(write(tmp_path, [], SHORT, lines=lines))
+    assert [(one.update, one.epoch, one.seconds) for one in run.updates][::2] == [
+        (50, 1, None),
+        (150, 2, 0.5),
+    ]
+    assert [one.loss for one in run.updates][1::2] == [1.25, 0.75]
+    assert [(x.epoch, x.box_ap, x.mask_ap) for x in run.evaluations] == [
+        (1, 0.1, None),
+        (3, 0.2, 0.1),
+    ]
+    assert run.status == 'done'
+
+
+def test_the_prefixes_of_a_hierarchy_are_taken_off(tmp_path):
+    records = [
+        {(key if key in ('epoch', 'iter', 'step') else f'train/{key}'): value}
+        | {k: record[k] for k in ('epoch', 'iter', 'step')}
+        for record in updates(SHORT, 1, 300)
+        for key, value in record.items()
+        if key == 'loss'
+    ]
+    records.append({'val/coco/bbox_mAP': 0.2, 'val/time': 0.1, 'step': 3})
+    run = read_run(write(tmp_path, records, SHORT))
+    assert len(run.updates) == 6 and run.updates[0].loss is not None
+    assert (run.box_ap, run.status) == (0.2, 'done')
+
+
+def test_how_it_ended_is_read_from_the_record(tmp_path):
+    """Nothing of it is in the log: not the end of epoch 2, at which it was stopped early."""
+    folder = write(tmp_path, [*updates(SHORT, 1, 200), evaluation(2, 0.1, 0.1)], SHORT)
+    assert read_run(folder).status == 'unfinished'
+    ended = dict(epoch=2, update=200, stopped_early=True)
+    record = next(folder.glob('2*_*')) / 'largebatch.json'
+    record.write_text(json.dumps(dict(ended=ended)))
+    run = read_run(folder)
+    assert run.status_text == 'done, stopped early at epoch 2'
+    assert (run.epochs_done, run.epochs, run.box_ap) == (2, 3, 0.1)
+    # Resumed, it is not at its end.
+    write(tmp_path, updates(SHORT, 201, 250), SHORT, '20260103_000000')
+    assert read_run(folder).status == 'unfinished'
+
+
+def test_a_run_that_logged_nothing_is_done_all_the_same(tmp_path):
+    folder = write(tmp_path, [], SHORT)
+    ended = dict(epoch=3, update=300, stopped_early=False)
+    record = next(folder.glob('2*_*')) / 'largebatch.json'
+    record.write_text(json.dumps(dict(ended=ended)))
+    run = read_run(folder)
+    assert (run.status_text, run.epochs_done, run.box_ap, run.training_seconds) == (
+        'done',
+        3,
+        None,
+        None,
+    )
+
+
+def test_early_stopping_under_mmdets_own_train_py(tmp_path):
+    records = [*updates(SHORT, 1, 200), evaluation(2, 0.1, 0.1)]
+    line = 'the monitored metric did not improve in the last 1 records. best score: 0.100. '
+    run = read_run(write(tmp_path, records, SHORT, text=stock_config(SHORT), lines=[line]))
+    assert run.status_text == 'done, stopped early at epoch 2'
 
 
 def test_refusals_name_the_folder(tmp_path):

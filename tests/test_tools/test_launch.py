@@ -1,6 +1,7 @@
 """From the environment to torchrun's arguments. What comes of them is in test_reliability."""
 
 import runpy
+import socket
 
 import pytest
 from common import ROOT
@@ -22,14 +23,19 @@ def split(words):
     return words[:at], words[at].split('/')[-1], words[at + 2 :]
 
 
-def test_one_machine(arguments):
+def test_one_machine_meets_itself_on_the_loopback(arguments):
     options, tool, rest = split(arguments('--cfg-options', 'a="[1, 2]"'))
+    run = options.pop(5)
     assert options == [
         *('--nnodes=1', '--nproc_per_node=8', '--max_restarts=0'),
-        *('--node_rank=0', '--master_addr=127.0.0.1', '--master_port=29500'),
+        *('--rdzv_backend=largebatch', '--rdzv_endpoint=127.0.0.1:0'),
+        *('--rdzv_conf=is_host=1', '--local_addr=127.0.0.1'),
     ]
+    # Two runs of one config never meet.
+    assert run.startswith('--rdzv_id=') and run not in arguments()
     assert tool == 'train.py'
     assert rest == ['--cfg-options', 'a="[1, 2]"', '--launcher', 'pytorch']
+    assert '--rdzv_endpoint=127.0.0.1:29801' in arguments(PORT='29801')
 
 
 def test_settings_reach_every_machine(arguments):
@@ -43,7 +49,7 @@ def test_settings_reach_every_machine(arguments):
 def test_machines_that_come_and_go(arguments):
     options, _, rest = split(arguments(NNODES='4:8', RDZV_ENDPOINT='10.0.0.1:29400'))
     assert options == [
-        *('--nnodes=4:8', '--nproc_per_node=8', '--max_restarts=100', '--rdzv_backend=c10d'),
+        *('--nnodes=4:8', '--nproc_per_node=8', '--max_restarts=100', '--rdzv_backend=largebatch'),
         *('--rdzv_endpoint=10.0.0.1:29400', '--rdzv_id=mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes'),
     ]
     assert rest == ['--launcher', 'pytorch', '--resume']
@@ -64,9 +70,21 @@ def test_a_training_with_restarts_resumes_and_nothing_else_does(arguments):
         (dict(MAX_RESTARTS='-1'), 'MAX_RESTARTS=-1: must be a number, 0 or more.'),
         (dict(NNODES='4:8'), 'NNODES=4:8 with MAX_RESTARTS=100 needs a rendezvous'),
         (dict(NNODES='2', MAX_RESTARTS='3'), 'NNODES=2 with MAX_RESTARTS=3 needs a rendezvous'),
+        (dict(PORT='http'), 'PORT=http: must be a number from 1 to 65535.'),
         (dict(gpus='0'), 'GPUS=0: must be a number of processes'),
     ],
 )
 def test_wrong_settings(arguments, environment, message):
     with pytest.raises(ValueError, match=message):
         arguments(**environment)
+
+
+@pytest.mark.parametrize('machines', [{}, dict(NNODES='2', NODE_RANK='0')])
+def test_a_port_that_is_taken_is_one_line(command, machines):
+    with socket.create_server(('', 0)) as server:
+        port = str(server.getsockname()[1])
+        done = command('tools/dist_train.sh', RECIPE, 2, PORT=port, **machines)
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(f'error: PORT={port}: in use on this machine. Must be ')

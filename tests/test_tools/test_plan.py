@@ -16,7 +16,7 @@ from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.logging import MessageHub, MMLogger
-from mmengine.optim import LinearLR, MultiStepLR, build_optim_wrapper
+from mmengine.optim import ConstantLR, LinearLR, MultiStepLR, build_optim_wrapper
 from mmengine.registry import DefaultScope
 
 from mmdet_largebatch import SettingError
@@ -143,6 +143,79 @@ def test_stock_accumulation_and_auto_scaling_are_planned_as_mmengine_does_them()
     assert made.lr_from == 'by auto_scale_lr: 0.02 at batch 16, x 2'
     # 0.16 at 128 is 0.08 at 64: off by 2, no more.
     assert made.warnings == []
+
+
+def stepped(schedulers, lr, iterations, per_epoch):
+    """The LR of each iteration, by MMEngine's schedulers stepped by hand."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=lr)
+    built = [kind(optimizer, **options) for kind, options in schedulers]
+    optimizer.step()
+    lrs = []
+    for iteration in range(1, iterations + 1):
+        lrs.append(optimizer.param_groups[0]['lr'])
+        for scheduler in built:
+            if not scheduler.by_epoch or iteration % per_epoch == 0:
+                scheduler.step()
+    return lrs
+
+
+@pytest.mark.parametrize(
+    ('warmup', 'updates'),
+    [
+        ((LinearLR, dict(start_factor=0.001, by_epoch=False, begin=0, end=500)), 500),
+        ((LinearLR, dict(start_factor=0.001, by_epoch=False, begin=0, end=100)), 100),
+        ((ConstantLR, dict(factor=0.1, by_epoch=False, begin=0, end=250)), 250),
+        (None, 0),
+    ],
+)
+def test_the_warmup_is_that_of_the_scheduler_wherever_the_peak_is(warmup, updates):
+    """27 updates an epoch, 324 in all: the LR drops after 216, in the middle of the longest."""
+    steps = (MultiStepLR, dict(milestones=[8, 11], gamma=0.1, by_epoch=True, begin=0, end=12))
+    schedulers = [warmup, steps] if warmup else [steps]
+    cfg = get_config('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py')
+    cfg.param_scheduler = [dict(type=kind.__name__, **options) for kind, options in schedulers]
+    made = make_plan(cfg, 8, 432)
+    np.testing.assert_allclose(made.lrs, stepped(schedulers, 0.02, 324, 27), rtol=1e-10)
+    assert (made.warmup_updates, made.updates) == (updates, 324)
+    assert {216, 297} <= {decay.update for decay in made.decays}
+    assert len(made.decays) == 2 and not made.gradual_decay
+    longer = [text for text in made.warnings if 'longer than the training of 324' in text]
+    assert len(longer) == (updates == 500)
+    draw_lr(made, 'a warmup that does not end').draw_without_rendering()
+
+
+def test_two_warmups_that_follow_each_other():
+    cfg = get_config('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py')
+    cfg.param_scheduler = [
+        dict(type='ConstantLR', factor=0.1, by_epoch=True, begin=0, end=1),
+        dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=27, end=90),
+    ]
+    assert make_plan(cfg, 8, 432).warmup_updates == 90
+
+
+@pytest.mark.parametrize(
+    ('schedulers', 'warmup', 'gradual'),
+    [
+        ([dict(type='CosineAnnealingLR', T_max=324, by_epoch=False)], 0, True),
+        ([dict(type='PolyLR', power=0.9, end=324, by_epoch=False)], 0, True),
+        ([dict(type='OneCycleLR', eta_max=0.02, total_steps=324, by_epoch=False)], 97, True),
+        (
+            [
+                dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=50),
+                dict(
+                    type='CosineAnnealingLR', T_max=6, begin=6, end=12, convert_to_iter_based=True
+                ),
+            ],
+            50,
+            True,
+        ),
+    ],
+)
+def test_gradual_schedules(schedulers, warmup, gradual):
+    cfg = get_config('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py')
+    cfg.param_scheduler = schedulers
+    made = make_plan(cfg, 8, 432)
+    assert (made.warmup_updates, made.gradual_decay, made.decays) == (warmup, gradual, [])
 
 
 def test_a_gradual_decay_is_not_listed():

@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -159,6 +160,79 @@ def test_a_training_that_fails_by_itself_is_named(shapes, command, tmp_path):
     assert done.returncode == 1
     assert f'lr0.1: failed with status 1, see {tmp_path / "lr0.1/output.txt"}' in done.stderr
     assert '2 of 2 runs failed.' in done.stderr
+
+
+@pytest.fixture(scope='module')
+def unusual(tmp_path_factory, shapes, command):
+    """A recipe that stops early, logs elsewhere alone and more rarely than it lasts."""
+    folder = tmp_path_factory.mktemp('unusual')
+    config = folder / 'config.py'
+    config.write_text(
+        f"_base_ = '{RECIPE}'\n"
+        "custom_hooks = [dict(type='StopAtTwo')]\n"
+        "custom_imports = dict(imports=['mmdet_largebatch', 'stops'])\n"
+        "visualizer = dict(vis_backends=[dict(type='Elsewhere')])\n"
+    )
+    (folder / 'stops.py').write_text(
+        'from mmdet.registry import HOOKS, VISBACKENDS\n'
+        'from mmengine.hooks import Hook\n'
+        'from mmengine.visualization import BaseVisBackend\n\n\n'
+        '@VISBACKENDS.register_module()\n'
+        'class Elsewhere(BaseVisBackend):\n'
+        '    experiment = None\n\n'
+        '    def add_scalars(self, scalar_dict, *args, **kwargs):\n'
+        '        with open(f"{self._save_dir}/elsewhere", "a") as file:\n'
+        '            file.write(f"{scalar_dict}\\n")\n\n\n'
+        '@HOOKS.register_module()\n'
+        'class StopAtTwo(Hook):\n'
+        '    def after_train_epoch(self, runner):\n'
+        '        runner.train_loop.stop_training = runner.epoch == 1\n'
+    )
+    path = os.pathsep.join([str(folder), os.environ.get('PYTHONPATH', str(ROOT))])
+    options = ['train_cfg.max_epochs=4', 'default_hooks.logger.interval=50']
+    options += ['default_hooks.logger.ignore_last=True', 'train_cfg.val_interval=1']
+    line = words(shapes, folder / 'work', '--lr', '0.001', config=config, options=options)
+    return folder / 'work', [command(*line, PYTHONPATH=path) for _ in range(2)]
+
+
+def test_a_recipe_that_stops_early_and_logs_elsewhere_is_trained_once(unusual):
+    folder, dones = unusual
+    for done in dones:
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert 'failed' not in done.stderr
+    assert starts(folder) == {'lr0.001': 1}
+    [row] = rows_of(folder).values()
+    assert (row['status'].split(', the last')[0], row['epochs_done']) == (
+        'done, stopped early at epoch 2',
+        '2',
+    )
+    # The recipe's own log stands beside the one that the sweep adds.
+    assert list(folder.glob('lr0.001/2*/**/elsewhere'))
+    assert list(folder.glob('lr0.001/2*/vis_data/scalars.json'))
+
+
+@pytest.mark.parametrize(
+    ('option', 'message'),
+    [
+        ('default_hooks.logger=None', 'default_hooks.logger=None logs nothing'),
+        ('default_hooks.logger.keep_local=False', 'default_hooks.logger.keep_local=False removes'),
+        ('default_hooks.logger.log_metric_by_epoch=False', 'logger.log_metric_by_epoch=False. Mu'),
+        ('log_processor.by_epoch=False', 'log_processor.by_epoch=False. Must be True'),
+        ('train_cfg.max_epochs=None', 'has no max_epochs. Must be a training in epochs.'),
+    ],
+)
+def test_a_recipe_that_leaves_no_results_is_refused_before_it_is_trained(
+    shapes, tmp_path, monkeypatch, capsys, option, message
+):
+    line = words(shapes, tmp_path / 'work', '--lr', '0.1', options=[option])[1:]
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, 'argv', line)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path('tools/sweep.py', run_name='__main__')
+    assert ended.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith('error: ') and message in error
+    assert not list((tmp_path / 'work').glob('*.py'))
 
 
 def test_combinations(tmp_path):

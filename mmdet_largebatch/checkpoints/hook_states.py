@@ -1,0 +1,94 @@
+"""State of hooks in a checkpoint: MMEngine saves none."""
+
+from typing import Any, Dict, List, Optional
+
+import numpy as np
+import torch
+from mmengine.hooks import EarlyStoppingHook, Hook, SyncBuffersHook
+from mmengine.runner import Runner
+
+# Key of a checkpoint.
+HOOKS_STATE = 'hooks'
+# Fields of MMEngine's hooks that a restarted process would begin anew.
+FIELDS = {EarlyStoppingHook: ('wait_count', 'best_score'), SyncBuffersHook: ('called_in_train',)}
+
+
+def collect(runner: Runner) -> Dict[str, List[Optional[Dict[str, Any]]]]:
+    """Collect the state of every hook that has one.
+
+    A hook has one if it offers ``state_dict()`` and ``load_state_dict(state)``, or is MMEngine's
+    ``EarlyStoppingHook`` or ``SyncBuffersHook``.
+
+    Args:
+        runner (Runner): The runner.
+
+    Returns:
+        Dict[str, List[dict or None]]: For each class name the states of its hooks, in their order.
+        None stands for a state that holds more than numbers, strings, tensors, lists and dicts.
+    """
+    states: Dict[str, List[Optional[Dict[str, Any]]]] = {}
+    for hook in runner.hooks:
+        fields = _fields(hook)
+        if fields:
+            state = {name: getattr(hook, name) for name in fields}
+        elif _offers_state(hook):
+            state = hook.state_dict()
+        else:
+            continue
+        name = type(hook).__name__
+        try:
+            states.setdefault(name, []).append(_plain(state))
+        except TypeError as error:
+            runner.logger.warning(f'The state of {name} is not saved: {error}.')
+            states[name].append(None)
+    return states
+
+
+def restore(runner: Runner, states: Dict[str, List[Optional[Dict[str, Any]]]]) -> List[str]:
+    """Put the states of hooks back.
+
+    Args:
+        runner (Runner): The runner.
+        states (Dict[str, List[dict or None]]): As :func:`collect` returns them.
+
+    Returns:
+        List[str]: Names of hooks that have a state and found none.
+    """
+    left = {name: list(of_class) for name, of_class in states.items()}
+    without = []
+    for hook in runner.hooks:
+        fields, name = _fields(hook), type(hook).__name__
+        if not fields and not _offers_state(hook):
+            continue
+        state = left[name].pop(0) if left.get(name) else None
+        if state is None:
+            without.append(name)
+        elif fields:
+            for field in fields:
+                setattr(hook, field, state[field])
+        else:
+            hook.load_state_dict(state)
+    return without
+
+
+def _fields(hook: Hook) -> tuple:
+    return next((fields for kind, fields in FIELDS.items() if isinstance(hook, kind)), ())
+
+
+def _offers_state(hook: Hook) -> bool:
+    return all(callable(getattr(hook, name, None)) for name in ('state_dict', 'load_state_dict'))
+
+
+def _plain(value: Any) -> Any:
+    """Copy a value in the types that every loader of checkpoints knows."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().clone()
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
+    raise TypeError(f'it holds a {type(value).__name__}')

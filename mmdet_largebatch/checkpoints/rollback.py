@@ -1,0 +1,86 @@
+"""Bring a running training to the state that a restarted process would have."""
+
+from typing import Any, Dict
+
+from mmengine.hooks import EMAHook, IterTimerHook, RuntimeInfoHook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+
+
+class Switches:
+    """What mmdet's ``PipelineSwitchHook`` and ``YOLOXModeSwitchHook`` switch, as it was at first.
+
+    The hooks switch once in a process and never back.
+
+    Args:
+        runner (Runner): The runner, before the first epoch of this process.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self._hooks = [hook for hook in runner.hooks if hasattr(hook, '_has_switched')]
+        self._before: list[tuple[Any, Dict[str, Any]]] = []
+        if self._hooks:
+            self._keep(runner.train_dataloader.dataset, 'pipeline', '_skip_type_keys')
+            for module in _plain_model(runner).modules():
+                self._keep(module, 'use_l1')
+
+    def _keep(self, owner: Any, *names: str) -> None:
+        values = {name: getattr(owner, name) for name in names if hasattr(owner, name)}
+        if values:
+            self._before.append((owner, values))
+
+    def put_back(self, runner: Runner) -> None:
+        """Undo the switches; a hook that is due switches again when the epoch begins.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        if not any(hook._has_switched for hook in self._hooks):
+            return
+        for owner, values in self._before:
+            for name, value in values.items():
+                setattr(owner, name, value)
+        for hook in self._hooks:
+            hook._has_switched = False
+        # Workers hold copies of the data set.
+        runner.train_dataloader._iterator = None
+
+
+def roll_back(runner: Runner, path: str, switches: Switches) -> None:
+    """Resume within a run from one of its checkpoints.
+
+    Hooks that keep more than the message hub does have the point ``after_rollback(runner)``.
+
+    Args:
+        runner (Runner): The runner.
+        path (str): The checkpoint.
+        switches (Switches): Of the start of this process.
+    """
+    hub = runner.message_hub
+    # What was noted since the checkpoint.
+    for noted in (hub.log_scalars, hub.runtime_info):
+        for key in [key for key in noted if hub._resumed_keys.get(key)]:
+            noted.pop(key)
+            hub._resumed_keys.pop(key)
+    for hook in runner.hooks:
+        if isinstance(hook, EMAHook) and hasattr(hook.ema_model, 'steps'):
+            # A checkpoint without an average leaves the count alone.
+            hook.ema_model.steps.zero_()
+    started_by_resuming, runner._resume = runner._resume, True
+    try:
+        runner.resume(path)
+    finally:
+        runner._resume = started_by_resuming
+    runner.optim_wrapper.initialize_count_status(runner.model, runner.iter, runner.max_iters)
+    switches.put_back(runner)
+    for hook in runner.hooks:
+        if isinstance(hook, IterTimerHook):
+            hook.time_sec_tot = 0
+        if isinstance(hook, (IterTimerHook, RuntimeInfoHook)):
+            hook.before_train(runner)
+    runner.call_hook('after_rollback')
+
+
+def _plain_model(runner: Runner) -> nn.Module:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model

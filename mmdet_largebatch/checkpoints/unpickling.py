@@ -1,0 +1,193 @@
+"""Load a checkpoint without running code that it names.
+
+A checkpoint is a pickle, and a pickle may call whatever can be imported. PyTorch's ``weights_only``
+unpickler calls what a table allows. Here that table has in addition what MMEngine saves of a
+training: the histories of its losses with their NumPy arrays. Arrays and dtypes are read by
+functions of this module and not by NumPy's own ``__setstate__``, which trusts what it is given.
+"""
+
+import re
+from collections import Counter, OrderedDict
+from contextlib import contextmanager
+from pickle import UnpicklingError
+from typing import Any, Callable, Iterator, List, Optional, Set, Tuple, Union
+from zipfile import is_zipfile
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+
+from ..errors import SettingError
+
+SWITCH = '--trust-checkpoint'
+_torch_load = torch.load
+_trusted = False
+
+
+class UnsafeCheckpoint(SettingError):
+    """A checkpoint that names what could run code.
+
+    Args:
+        file (Any): The file.
+        reason (str): What it names.
+    """
+
+    def __init__(self, file: Any, reason: str) -> None:
+        self.defect = (
+            f'it is not loaded, since {reason}, which could run code; if you trust the file, add '
+            f'{SWITCH}'
+        )
+        super().__init__(f'checkpoint={file}: {self.defect}.')
+
+
+def trust_checkpoints(trusted: bool) -> None:
+    """Set whether checkpoints may run code in this process from here on.
+
+    Args:
+        trusted (bool): True to load them as ``pickle`` does.
+    """
+    global _trusted
+    _trusted = trusted
+
+
+def load_safely(
+    file: Any,
+    map_location: Union[str, Callable, None] = None,
+    pickle_module: Any = None,
+    *,
+    weights_only: Optional[bool] = None,
+    mmap: Optional[bool] = None,
+) -> Any:
+    """Load a checkpoint as ``torch.load`` does, unless it asks for more than a checkpoint needs.
+
+    Args:
+        file (Any): Path or open file.
+        map_location (str or Callable, optional): As for :func:`torch.load`.
+        pickle_module (Any): Not used.
+        weights_only (bool, optional): Not used.
+        mmap (bool, optional): As for :func:`torch.load`.
+
+    Returns:
+        Any: The content.
+
+    Raises:
+        UnsafeCheckpoint: If it asks for more, and checkpoints are not trusted.
+        UnpicklingError: If it is no checkpoint.
+    """
+    if _trusted:
+        return _torch_load(file, map_location=map_location, weights_only=False, mmap=mmap)
+    try:
+        with torch.serialization.safe_globals(_GLOBALS):
+            content = _torch_load(file, map_location=map_location, weights_only=True, mmap=mmap)
+    except UnpicklingError as error:
+        text = str(error).split('WeightsUnpickler error: ')[-1]
+        found = re.search(r'GLOBAL (\S+)', text)
+        if found is None and not is_zipfile(file):
+            raise
+        reason = f'it asks for {found[1]}' if found else f'of this: {text.splitlines()[0]}'
+        raise UnsafeCheckpoint(getattr(file, 'name', file), reason.rstrip('.')) from None
+    return _without_stand_ins(content, set())
+
+
+@contextmanager
+def safe_torch_load() -> Iterator[None]:
+    """Let libraries that call ``torch.load`` load safely."""
+    before, torch.load = torch.load, load_safely
+    try:
+        yield
+    finally:
+        torch.load = before
+
+
+class _Dtype:
+    """Stands for a NumPy dtype of numbers or text while a file is read."""
+
+    def __init__(self, name: str, align: bool = False, copy: bool = False) -> None:
+        if type(name) is not str or not re.fullmatch('b1|[iufc][0-9]{1,2}|[SU][0-9]{1,9}', name):
+            raise UnpicklingError(f'GLOBAL numpy.dtype({name!r})')
+        self.dtype = np.dtype(name)
+
+    def __setstate__(self, state: Tuple) -> None:
+        _, order, *rest = state
+        if order not in ('<', '>', '=', '|') or any(x is not None for x in rest[:3]):
+            raise UnpicklingError('GLOBAL numpy.dtype with fields')
+        if order in '<>':
+            self.dtype = self.dtype.newbyteorder(order)
+
+
+class _Array:
+    """Stands for a NumPy array while a file is read."""
+
+    def __setstate__(self, state: Tuple) -> None:
+        _, shape, dtype, fortran, raw = state
+        if type(dtype) is not _Dtype or type(raw) is not bytes:
+            raise UnpicklingError('GLOBAL numpy.ndarray of objects')
+        flat = np.frombuffer(raw, dtype.dtype)
+        self.value = flat.reshape(shape, order='F' if fortran else 'C').copy(order='K')
+
+
+def _reconstruct(kind: type, shape: Any, code: Any) -> _Array:
+    if kind is not _Array:
+        raise UnpicklingError('GLOBAL numpy.core.multiarray._reconstruct of another class')
+    return _Array()
+
+
+def _scalar(dtype: _Dtype, raw: bytes) -> np.generic:
+    if type(dtype) is not _Dtype or type(raw) is not bytes:
+        raise UnpicklingError('GLOBAL numpy.core.multiarray.scalar of objects')
+    return np.frombuffer(raw, dtype.dtype, count=1)[0]
+
+
+# Stands for the class, which MMEngine's OneCycleLR names to save its function.
+_ONE_CYCLE = object()
+_ATTRIBUTES = {
+    (HistoryBuffer, 'min'): HistoryBuffer.min,
+    (HistoryBuffer, 'max'): HistoryBuffer.max,
+    (HistoryBuffer, 'current'): HistoryBuffer.current,
+    (HistoryBuffer, 'mean'): HistoryBuffer.mean,
+    (_ONE_CYCLE, '_annealing_cos'): OneCycleParamScheduler._annealing_cos,
+    (_ONE_CYCLE, '_annealing_linear'): OneCycleParamScheduler._annealing_linear,
+}
+
+
+def _attribute(*args: Any) -> Callable:
+    """``getattr`` of the statistics of a HistoryBuffer and of a scheduler's functions alone."""
+    for key, value in _ATTRIBUTES.items():
+        if len(args) == 2 and args[0] is key[0] and args[1] == key[1]:
+            return value
+    raise UnpicklingError(f'GLOBAL getattr({", ".join(map(repr, args))})')
+
+
+_GLOBALS: List[Tuple[Any, str]] = [
+    (HistoryBuffer, 'mmengine.logging.history_buffer.HistoryBuffer'),
+    (_ONE_CYCLE, 'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler'),
+    (_attribute, 'builtins.getattr'),
+    (_Dtype, 'numpy.dtype'),
+    (_Array, 'numpy.ndarray'),
+    *((_reconstruct, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')),
+    *((_scalar, f'numpy.{core}.multiarray.scalar') for core in ('core', '_core')),
+]
+
+
+def _without_stand_ins(x: Any, seen: Set[int]) -> Any:
+    """Put arrays and dtypes where their stand-ins are."""
+    if type(x) is _Array:
+        return x.value
+    if type(x) is _Dtype:
+        return x.dtype
+    if type(x) is tuple:
+        return tuple(_without_stand_ins(item, seen) for item in x)
+    if id(x) in seen:
+        return x
+    if type(x) is HistoryBuffer:
+        seen.add(id(x))
+        _without_stand_ins(vars(x), seen)
+    elif type(x) in (dict, OrderedDict, Counter):
+        seen.add(id(x))
+        for key, value in x.items():
+            x[key] = _without_stand_ins(value, seen)
+    elif type(x) is list:
+        seen.add(id(x))
+        x[:] = [_without_stand_ins(item, seen) for item in x]
+    return x

@@ -1,0 +1,49 @@
+"""Settings that MMEngine or PyTorch refuse though their meaning is clear."""
+
+import os
+import sys
+
+from mmengine.config import Config
+
+# Taken out by MMEngine itself where they are None.
+MMENGINES_HOOKS = {
+    'runtime_info',
+    'timer',
+    'sampler_seed',
+    'logger',
+    'param_scheduler',
+    'checkpoint',
+}
+# Options of a PyTorch loader that it refuses without data workers.
+WORKER_OPTIONS = ('persistent_workers', 'prefetch_factor', 'timeout', 'multiprocessing_context')
+
+
+def take_out_hooks(cfg: Config) -> None:
+    """Take hooks that are None out of ``default_hooks``, as MMEngine does with its own.
+
+    Args:
+        cfg (Config): The config, changed in place.
+    """
+    hooks = cfg.get('default_hooks') or {}
+    for name in [name for name, hook in hooks.items() if hook is None]:
+        if name not in MMENGINES_HOOKS:
+            hooks.pop(name)
+
+
+def leave_out_worker_options(cfg: Config) -> None:
+    """Leave out what only data workers use, of loaders that have none, and print a line.
+
+    Args:
+        cfg (Config): The config, changed in place.
+    """
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = cfg.get(name)
+        if not isinstance(loader, dict) or loader.get('num_workers', 0) != 0:
+            continue
+        unused = [option for option in WORKER_OPTIONS if loader.pop(option, None)]
+        if unused and os.environ.get('LOCAL_RANK', '0') == '0':
+            print(
+                f'note: {name}.num_workers=0 leaves out {", ".join(unused)}, which data workers '
+                'alone have.',
+                file=sys.stderr,
+            )

@@ -1,0 +1,129 @@
+"""What ``test.py`` adds to MMEngine's test: test-time augmentation, pictures of every rank."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import partial
+
+import mmengine.dist.utils
+from mmdet.models import DetTTAModel
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from ..errors import SettingError
+from ..type_names import type_name
+
+
+@MODELS.register_module()
+class BoxTTAModel(DetTTAModel):
+    """Merge the boxes of several views of a picture; mmdet's own asserts that there are no masks.
+
+    Args:
+        tta_cfg (dict): ``nms`` and ``max_per_img``, for the boxes of all views.
+        **kwargs: ``module``, the model, and ``data_preprocessor``.
+    """
+
+    def _merge_single_sample(self, data_samples: list[DetDataSample]) -> DetDataSample:
+        for sample in data_samples:
+            sample.pred_instances.pop('masks', None)
+        return super()._merge_single_sample(data_samples)
+
+
+def use_test_time_augmentation(cfg: Config) -> None:
+    """Wrap model and pipeline for test-time augmentation, by a horizontal flip unless the config
+    says ``tta_model`` and ``tta_pipeline``.
+
+    Args:
+        cfg (Config): The config, changed in place.
+
+    Raises:
+        SettingError: If there is no place for the flip, or nothing but masks to evaluate.
+    """
+    nms = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
+    model = deepcopy(cfg.get('tta_model')) or dict(type='DetTTAModel', tta_cfg=nms)
+    if type_name(model) == 'DetTTAModel':
+        model['type'] = 'mmdet.BoxTTAModel'
+        _leave_out_masks(cfg)
+    for dataset in _datasets(cfg.test_dataloader.dataset):
+        pipeline = cfg.get('tta_pipeline') or _flipped(dataset.pipeline)
+        dataset.pipeline = deepcopy(pipeline)
+    model['module'] = cfg.model
+    cfg.model = model
+
+
+def _datasets(dataset: dict) -> Iterator[dict]:
+    """The datasets that have a pipeline of their own, out of wrapped and concatenated ones."""
+    inner = dataset.get('datasets') or [dataset[key] for key in ('dataset',) if key in dataset]
+    for one in inner:
+        yield from _datasets(one)
+    if not inner:
+        yield dataset
+
+
+def _flipped(pipeline: list[dict]) -> list[dict]:
+    """A pipeline whose last transform packs the picture and its mirror image."""
+    *before, pack = deepcopy(pipeline or [{}])
+    if type_name(pack) != 'PackDetInputs':
+        raise SettingError(
+            '--tta flips before PackDetInputs, which must be the last of test_dataloader.dataset.'
+            f'pipeline; {type_name(pack) or None} is. Or set tta_pipeline.'
+        )
+    if pack.get('meta_keys'):
+        pack['meta_keys'] = tuple(dict.fromkeys([*pack['meta_keys'], 'flip', 'flip_direction']))
+    flips = [dict(type='mmdet.RandomFlip', prob=prob) for prob in (1.0, 0.0)]
+    return [*before, dict(type='TestTimeAug', transforms=[flips, [pack]])]
+
+
+def _leave_out_masks(cfg: Config) -> None:
+    """Evaluate boxes alone, which are what is merged."""
+    evaluators = cfg.test_evaluator
+    for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
+        metrics = evaluator.get('metric')
+        metrics = [metrics] if isinstance(metrics, str) else list(metrics or [])
+        if 'segm' not in metrics:
+            continue
+        evaluator['metric'] = [metric for metric in metrics if metric != 'segm']
+        if not evaluator['metric']:
+            raise SettingError(
+                '--tta merges boxes alone. test_evaluator.metric must have bbox, or tta_model a '
+                'type that merges masks.'
+            )
+        if os.environ.get('LOCAL_RANK', '0') == '0':
+            print(
+                'note: --tta merges boxes alone; test_evaluator.metric=segm is left out.',
+                file=sys.stderr,
+            )
+
+
+def draw_on_every_rank(runner: Runner) -> None:
+    """Let each rank draw the pictures that it tests; mmdet draws those of the main process.
+
+    Args:
+        runner (Runner): The runner; a hook of it has a ``test_out_dir``.
+    """
+    for hook in runner.hooks:
+        if getattr(hook, 'test_out_dir', None) is not None:
+            # A window is the main process's alone.
+            hook.show = hook.show and runner.rank == 0
+            hook.after_test_iter = partial(_drawn, hook.after_test_iter)
+
+
+def _drawn(after_test_iter: Callable, runner: Runner, *args, **kwargs) -> None:
+    with _as_main_process():
+        runner.visualizer.dataset_meta = runner.test_dataloader.dataset.metainfo
+        after_test_iter(runner, *args, **kwargs)
+
+
+@contextmanager
+def _as_main_process() -> Iterator[None]:
+    """Do what ``master_only`` keeps for the main process, as a visualizer's methods are kept."""
+    asked = mmengine.dist.utils.is_main_process
+    mmengine.dist.utils.is_main_process = lambda group=None: True
+    try:
+        yield
+    finally:
+        mmengine.dist.utils.is_main_process = asked

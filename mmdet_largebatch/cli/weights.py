@@ -1,0 +1,72 @@
+"""Refuse a checkpoint of another model, which MMEngine would evaluate with random weights."""
+
+import re
+from collections import OrderedDict
+from typing import Any, Mapping
+
+from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+
+from ..errors import SettingError
+
+MISMATCH = re.compile(
+    r'size mismatch for ([^:]+): copying a param with shape torch\.Size\((.*?)\) from checkpoint, '
+    r'the shape in current model is torch\.Size\((.*?)\)'
+)
+
+
+def check_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> None:
+    """Load the weights, and refuse those of another model.
+
+    Keys that the checkpoint lacks, or has besides the model's, MMEngine lists as it loads.
+
+    Args:
+        model (nn.Module): The model, wrapped or not.
+        checkpoint (Mapping[str, Any]): What was read from the file.
+        path (str): The file, for the message.
+
+    Raises:
+        SettingError: If a parameter has another shape than the model's, or none has its name.
+    """
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    state = checkpoint.get('state_dict', checkpoint)
+    named = OrderedDict((key.removeprefix('module.'), value) for key, value in state.items())
+    # Models convert weights of older versions by it, and tell each from the next.
+    named._metadata = getattr(state, '_metadata', OrderedDict())
+    must = "Must be a checkpoint of the config's model"
+    try:
+        keys = model.load_state_dict(named, strict=False)
+    except RuntimeError as error:
+        found = MISMATCH.findall(str(error))
+        if not found:
+            raise
+        name, saved, wanted = found[0]
+        more = f', and {len(found) - 1} more differ' if len(found) > 1 else ''
+        raise SettingError(
+            f'checkpoint={path}: its {name} has the shape {saved}, and the config asks for '
+            f'{wanted}{more}. {must}; look at num_classes.'
+        ) from error
+    if len(keys.missing_keys) == len(model.state_dict()) > 0:
+        raise SettingError(f"checkpoint={path}: it has none of the model's parameters. {must}.")
+
+
+class WeightsCheckHook(Hook):
+    """Checks the weights that a test loads, by :func:`check_weights`."""
+
+    # After hooks that exchange weights.
+    priority = 'LOWEST'
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Check.
+
+        Args:
+            runner (Runner): The runner.
+            checkpoint (dict): What was read.
+
+        Raises:
+            SettingError: If they are another model's.
+        """
+        check_weights(runner.model, checkpoint, runner._load_from)

@@ -1,0 +1,164 @@
+"""What a checkpoint may hold, and that nothing else is called."""
+
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from malicious import Calls, commands, places, save
+from mmengine.logging import HistoryBuffer
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+from mmengine.runner import CheckpointLoader
+from numpy._core.multiarray import _reconstruct
+
+from mmdet_largebatch.checkpoints import (
+    checkpoint_defect,
+    load_from_local,
+    newest_checkpoint,
+    trust_checkpoints,
+)
+from mmdet_largebatch.checkpoints.unpickling import UnsafeCheckpoint
+from mmdet_largebatch.errors import SettingError
+
+HARMFUL = [name for name in commands('x') if name not in ('state', 'getattr of the class')]
+TRICKS = ['state', 'getattr of the class']
+
+
+def assert_refused(path, name):
+    with pytest.raises(UnsafeCheckpoint) as error:
+        load_from_local(str(path))
+    line = str(error.value)
+    assert line.startswith(f'checkpoint={path}: ') and '\n' not in line
+    assert name in line and '--trust-checkpoint' in line
+    assert name in checkpoint_defect(path)
+
+
+@pytest.mark.parametrize('old_format', [False, True])
+@pytest.mark.parametrize('name', [*HARMFUL, *TRICKS])
+def test_a_command_is_refused_by_name_and_never_runs(tmp_path, name, old_format):
+    marker = tmp_path / 'ran'
+    command, words = commands(marker)[name]
+    path = save(tmp_path / 'epoch_1.pth', command, _use_new_zipfile_serialization=not old_format)
+    assert_refused(path, words)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize('name', ['os.system', 'subprocess', 'eval', 'exec', 'open'])
+def test_what_the_commands_do_where_they_are_not_refused(tmp_path, name):
+    marker = tmp_path / 'ran'
+    path = save(tmp_path / 'epoch_1.pth', commands(marker)[name][0])
+    torch.load(path, weights_only=False)
+    assert marker.exists()
+
+
+@pytest.mark.parametrize('place', places(None))
+def test_a_command_in_any_part_is_refused(tmp_path, place):
+    marker = tmp_path / 'ran'
+    command, words = commands(marker)['os.system']
+    assert_refused(save(tmp_path / 'epoch_1.pth', command, place), words)
+    assert not marker.exists()
+
+
+DTYPE = (3, '|', None, None, None, -1, -1, 63)
+TAMPERED = {
+    'array of objects': lambda: np.array([{}], dtype=object),
+    'record': lambda: np.zeros(1, dtype=[('a', 'f4')]),
+    'dtype of another class': lambda: Calls(np.dtype, 'O8', False, True, state=DTYPE),
+    'dtype with fields': lambda: Calls(
+        np.dtype, 'f8', False, True, state=(3, '<', None, ('a',), {}, -1, -1, 63)
+    ),
+    'another kind of array': lambda: Calls(_reconstruct, np.matrix, (0,), b'b'),
+    'a dtype that is none': lambda: Calls(
+        _reconstruct, np.ndarray, (0,), b'b', state=(1, (1,), 'f8', False, b'12345678')
+    ),
+}
+
+
+@pytest.mark.parametrize('make', TAMPERED.values(), ids=TAMPERED)
+def test_arrays_that_are_no_plain_numbers_are_refused(tmp_path, make):
+    path = tmp_path / 'epoch_1.pth'
+    torch.save(dict(state_dict={}, meta=dict(note=make())), path)
+    assert_refused(path, 'numpy')
+
+
+def test_what_a_training_saves_is_loaded_as_pickle_loads_it(tmp_path):
+    path = tmp_path / 'epoch_1.pth'
+    arrays = [
+        np.arange(6).reshape(2, 3),
+        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        np.arange(3, dtype='>f4'),
+        np.array([True, False]),
+        np.array(['circle', 'square']),
+        np.float64(0.25),
+        np.int64(3),
+        np.zeros((0, 2), np.float16),
+    ]
+    history = HistoryBuffer([3.0, 2.0], [1, 1])
+    scheduler = dict(
+        one=OneCycleParamScheduler._annealing_cos, two=OneCycleParamScheduler._annealing_linear
+    )
+    content = dict(
+        state_dict=dict(w=torch.arange(3.0)),
+        meta=dict(arrays=arrays, pair=(arrays[0], arrays[0].dtype)),
+        message_hub=dict(log_scalars=dict(loss=history)),
+        param_schedulers=[scheduler],
+    )
+    torch.save(content, path)
+    loaded, pickled = load_from_local(str(path)), torch.load(path, weights_only=False)
+    for x, y in zip(loaded['meta']['arrays'], pickled['meta']['arrays'], strict=True):
+        assert type(x) is type(y) and x.dtype == y.dtype and np.array_equal(x, y)
+        assert x.flags.f_contiguous == y.flags.f_contiguous
+    assert loaded['meta']['pair'][1] == np.dtype('int64')
+    assert loaded['param_schedulers'] == pickled['param_schedulers'] == [scheduler]
+    buffer = loaded['message_hub']['log_scalars']['loss']
+    buffer.update(4.0)
+    assert type(buffer) is HistoryBuffer and type(buffer.data[0]) is np.ndarray
+    assert buffer.statistics('mean') == 3.0 and buffer.statistics('current') == 4.0
+    torch.save(loaded, path)
+    assert checkpoint_defect(path) is None
+
+
+def test_the_search_for_the_newest_passes_a_command_over(tmp_path):
+    marker = tmp_path / 'ran'
+    good = tmp_path / 'epoch_1.pth'
+    torch.save(dict(meta=dict(iter=1, saved_at=1), message_hub={}, state_dict={}), good)
+    bad = save(tmp_path / 'epoch_2.pth', commands(marker)['os.system'][0])
+    path, passed_over = newest_checkpoint([tmp_path])
+    assert path == str(good) and not marker.exists()
+    assert len(passed_over) == 1 and passed_over[0].startswith(f'{bad}: ')
+    assert 'posix.system' in passed_over[0]
+
+
+def test_the_switch_trusts(tmp_path):
+    path = tmp_path / 'epoch_1.pth'
+    torch.save(dict(state_dict={}, meta=dict(note=Path('notes'))), path)
+    assert_refused(path, 'pathlib')
+    trust_checkpoints(True)
+    try:
+        assert load_from_local(str(path))['meta']['note'] == Path('notes')
+        assert checkpoint_defect(path) is None
+    finally:
+        trust_checkpoints(False)
+    assert_refused(path, 'pathlib')
+
+
+def test_what_is_downloaded_is_read_alike(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
+    folder, marker = tmp_path / 'served', tmp_path / 'ran'
+    folder.mkdir()
+    save(folder / 'bad.pth', commands(marker)['os.system'][0])
+    torch.save(dict(w=torch.ones(2), h=HistoryBuffer([1.0], [1])), folder / 'good.pth')
+    handler = partial(SimpleHTTPRequestHandler, directory=folder)
+    load = torch.load
+    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f'http://127.0.0.1:{server.server_port}'
+        loaded = CheckpointLoader.load_checkpoint(f'{address}/good.pth')
+        with pytest.raises(SettingError, match='posix.system'):
+            CheckpointLoader.load_checkpoint(f'{address}/bad.pth')
+        server.shutdown()
+    assert loaded['w'].tolist() == [1.0, 1.0] and loaded['h'].mean() == 1.0
+    assert not marker.exists() and torch.load is load

@@ -1,0 +1,251 @@
+"""Every command of README.md and docs: run in a short form, run by another test, or said why not."""
+
+import ast
+import logging
+import re
+import runpy
+import shlex
+import sys
+from dataclasses import dataclass
+
+import pytest
+from common import ROOT, data_options
+from mmengine.config import Config
+from work_folders import SGD, whole, write
+
+from mmdet_largebatch.planning.dry_runner import dry_run
+from mmdet_largebatch.schedule import WarmupStepLRHook
+from mmdet_largebatch.sweep import combinations, trial_config
+from mmdet_largebatch.training import find_hook
+
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+SHAPES = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
+LAMB = 'configs/mask_rcnn/mask-rcnn_r50_fpn_64xb2-lamb-1x_coco.py'
+# 20 pictures of 64 x 64 in updates of 2, one of which is trained.
+CUT = [
+    'train_dataloader.dataset.pipeline.2.scale=(64,64)',
+    'val_dataloader.dataset.pipeline.1.scale=(64,64)',
+    'train_dataloader.batch_size=1',
+    'train_cfg.global_batch_size=2',
+    'train_cfg.max_epochs=200',
+    'train_cfg.max_updates=1',
+    *(f'{split}_dataloader.num_workers=0' for split in ('train', 'val')),
+    *(f'{split}_dataloader.persistent_workers=False' for split in ('train', 'val')),
+]
+
+
+@dataclass(frozen=True)
+class By:
+    """Another test runs it, on smaller data where it is long."""
+
+    test: str
+
+
+@dataclass(frozen=True)
+class Not:
+    """Nothing here runs it."""
+
+    reason: str
+
+
+TRAIN = 'tools/dist_train.sh configs/mask_rcnn/mask-rcnn_r50_fpn_{}_coco.py 8'
+RECIPES = By('tests/test_configs.py::test_two_updates')
+LAUNCHED = By('tests/test_tools/test_train_and_test.py::test_log_says_what_runs')
+MACHINES = Not('several machines')
+INSTALLS = Not('it installs into an environment, as the set-up of these tests does')
+APEX = Not('a build of Apex, which needs CUDA or the network')
+COMMANDS = {
+    'bash tools/miniature.sh tune': 'miniature',
+    'bash tools/miniature.sh final': By('tests/test_tools/test_miniature.py::test_the_six_final_lines_are_made_by_one_command'),
+    'bash tools/miniature.sh more': 'miniature',
+    'bash tools/quickstart.sh': Not('13 minutes; its stages are make_shapes, dist_train, dist_test and draw_detections'),
+    'bash tools/quickstart.sh --epochs 1': Not('it sets up an environment first'),
+    'bash tools/run_tests.sh': Not('it runs these tests'),
+    'pip install --no-build-isolation -e .': INSTALLS,
+    'pip install torch setuptools ninja psutil wheel': INSTALLS,
+    "pip install --no-build-isolation -e '.[onedl]'": INSTALLS,
+    "pip install --no-build-isolation -e '.[openmmlab]'": INSTALLS,
+    'git clone https://github.com/NVIDIA/apex && cd apex': APEX,
+    'APEX_CPP_EXT=1 APEX_CUDA_EXT=1 pip install -v --no-build-isolation .': APEX,
+    f'python tools/plan.py {LAMB} --gpus 8 --images 117266 --plot lr.png': 'plan',
+    TRAIN.format('8xb2-sgd-1x'): RECIPES,
+    TRAIN.format('8xb2-lamb-1x'): RECIPES,
+    TRAIN.format('64xb2-lamb-1x'): RECIPES,
+    f'NNODES=8 NODE_RANK=0 MASTER_ADDR=10.0.0.1 PORT=29500 {TRAIN.format("64xb2-lamb-1x")}': By('tests/test_tools/test_launch.py::test_settings_reach_every_machine'),
+    'GPUS=64 GPUS_PER_NODE=8 CPUS_PER_TASK=5 SRUN_ARGS="--time=12:00:00" '
+    f'tools/slurm_train.sh PARTITION JOB_NAME {LAMB} work_dirs/lamb_64': By('tests/test_tools/test_train_and_test.py::test_slurm'),
+    'tools/dist_train.sh CONFIG 8 --cfg-options optim_wrapper.optimizer.lr=0.002': 'train',
+    'tools/dist_train.sh CONFIG 8 --cfg-options default_hooks.lr.warmup_iters=1000': 'train',
+    'tools/dist_train.sh CONFIG 8 --cfg-options default_hooks.lr.warmup_iters=None '
+    'default_hooks.lr.warmup_epochs=0.5': 'train',
+    f'python tools/sweep.py {LAMB} --lr 0.000625 0.00125 0.0025 --warmup-iters 625 1250 --gpus 8 '
+    '--updates 2000': By('tests/test_tools/test_sweep.py::test_every_combination_is_trained_and_a_diverged_one_is_a_result'),
+    'tools/dist_test.sh CONFIG CHECKPOINT 8': By('tests/test_tools/test_train_and_test.py::test_evaluation_alone_gives_the_same_ap_on_one_and_on_two_processes'),
+    'python tools/draw_detections.py CONFIG CHECKPOINT --out detections.png': By('tests/test_tools/test_train_and_test.py::test_detections_are_drawn'),
+    'python tools/make_shapes.py': By('tests/test_tools/test_make_shapes.py::test_pycocotools_reads_it'),
+    'tools/dist_train.sh configs/shapes/mask-rcnn_r18_fpn_2xb8-sgd-1x_shapes.py 2': LAUNCHED,
+    'python tools/results.py work_dirs/sgd work_dirs/lars work_dirs/lamb --out results': 'results',
+    'python tools/results.py work_dirs/sgd work_dirs/lamb --out results': 'results',
+    'bash tools/run_tests.sh tests/test_batching/test_trajectory.py -rP': By('tests/test_batching/test_trajectory.py'),
+    'python tools/benchmark_loop.py --shapes data/shapes': 'benchmark_loop',
+    'git clone https://github.com/NVIDIA/apex ../apex': APEX,
+    'APEX_SOURCE=../apex bash tools/run_tests.sh tests/test_optimizers/test_nvidias_class.py': APEX,
+    '.venv/bin/pip install --no-deps timm==1.0.31 pytorch-optimizer==4.1.0 mmpretrain==1.2.0': INSTALLS,
+    '.venv/bin/python tools/benchmark_optimizers.py --plot docs/images/benchmark_optimizers.png': By('tests/test_tools/test_benchmark_optimizers.py::test_the_picture_is_a_png'),
+    'bash tools/run_tests.sh tests/test_reliability tests/test_checkpoints tests/test_hooks tests/test_tools/test_notices.py': By('tests/test_tools/test_notices.py'),
+    'PYTHONPATH=tests:tests/test_batching python tests/test_reliability/kills.py --kills 100 --epochs 110': By('tests/test_reliability/test_kills.py::test_killed_20_times_it_ends_as_if_never_killed'),
+    'MAX_RESTARTS=100 tools/dist_train.sh CONFIG 8': By('tests/test_tools/test_launch.py::test_a_training_with_restarts_resumes_and_nothing_else_does'),
+    'tools/aws_spot_notice.sh $!': By('tests/test_tools/test_notices.py::test_the_notice_of_aws_becomes_a_sigterm'),
+    'tools/slurm_train.sh --requeue PARTITION JOB_NAME CONFIG WORK_DIR': By('tests/test_tools/test_notices.py::test_a_preempted_job_goes_back_into_the_queue'),
+    'NNODES=4:8 RDZV_ENDPOINT=10.0.0.1:29400 tools/dist_train.sh CONFIG 8': By('tests/test_tools/test_launch.py::test_machines_that_come_and_go'),
+}  # fmt: skip
+SHORT = [words for words, how in COMMANDS.items() if isinstance(how, str)]
+
+
+def commands(page):
+    """The commands of a page: lines of its bash blocks, and code in a line that begins as one."""
+    text = page.read_text()
+    blocks = re.findall(r'^```bash\n(.*?)^```', text, re.M | re.S)
+    lines = '\n'.join(blocks).replace('\\\n', ' ').splitlines()
+    rest = re.sub(r'^```.*?^```', '', text, flags=re.M | re.S)
+    lines += re.findall(r'`((?:bash|python|pip|tools/\w+\.sh)\s[^`]+)`', rest)
+    plain = (' '.join(line.split('#')[0].split()).removesuffix(' &') for line in lines)
+    return [line for line in plain if line]
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_each_command_is_in_the_table(page):
+    assert set(commands(page)) <= set(COMMANDS)
+
+
+def test_the_table_has_no_command_that_no_page_has():
+    assert set(COMMANDS) == {line for page in PAGES for line in commands(page)}
+
+
+def test_the_files_of_each_command_are_there():
+    for line in COMMANDS:
+        for word in shlex.split(line):
+            if word.startswith(('tools/', 'configs/', 'tests/')) and ':' not in word:
+                assert (ROOT / word).exists(), line
+
+
+@pytest.mark.parametrize('how', sorted({x.test for x in COMMANDS.values() if isinstance(x, By)}))
+def test_the_other_test_is_there(how):
+    path, _, name = how.partition('::')
+    tree = ast.parse((ROOT / path).read_text())
+    names = [node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    assert name in names if name else any(x.startswith('test_') for x in names)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a tool as typed, in this process; give back its status and what it printed."""
+
+    def run(path, *words):
+        monkeypatch.setattr(sys, 'argv', [path, *map(str, words)])
+        status = 0
+        try:
+            runpy.run_path(str(ROOT / path), run_name='__main__')
+        except SystemExit as ended:
+            status = ended.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def quoted(page, beginning):
+    """The block without a language that begins so."""
+    blocks = re.findall(r'^```(\w*)\n(.*?)\n^```', (ROOT / page).read_text(), re.M | re.S)
+    [block] = [block for kind, block in blocks if not kind and block.startswith(beginning)]
+    return block
+
+
+@pytest.mark.parametrize('line', [x for x in SHORT if COMMANDS[x] == 'plan'])
+def test_plan_prints_what_the_readme_shows(line, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(line)[1:]
+    words[1] = str(ROOT / words[1])
+    status, out, err = run(*words)
+    assert status == 0, err
+    assert out.startswith(quoted('README.md', 'ranks ') + '\n')
+    assert (tmp_path / words[-1]).stat().st_size > 0
+
+
+@pytest.mark.parametrize('line', [x for x in SHORT if COMMANDS[x] == 'train'])
+def test_options_of_a_training(line, run, shapes, tmp_path, monkeypatch):
+    """On one process, cut after an update; what was set stands in the config that it kept."""
+    monkeypatch.chdir(ROOT)
+    options = shlex.split(line)[4:]
+    work = ('--work-dir', tmp_path / 'work', '--cfg-options')
+    status, _, err = run('tools/train.py', SHAPES, *work, *data_options(shapes), *CUT, *options)
+    assert status == 0, err[-2000:]
+    kept = Config.fromfile(next((tmp_path / 'work').glob('*.py')))
+    for option in options:
+        key, value = option.split('=')
+        node = kept
+        for part in key.split('.'):
+            node = node[part]
+        assert node == ast.literal_eval(value)
+
+
+@pytest.mark.parametrize('line', [x for x in SHORT if COMMANDS[x] == 'miniature'])
+def test_each_sweep_of_the_miniature_has_a_place_for_its_values(line, command, tmp_path, shapes):
+    """Its commands are printed in place of being run, and their configs made: 78 trainings."""
+    done = command(*shlex.split(line), PYTHON='echo', DATA=str(shapes), OUT=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    lines = [x.split() for x in done.stdout.splitlines() if x.startswith('tools/sweep.py')]
+    assert len(lines) == dict(tune=12, more=9)[line.split()[-1]]
+    sweep = runpy.run_path(str(ROOT / 'tools/sweep.py'), run_name='sweep')
+    count = 0
+    for words in lines:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, 'argv', words)
+            args = sweep['parse_args']()
+        cfg = Config.fromfile(ROOT / args.config)
+        cfg.merge_from_dict(args.cfg_options or {})
+        trials = combinations(tmp_path, args.lr, args.warmup_iters, args.seeds)
+        for trial in trials:
+            trial_config(cfg, trial)
+        count += len(trials)
+    assert count == dict(tune=78, more=15)[line.split()[-1]]
+
+
+@pytest.mark.parametrize('line', [x for x in SHORT if COMMANDS[x] == 'results'])
+def test_results(line, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(line)[1:]
+    for folder in words[1:-2]:
+        write(tmp_path / folder, whole(SGD))
+    status, out, err = run(*words)
+    assert (status, out.count(' done |')) == (0, len(words) - 3), err
+    assert (tmp_path / 'results/curves.png').exists()
+
+
+@pytest.mark.parametrize('line', [x for x in SHORT if COMMANDS[x] == 'benchmark_loop'])
+def test_benchmark_of_the_loop(line, command, shapes):
+    words = shlex.split(line)[1:]
+    words[words.index('--shapes') + 1] = shapes
+    part = ['--pairs', 1, '--part', 'update']
+    done = command(sys.executable, *words, *part)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_lines_of_the_log_are_those_that_are_quoted():
+    """The schedule's on the recipe for shapes, the loop's on that of batch 128 with 8 ranks."""
+    for config, ranks, images, page, beginning in (
+        (SHAPES, 2, 512, 'README.md', 'WarmupStepLRHook: '),
+        (LAMB, 8, 117_266, 'docs/global_batch.md', '8 ranks, '),
+    ):
+        lines = []
+        handler = logging.Handler()
+        handler.emit = lambda record, lines=lines: lines.append(record.getMessage())
+        with dry_run(Config.fromfile(ROOT / config), ranks, images) as runner:
+            runner.logger.addHandler(handler)
+            runner.logger.setLevel(logging.INFO)
+            hook = find_hook(runner, WarmupStepLRHook)
+            runner.param_schedulers = None
+            for group in runner.optim_wrapper.param_groups:
+                group['lr'] = group.pop('initial_lr')
+            hook.before_run(runner)
+            runner.train_loop._log()
+        assert quoted(page, beginning).splitlines()[0] in lines

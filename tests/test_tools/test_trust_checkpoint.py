@@ -1,0 +1,77 @@
+"""No tool runs what a checkpoint names, unless it is told to trust the file."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from common import ROOT, data_options
+from malicious import commands, save
+
+RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A checkpoint with a command in it, and the file that this would leave."""
+    marker, work = tmp_path / 'ran', tmp_path / 'work'
+    work.mkdir()
+    return save(work / 'epoch_1.pth', commands(marker)['os.system'][0]), marker
+
+
+def words_of(way, path, options):
+    work = path.parent
+    return {
+        'resume': ['train.py', RECIPE, '--work-dir', work, '--resume', path],
+        'resume the newest': ['train.py', RECIPE, '--work-dir', work, '--resume'],
+        'load_from': ['train.py', RECIPE, '--work-dir', work],
+        'test': ['test.py', RECIPE, path, '--work-dir', work],
+        'draw': ['draw_detections.py', RECIPE, path, '--out', work / 'out.png'],
+    }[way] + (
+        []
+        if way == 'draw'
+        else ['--cfg-options', *options, *([f'load_from={path}'] if way == 'load_from' else [])]
+    )
+
+
+def assert_one_line(code, stderr, path):
+    assert code == 2, stderr
+    last = stderr.splitlines()[-1]
+    assert last.startswith('error: ') and str(path) in last
+    assert 'posix.system' in last and '--trust-checkpoint' in last
+
+
+@pytest.mark.parametrize('way', ['resume', 'resume the newest', 'load_from', 'test', 'draw'])
+def test_refused_in_one_line(way, files, shapes, tmp_path, monkeypatch, capfd):
+    path, marker = files
+    recipe_data(monkeypatch, shapes, tmp_path)
+    monkeypatch.setattr(sys, 'argv', [*map(str, words_of(way, path, data_options(shapes)))])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / 'tools' / sys.argv[0]), run_name='__main__')
+    assert_one_line(ended.value.code, capfd.readouterr().err, path)
+    assert not marker.exists()
+
+
+def recipe_data(monkeypatch, shapes, folder):
+    """`draw_detections.py` takes no options: it finds the data where the recipe says."""
+    monkeypatch.chdir(folder)
+    (folder / 'data').mkdir()
+    (folder / 'data/shapes').symlink_to(shapes)
+    (folder / 'configs').symlink_to(ROOT / 'configs')
+
+
+def test_as_a_process(command, files, shapes):
+    path, marker = files
+    words = words_of('test', path, data_options(shapes))
+    done = command(sys.executable, f'tools/{words[0]}', *words[1:])
+    assert_one_line(done.returncode, done.stderr, path)
+    assert not marker.exists()
+
+
+def test_the_switch_trusts_the_file(command, shapes, tmp_path):
+    path = tmp_path / 'notes.pth'
+    torch.save(dict(state_dict={}, meta=dict(note=Path('notes'))), path)
+    words = words_of('test', path, data_options(shapes))
+    done = command(sys.executable, f'tools/{words[0]}', *words[1:], '--trust-checkpoint')
+    assert done.returncode == 0, done.stderr[-2000:]
