@@ -428,6 +428,7 @@ def test_trains_as_stock(row, tmp_path):
         if path.stem in stock.files:
             a, b = stock.checkpoint(path.name), ours.checkpoint(path.name)
             assert_same(state(a), state(b))
-            assert a.keys() == b.keys()
+            # What hooks count, which MMEngine does not save.
+            assert a.keys() == b.keys() - {'hooks'}
     assert_same(stock.logged, ours.logged)
     assert_same(stock.points, ours.points)
