@@ -16,6 +16,9 @@ class Calls:
     def __init__(self, function, *words, state=None):
         self.reduced = (function, words) if state is None else (function, words, state)
 
+    def __call__(self):
+        """Pickle takes nothing for a function that cannot be called."""
+
     def __reduce__(self):
         return self.reduced
 
