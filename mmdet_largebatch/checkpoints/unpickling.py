@@ -133,7 +133,8 @@ class _Array:
         if type(dtype) is not _Dtype or type(raw) is not bytes:
             raise UnpicklingError('GLOBAL numpy.ndarray of objects')
         flat = np.frombuffer(raw, dtype.dtype) if raw else np.empty(0, dtype.dtype)
-        self.value = flat.reshape(shape, order='F' if fortran else 'C').copy(order='K')
+        laid_out = flat.reshape(shape, order='F' if fortran else 'C')
+        self.value = laid_out.astype(dtype.dtype.newbyteorder('='), order='K')
 
 
 def _reconstruct(kind: type, shape: Any, code: Any) -> _Array:

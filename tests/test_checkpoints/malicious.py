@@ -48,7 +48,7 @@ def commands(marker):
         ),
         'getattr of the class': (Calls(getattr, HistoryBuffer, '__init__'), 'getattr'),
         'methodcaller': (
-            Calls(Calls(operator.methodcaller, 'system', f'touch {marker}'), os.path),
+            Calls(Calls(operator.methodcaller, 'system', f'touch {marker}'), 0),
             'operator.methodcaller',
         ),
         'state': (Calls(copyreg._reconstructor, Buffer, object, None, state={}), 'copyreg'),
