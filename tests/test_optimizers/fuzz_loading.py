@@ -92,7 +92,7 @@ def harmless(draw, saved, kind):
     elif way == 'option':
         group.pop('eps', None)
     elif way == 'step' and 'step' in group:
-        group['step'] = draw.choice([float, torch.tensor, np.int64])(group['step'])
+        group['step'] = draw.choice([float, torch.tensor, np.int64])(int(group['step']))
     elif way == 'names':
         for other in saved['param_groups']:
             other.pop('param_names', None)
