@@ -7,6 +7,7 @@ functions of this module and not by NumPy's own ``__setstate__``, which trusts w
 """
 
 import re
+from _compat_pickle import IMPORT_MAPPING
 from collections import Counter, OrderedDict
 from contextlib import contextmanager
 from pickle import UnpicklingError
@@ -85,9 +86,17 @@ def load_safely(
         found = re.search(r'GLOBAL (\S+)', text)
         if found is None and not is_zipfile(file):
             raise
-        reason = f'it asks for {found[1]}' if found else f'of this: {text.splitlines()[0]}'
+        reason = (
+            f'it asks for {_todays_name(found[1])}' if found else f'of this: {text.splitlines()[0]}'
+        )
         raise UnsafeCheckpoint(getattr(file, 'name', file), reason.rstrip('.')) from None
     return _without_stand_ins(content, set())
+
+
+def _todays_name(name: str) -> str:
+    """The name of a global that is pickled under its name in Python 2."""
+    module, dot, attribute = name.rpartition('.')
+    return IMPORT_MAPPING.get(module, module) + dot + attribute
 
 
 @contextmanager
@@ -123,8 +132,9 @@ class _Array:
         _, shape, dtype, fortran, raw = state
         if type(dtype) is not _Dtype or type(raw) is not bytes:
             raise UnpicklingError('GLOBAL numpy.ndarray of objects')
-        flat = np.frombuffer(raw, dtype.dtype)
-        self.value = flat.reshape(shape, order='F' if fortran else 'C').copy(order='K')
+        flat = np.frombuffer(raw, dtype.dtype) if raw else np.empty(0, dtype.dtype)
+        laid_out = flat.reshape(shape, order='F' if fortran else 'C')
+        self.value = laid_out.astype(dtype.dtype.newbyteorder('='), order='K')
 
 
 def _reconstruct(kind: type, shape: Any, code: Any) -> _Array:
@@ -137,6 +147,11 @@ def _scalar(dtype: _Dtype, raw: bytes) -> np.generic:
     if type(dtype) is not _Dtype or type(raw) is not bytes:
         raise UnpicklingError('GLOBAL numpy.core.multiarray.scalar of objects')
     return np.frombuffer(raw, dtype.dtype, count=1)[0]
+
+
+def _no_bytes() -> bytes:
+    """The data of an empty array, as pickle's protocol 2 writes it."""
+    return b''
 
 
 # Stands for the class, which MMEngine's OneCycleLR names to save its function.
@@ -163,6 +178,7 @@ _GLOBALS: List[Tuple[Any, str]] = [
     (HistoryBuffer, 'mmengine.logging.history_buffer.HistoryBuffer'),
     (_ONE_CYCLE, 'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler'),
     (_attribute, 'builtins.getattr'),
+    (_no_bytes, 'builtins.bytes'),
     (_Dtype, 'numpy.dtype'),
     (_Array, 'numpy.ndarray'),
     *((_reconstruct, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')),

@@ -16,6 +16,9 @@ class Calls:
     def __init__(self, function, *words, state=None):
         self.reduced = (function, words) if state is None else (function, words, state)
 
+    def __call__(self):
+        """Pickle takes nothing for a function that cannot be called."""
+
     def __reduce__(self):
         return self.reduced
 
@@ -45,7 +48,7 @@ def commands(marker):
         ),
         'getattr of the class': (Calls(getattr, HistoryBuffer, '__init__'), 'getattr'),
         'methodcaller': (
-            Calls(Calls(operator.methodcaller, 'system', f'touch {marker}'), os.path),
+            Calls(Calls(operator.methodcaller, 'system', f'touch {marker}'), 0),
             'operator.methodcaller',
         ),
         'state': (Calls(copyreg._reconstructor, Buffer, object, None, state={}), 'copyreg'),

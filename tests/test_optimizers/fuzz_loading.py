@@ -16,6 +16,7 @@ import random
 
 import numpy as np
 import torch
+from mmengine.logging import MMLogger
 
 from mmdet_largebatch.errors import SettingError
 from mmdet_largebatch.optimizers import LAMB, LARS
@@ -60,7 +61,7 @@ def laid_out(draw, x):
     if way == 'channels_last' and x.dim() == 4:
         return x.to(memory_format=torch.channels_last)
     if way == 'expanded':
-        return torch.full((1,), 0.25, dtype=x.dtype).expand(x.shape)
+        return torch.full((), 0.25, dtype=x.dtype).expand(x.shape)
     larger = torch.zeros(x.numel() + 9, dtype=x.dtype)
     larger[5 : 5 + x.numel()] = x.flatten()
     return larger[5 : 5 + x.numel()].view(x.shape)
@@ -91,7 +92,7 @@ def harmless(draw, saved, kind):
     elif way == 'option':
         group.pop('eps', None)
     elif way == 'step' and 'step' in group:
-        group['step'] = draw.choice([float, torch.tensor, np.int64])(group['step'])
+        group['step'] = draw.choice([float, torch.tensor, np.int64])(int(group['step']))
     elif way == 'names':
         for other in saved['param_groups']:
             other.pop('param_names', None)
@@ -266,6 +267,7 @@ def main():
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    MMLogger.get_current_instance().setLevel('ERROR')
     counts = {'refused': 0, 'taken': 0}
     for case in range(args.cases):
         try:

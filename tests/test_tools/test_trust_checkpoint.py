@@ -31,7 +31,12 @@ def words_of(way, path, options):
     }[way] + (
         []
         if way == 'draw'
-        else ['--cfg-options', *options, *([f'load_from={path}'] if way == 'load_from' else [])]
+        else [
+            '--cfg-options',
+            *options,
+            'default_hooks.lr.warmup_iters=4',
+            *([f'load_from={path}'] if way == 'load_from' else []),
+        ]
     )
 
 
