@@ -50,6 +50,11 @@ KINDS = [
     *('SWA from an update', 'SWA from an epoch'),
     *('early stopping', 'counting', 'swapping in before_val'),
 ]
+IN_SHORT = ('annealed EMA', "mmdet's EMA", 'early stopping', 'counting', 'swapping in before_val')
+ROWS = [
+    pytest.param(kind, marks=[] if kind in IN_SHORT else pytest.mark.whole, id=kind)
+    for kind in KINDS
+]
 
 
 def last(folder):
@@ -106,15 +111,15 @@ def assert_same(folder, expected):
 
 
 @pytest.mark.parametrize('stop', STOPS, ids=lambda stop: stop.__name__)
-@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('kind', ROWS)
 def test_stopped_and_resumed(tmp_path, never_stopped, kind, stop):
     stop(tmp_path, kind)
     make(tmp_path, hooks(kind), resume=True).train()
     assert_same(tmp_path, never_stopped(kind))
 
 
-@pytest.mark.parametrize('update', [1, 4, 5, 6])
-@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('update', [1, 4, pytest.param(5, marks=pytest.mark.whole), 6])
+@pytest.mark.parametrize('kind', ROWS)
 def test_rolled_back(tmp_path, never_stopped, kind, update):
     """To the state before update 1, to that before an evaluation, and within an epoch."""
     divergence = dict(rollbacks=1, lr_factor=1.0)
