@@ -11,7 +11,7 @@ from torch import nn
 
 from ..type_names import type_name
 
-# Key of a checkpoint's meta: the optimizer's class and the options that its config gave the groups.
+# Key of a checkpoint's meta: class of the optimizer, and its groups' options by the config.
 OPTIMIZER = 'optimizer'
 INSTEAD = 'to begin from its weights, give it as load_from without --resume'
 # Tensors of an optimizer's state that have their parameter's shape.

@@ -63,10 +63,8 @@ class Resuming:
             checkpoint.pop('optimizer', None)
             lines.append('no optimizer in the checkpoint: its moments begin at 0')
         if self._schedulers and not isinstance(self._schedulers[0], WarmupStepLR):
-            lines += self._schedule(checkpoint)
-        elif not self._schedulers:
-            lines += self._learning_rate(checkpoint, [])
-        return lines
+            return lines + self._schedule(checkpoint)
+        return lines + self._learning_rate(checkpoint, [])
 
     def catch_up(self, runner: Runner) -> None:
         """Bring a schedule of which the checkpoint has no state to the run's update.
@@ -225,6 +223,8 @@ class Resuming:
         if saved == own or len(saved) != len(own):
             return []
         change = f'lr {_text(saved[0])} -> {_text(own[0])}'
+        if self._schedulers and isinstance(self._schedulers[0], WarmupStepLR):
+            return [f'optim_wrapper, as the config says: {change}']
         others = [
             type(scheduler).__name__
             for scheduler in self._schedulers
