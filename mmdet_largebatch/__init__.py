@@ -4,6 +4,8 @@ Importing this package registers everything it has in MMDetection's registries; 
 ``custom_imports = dict(imports=['mmdet_largebatch'], allow_failed_imports=False)``.
 """
 
+import sys
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 
 from .version import __version__
@@ -16,7 +18,9 @@ if _missing:
         "'mmdet_largebatch[openmmlab]' for OpenMMLab's releases, not both: they share import names."
     )
 
-from . import batching, checkpoints, hooks, optimizers, pictures, schedule  # noqa: E402
+# mmdet may print while it is imported. Standard output is for what a tool prints.
+with redirect_stdout(sys.stderr):
+    from . import batching, checkpoints, hooks, optimizers, pictures, schedule
 from .errors import DivergenceError, SettingError  # noqa: E402
 
 __all__ = [

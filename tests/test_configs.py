@@ -183,7 +183,8 @@ def check_decay_and_adaptation(optimizer, trained):
     """Biases and norm parameters, which are all those of one dimension, carry no weight decay."""
     assert len(optimizer.param_groups) == (2 if isinstance(optimizer, (LAMB, LARS)) else 1)
     groups = [(g, p) for g in optimizer.param_groups for p in g['params']]
-    assert {id(p) for _, p in groups} == {id(p) for p in trained.values()}
+    # Frozen tensors stand in the groups too, as in MMEngine's own, for hooks that unfreeze them.
+    assert {id(p) for _, p in groups if p.requires_grad} == {id(p) for p in trained.values()}
     decay = optimizer.defaults['weight_decay']
     for group, parameter in groups:
         plain = parameter.ndim <= 1 and isinstance(optimizer, (LAMB, LARS))

@@ -225,7 +225,9 @@ def check_step(
     for index, group in enumerate(param_groups):
         for position, p in enumerate(group['params']):
             if p.grad is not None and not _match(p, p.grad, state.get(p), keys):
-                raise _mismatch(name, describe(param_groups, index, position), p, state[p], keys)
+                raise _mismatch(
+                    name, describe(param_groups, index, position), p, state.get(p) or {}, keys
+                )
 
 
 def _match(p: Tensor, g: Tensor, of_param: dict[str, Any] | None, keys: Sequence[str]) -> bool:
