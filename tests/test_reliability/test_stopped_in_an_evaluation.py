@@ -98,16 +98,16 @@ def test_best_weights_alone_are_resumed_from_and_it_is_said(runs, train, tmp_pat
     assert 'Resume: no optimizer in the checkpoint: its moments begin at 0.' in said.out + said.err
 
 
-def test_another_number_of_classes_is_refused_on_2_ranks(runs, command, configs, shapes, tmp_path):
+def test_another_model_is_refused_on_2_ranks(runs, command, configs, shapes, tmp_path):
     done = command(
         *('tools/dist_train.sh', configs / 'plain.py', 2, '--work-dir', tmp_path),
         *('--resume', runs.whole / 'epoch_2.pth', '--cfg-options', *data_options(shapes)),
-        'model.roi_head.bbox_head.num_classes=4',
-        'model.roi_head.mask_head.num_classes=4',
+        'model.roi_head.bbox_head.fc_out_channels=64',
         'custom_hooks=[]',
         PORT=str(free_port()),
     )
     assert done.returncode != 0
     [line] = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
-    assert 'of shape (5, 128) in the config and (4, 128) in the checkpoint' in line
+    assert 'model: roi_head.bbox_head.fc_cls.weight and ' in line
+    assert 'of shape (4, 64) in the config and (4, 128) in the checkpoint' in line
     assert not list(tmp_path.glob('*.pth'))
