@@ -1,0 +1,176 @@
+"""Models and schedules that users bring, by the commands that they type."""
+
+import os
+import runpy
+import sys
+
+import pytest
+from common import ROOT
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from runs import GLOBAL_BATCH, assert_same, state, train, write_config
+
+PATH = os.pathsep.join(map(str, (ROOT, ROOT / 'tests/test_batching', ROOT / 'tests/test_parity')))
+NORM = dict(type='GN', num_groups=4)
+ATSS = dict(
+    _delete_=True,
+    type='ATSS',
+    data_preprocessor=dict(type='DetDataPreprocessor', pad_size_divisor=32),
+    backbone=dict(
+        type='ResNet',
+        depth=18,
+        base_channels=8,
+        num_stages=2,
+        strides=(1, 2),
+        dilations=(1, 1),
+        out_indices=(0, 1),
+        frozen_stages=-1,
+        norm_cfg=NORM,
+        norm_eval=False,
+    ),
+    neck=dict(type='FPN', in_channels=[8, 16], out_channels=8, num_outs=2),
+    bbox_head=dict(
+        type='ATSSHead',
+        num_classes=3,
+        in_channels=8,
+        stacked_convs=1,
+        feat_channels=8,
+        norm_cfg=NORM,
+        anchor_generator=dict(
+            type='AnchorGenerator',
+            ratios=[1.0],
+            octave_base_scale=4,
+            scales_per_octave=1,
+            strides=[4, 8],
+        ),
+    ),
+    train_cfg=dict(assigner=dict(type='ATSSAssigner', topk=9), allowed_border=-1),
+    test_cfg=dict(
+        nms_pre=100, score_thr=0.05, nms=dict(type='nms', iou_threshold=0.6), max_per_img=10
+    ),
+)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def config_as_it_is():
+    """Leave out the layout of configs' text, which takes two thirds of so short a training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **kwargs: (text, False))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def data(monkeypatch, shapes):
+    monkeypatch.setenv('SHAPES', str(shapes))
+
+
+def errors(text):
+    return [line for line in text.splitlines() if line.startswith('error: ')]
+
+
+def test_communicating_models_are_refused_with_uneven_shares(command, tmp_path, monkeypatch, capfd):
+    """3 micro-batches on 2 ranks; in training and in the plan, in the same words."""
+    parts = GLOBAL_BATCH, dict(model=ATSS, train_cfg=dict(global_batch_size=12))
+    config = write_config(tmp_path, *parts)
+    work = tmp_path / 'work'
+    training = command(
+        *('tools/dist_train.sh', config, 2, '--work-dir', work), PYTHONPATH=PATH, timeout=600
+    )
+    assert training.returncode == 2, training.stderr[-3000:]
+    [line] = errors(training.stderr)
+    assert line.startswith(
+        'error: 2 ranks cannot share the 3 micro-batches of an update evenly, and the model '
+        'communicates between the ranks in each: bbox_head (reduce_mean). Must be 1 or 3 ranks'
+    )
+    assert not list(work.glob('*.pth'))
+    for gpus, expected in ((2, [line]), (3, [])):
+        found, text = plan(config, gpus, monkeypatch, capfd)
+        assert found == (2 if expected else 0) and errors(text) == expected, text[-3000:]
+
+
+def plan(config, gpus, monkeypatch, capfd):
+    """`python tools/plan.py CONFIG --gpus GPUS` in this process."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, 'argv', ['plan.py', str(config), '--gpus', str(gpus)])
+    capfd.readouterr()
+    status = 0
+    try:
+        runpy.run_path('tools/plan.py', run_name='__main__')
+    except SystemExit as ended:
+        status = ended.code or 0
+    return status, ''.join(capfd.readouterr())
+
+
+@pytest.mark.parametrize('find_unused', [False, pytest.param(True, marks=pytest.mark.whole)])
+def test_a_head_that_one_rank_does_not_use(command, tmp_path, find_unused):
+    model = dict(
+        custom_imports=dict(imports=['mmdet_largebatch', 'users_parts', 'idle_head']),
+        model=dict(type='IdleHead'),
+        train_cfg=dict(max_epochs=1, max_updates=2, global_batch_size=8, val_interval=10),
+        find_unused_parameters=find_unused,
+    )
+    config = write_config(tmp_path, GLOBAL_BATCH, model)
+    words = ('tools/dist_train.sh', config, 2, '--work-dir', tmp_path / 'work')
+    done = command(*words, PYTHONPATH=PATH, timeout=600)
+    if find_unused:
+        assert done.returncode == 0, done.stderr[-3000:]
+        return
+    assert done.returncode == 2, done.stderr[-3000:]
+    [line] = errors(done.stderr)
+    assert 'had no part in the loss of a micro-batch' in line
+    assert 'Must be find_unused_parameters=True in the config' in line
+
+
+CUT = (GLOBAL_BATCH, dict(train_cfg=dict(val_interval=10)))
+
+
+@pytest.fixture(scope='module')
+def never_cut(tmp_path_factory, shapes, config_as_it_is):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('SHAPES', str(shapes))
+        run = train(tmp_path_factory.mktemp('never_cut') / 'work', *CUT)
+    assert run.status == 0, run.output[-3000:]
+    return run
+
+
+@pytest.mark.parametrize(
+    'cut', [7, *(pytest.param(cut, marks=pytest.mark.whole) for cut in (2, 5, 13))]
+)
+def test_cut_and_resumed_with_mmengines_schedule(never_cut, tmp_path, cut):
+    """5 updates an epoch, LR 0.02, a warmup from x 0.1, halved after epochs 1 and 2."""
+    first = train(tmp_path / 'work', *CUT, dict(train_cfg=dict(max_updates=cut)))
+    assert first.status == 0, first.output[-3000:]
+    assert first.last['meta']['iter'] == cut
+    run = train(tmp_path / 'work', *CUT, arguments=['--resume'])
+    assert run.status == 0, run.output[-3000:]
+    assert_same(state(never_cut.last), state(run.last))
+    expected = [0.002, 0.011, 0.02, 0.02, 0.02, *[0.01] * 5, *[0.005] * 5]
+    for one in (never_cut, run):
+        lr = [one.logged['train', update + 1]['lr'] for update in range(15)]
+        assert lr == pytest.approx(expected)
+
+
+@HOOKS.register_module(force=True)
+class FindNothing(Hook):
+    """Let the model find no object after the second epoch."""
+
+    def before_val_epoch(self, runner):
+        runner.model.roi_head.test_cfg.score_thr = 2.0 if runner.epoch == 2 else 0.0
+
+
+def test_an_evaluation_that_finds_nothing_has_no_ap_of_the_one_before(tmp_path, shapes):
+    annotations = f'{shapes}/annotations/instances_val.json'
+    nothing = dict(
+        custom_hooks=[dict(type='FindNothing')],
+        val_evaluator=[dict(type='CocoMetric', ann_file=annotations, metric='bbox')],
+    )
+    run = train(tmp_path / 'work', GLOBAL_BATCH, nothing)
+    assert run.status == 0, run.output[-3000:]
+    ap = 'coco/bbox_mAP'
+    assert [ap in run.logged['val', epoch] for epoch in (1, 2, 3)] == [True, False, True]
+    lines = [line for line in run.output.splitlines() if '[2/2]' in line and 'eta' not in line]
+    assert [ap in line for line in lines] == [True, False, True]
+    # Saved at the end of an epoch, before its evaluation.
+    for epoch, there in ((2, True), (3, False)):
+        hub = run.checkpoint(f'epoch_{epoch}.pth')['message_hub']
+        assert (f'val/{ap}' in hub['log_scalars']) == there
