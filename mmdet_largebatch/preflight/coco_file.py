@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import chain, repeat
-from operator import itemgetter
+from operator import contains, itemgetter
 from typing import Any, NoReturn
 
 import numpy as np
@@ -238,7 +238,8 @@ class CocoFile:
         """Index of each annotation's image, -1 where the file has no such image."""
         ids = self.images.ids
         index = dict(zip(ids, range(len(ids)), strict=True))
-        return np.array(list(map(index.get, self.image_of, repeat(-1))), dtype=np.int64)
+        found = map(index.get, self.image_of, repeat(-1))
+        return np.fromiter(found, dtype=np.int64, count=len(self.annotations))
 
     @cached_property
     def listed(self) -> np.ndarray:
@@ -247,12 +248,16 @@ class CocoFile:
 
     def of_category(self, ids: set) -> np.ndarray:
         """Return which annotations are of some categories."""
-        return np.array(list(map(ids.__contains__, self.category_of)), dtype=bool)
+        found = map(ids.__contains__, self.category_of)
+        return np.fromiter(found, dtype=bool, count=len(self.annotations))
 
     @cached_property
     def ignored(self) -> np.ndarray:
         """Which annotations are marked to be ignored."""
-        return np.array([bool(row.get('ignore')) for row in self.annotations.rows], dtype=bool)
+        rows = self.annotations.rows
+        if not any(map(contains, rows, repeat('ignore'))):
+            return np.zeros(len(rows), dtype=bool)
+        return np.array([bool(row.get('ignore')) for row in rows], dtype=bool)
 
     def sizes(self) -> tuple[np.ndarray, np.ndarray]:
         """Return widths and heights of the images, in pixels.
