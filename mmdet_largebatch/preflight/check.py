@@ -98,15 +98,17 @@ def _check_source(file: CocoFile, source: Source, pictures: bool, found: Finding
     if classes is not None:
         ids = categories_in_use(file, source, classes)
     objects = Objects(file, source, ids)
+    if not objects.kept.any():
+        found.empty[source.setting] = nothing_left(file, source)
     if not len(objects.images):
+        if source.split == 'train' and not objects.of_class.any():
+            raise SettingError(found.empty[source.setting])
         raise SettingError(
             f'{source.setting} has 0 images of the {len(file.images)} in ann_file={file.path}. '
             'Must have at least 1: look at its metainfo.classes, its filter_cfg and its indices.'
         )
     if source.split == 'train':
         found.warnings += objects_left_out(file, source, objects)
-    if not objects.kept.any():
-        found.empty[source.setting] = nothing_left(file, source)
     found.image_ids[source.setting] = [file.images.ids[index] for index in objects.images]
     if pictures and source.parses_as_coco:
         check_pictures(file, source, objects.images)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import chain, repeat
-from operator import itemgetter
+from operator import contains, itemgetter
 from typing import Any, NoReturn
 
 import numpy as np
@@ -56,6 +56,7 @@ class Rows:
 
     def __init__(self, path: str, name: str, rows: list[dict]) -> None:
         self.path, self.name, self.rows = path, name, rows
+        self._different: dict[str, int] = {}
         if set(map(type, rows)) - {dict}:
             self.refuse([type(row) is not dict for row in rows], 'is no object of JSON', '{...}')
 
@@ -139,9 +140,9 @@ class Rows:
             SettingError: If an entry has none or two have the same.
         """
         ids = self.keys('id')
-        if len(set(ids)) < len(ids):
+        if self._different['id'] < len(ids):
             twice = next(key for key, count in Counter(ids).items() if count > 1)
-            number = len(ids) - len(set(ids))
+            number = len(ids) - self._different['id']
             at = [f'{self.name}[{index}]' for index, key in enumerate(ids) if key == twice]
             raise SettingError(
                 f'ann_file={self.path}: the id {shown(twice)} stands twice in {self.name}, at '
@@ -154,7 +155,7 @@ class Rows:
         """Return a value of each entry that something is looked up by."""
         values = self.values(key, 'a whole number')
         try:
-            set(values)
+            self._different[key] = len(set(values))
         except TypeError:
             wrong = [isinstance(value, (list, dict)) for value in values]
             first = values[wrong.index(True)]
@@ -237,8 +238,14 @@ class CocoFile:
     def image_index(self) -> np.ndarray:
         """Index of each annotation's image, -1 where the file has no such image."""
         ids = self.images.ids
+        if set(map(type, ids)) == set(map(type, self.image_of)) == {int}:
+            try:
+                return _positions(np.array(ids, dtype=np.int64), np.array(self.image_of))
+            except OverflowError:
+                pass
         index = dict(zip(ids, range(len(ids)), strict=True))
-        return np.array(list(map(index.get, self.image_of, repeat(-1))), dtype=np.int64)
+        found = map(index.get, self.image_of, repeat(-1))
+        return np.fromiter(found, dtype=np.int64, count=len(self.annotations))
 
     @cached_property
     def listed(self) -> np.ndarray:
@@ -247,12 +254,16 @@ class CocoFile:
 
     def of_category(self, ids: set) -> np.ndarray:
         """Return which annotations are of some categories."""
-        return np.array(list(map(ids.__contains__, self.category_of)), dtype=bool)
+        found = map(ids.__contains__, self.category_of)
+        return np.fromiter(found, dtype=bool, count=len(self.annotations))
 
     @cached_property
     def ignored(self) -> np.ndarray:
         """Which annotations are marked to be ignored."""
-        return np.array([bool(row.get('ignore')) for row in self.annotations.rows], dtype=bool)
+        rows = self.annotations.rows
+        if not any(map(contains, rows, repeat('ignore'))):
+            return np.zeros(len(rows), dtype=bool)
+        return np.array([bool(row.get('ignore')) for row in rows], dtype=bool)
 
     def sizes(self) -> tuple[np.ndarray, np.ndarray]:
         """Return widths and heights of the images, in pixels.
@@ -315,3 +326,11 @@ def _all_boxes(boxes: list) -> np.ndarray | None:
         return None
     flat = np.fromiter(chain.from_iterable(boxes), dtype=float, count=4 * len(boxes))
     return flat.reshape(-1, 4) if np.isfinite(flat).all() else None
+
+
+def _positions(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return where each wanted id stands among the ids, -1 where it does not."""
+    order = np.argsort(ids)
+    at = np.searchsorted(ids, wanted, sorter=order)
+    found = order[np.minimum(at, len(ids) - 1)]
+    return np.where(ids[found] == wanted, found, -1)

@@ -1,7 +1,8 @@
 """Check the objects of an annotation file for what reads them: a data set, a metric."""
 
 from collections.abc import Mapping
-from itertools import chain
+from itertools import chain, compress, repeat
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -45,17 +46,25 @@ def _bad_mask(mask: Any, size: tuple, polygons_only: bool) -> tuple[str, bool] |
     return None
 
 
-def _masks_all_good(masks: list) -> bool:
-    """Return True if every segmentation is a list of polygons, at the speed of C."""
-    if not all(masks) or set(map(type, masks)) - {list}:
-        return False
-    polygons = list(chain.from_iterable(masks))
-    if set(map(type, polygons)) - {list}:
-        return False
-    lengths = np.fromiter(map(len, polygons), dtype=np.int64, count=len(polygons))
-    if not ((lengths >= 6) & (lengths % 2 == 0)).all():
-        return False
-    return not {type(polygon[0]) for polygon in polygons} - NUMBERS
+def _is_polygon(polygon: Any) -> bool:
+    sound = type(polygon) is list and len(polygon) >= 6 and len(polygon) % 2 == 0
+    return sound and type(polygon[0]) in NUMBERS
+
+
+def _suspects(masks: list) -> np.ndarray:
+    """Return the indices of all but plain polygons, at the speed of C where there are no others."""
+    count = len(masks)
+    plain = np.fromiter(map(isinstance, masks, repeat(list)), dtype=bool, count=count)
+    plain &= np.fromiter(map(bool, masks), dtype=bool, count=count)
+    lists = list(compress(masks, plain))
+    polygons = list(chain.from_iterable(lists))
+    good = not set(map(type, polygons)) - {list}
+    if good:
+        lengths = np.fromiter(map(len, polygons), dtype=np.int64, count=len(polygons))
+        good = bool(((lengths >= 6) & (lengths % 2 == 0)).all())
+    if not good or set(map(type, map(itemgetter(0), polygons))) - NUMBERS:
+        plain[plain] = [all(map(_is_polygon, mask)) for mask in lists]
+    return np.flatnonzero(~plain)
 
 
 def check_masks(file: CocoFile, wanted: np.ndarray, why: str, loader: Mapping | None) -> np.ndarray:
@@ -78,12 +87,12 @@ def check_masks(file: CocoFile, wanted: np.ndarray, why: str, loader: Mapping | 
     right = f'{MASK}; {why}'
     masks = rows.values('segmentation', right, wanted)
     passed = np.zeros(len(rows), dtype=bool)
-    if _masks_all_good(masks):
-        return passed
     images = file.images.rows
     polygons_only = loader is not None and not loader.get('poly2mask', True)
     bad = {}
-    for index in np.flatnonzero(wanted):
+    for index in _suspects(masks):
+        if not wanted[index]:
+            continue
         image = images[file.image_index[index]]
         size = (image.get('height'), image.get('width'))
         found = _bad_mask(masks[index], size, polygons_only)

@@ -16,14 +16,15 @@ from .sources import Source, is_local
 LOOKED_FOR = 1000
 
 
-def _missing(paths: Iterable[str]) -> list[str]:
-    """Return the paths where no file is, from one listing of each folder."""
+def _missing(prefix: str, paths: Iterable[str]) -> list[str]:
+    """Return the paths below a folder where no file is, from one listing of each folder."""
     folders = defaultdict(list)
     for path in paths:
-        folder, name = os.path.split(path)
-        folders[folder].append(name)
+        folder, slash, name = path.rpartition('/')
+        folders[folder + slash].append(name)
     missing = []
     for folder, names in folders.items():
+        folder = os.path.join(prefix, folder)
         try:
             with os.scandir(folder or '.') as entries:
                 there = {x.name for x in entries if not x.is_symlink() or os.path.exists(x.path)}
@@ -34,7 +35,7 @@ def _missing(paths: Iterable[str]) -> list[str]:
 
 
 def _refuse_missing(setting: str, prefix: str, paths: list[str]) -> None:
-    missing = _missing(paths)
+    missing = _missing(prefix, paths)
     if not missing:
         return
     if prefix and not os.path.isdir(prefix):
@@ -77,10 +78,10 @@ def check_pictures(file: CocoFile, source: Source, images: np.ndarray) -> None:
     if reads and all(is_local(x) and not x.get('ignore_empty') for x in reads):
         prefix = source.join(prefixes['img'])
         if '://' not in prefix:
-            _refuse_missing(f'{setting}.img', prefix, [os.path.join(prefix, x) for x in names])
+            _refuse_missing(f'{setting}.img', prefix, names)
     maps = [x for x in loaders if type_name(x) == 'LoadAnnotations' and x.get('with_seg')]
     if prefixes.get('seg') and maps and all(is_local(x) for x in maps):
         prefix, suffix = source.join(prefixes['seg']), source.config.get('seg_map_suffix', '.png')
         if '://' not in prefix:
-            files = [os.path.join(prefix, x.rsplit('.', 1)[0] + suffix) for x in names]
+            files = [x.rsplit('.', 1)[0] + suffix for x in names]
             _refuse_missing(f'{setting}.seg', prefix, files)

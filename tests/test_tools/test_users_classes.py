@@ -1,0 +1,147 @@
+"""Classes of heads, metainfo and files that do not agree are refused before the start."""
+
+import json
+
+import pytest
+from common import data_options
+from file_defects import annotations, copy_of
+from mmengine.config import Config, ConfigDict
+from test_users_files import RECIPE, assert_one_line, recipe
+
+from mmdet_largebatch import SettingError
+from mmdet_largebatch.preflight import check_data
+
+SPLITS = ('train', 'val', 'test')
+
+
+@pytest.fixture
+def root(shapes, tmp_path):
+    return copy_of(shapes, tmp_path / 'data')
+
+
+def with_classes(cfg, classes, splits=SPLITS):
+    for split in splits:
+        cfg[f'{split}_dataloader'].dataset.metainfo = dict(classes=classes)
+    return cfg
+
+
+def heads(cfg, number):
+    cfg.model.roi_head.bbox_head.num_classes = number
+    cfg.model.roi_head.mask_head.num_classes = number
+    return cfg
+
+
+def refusal(cfg, splits=('train', 'val')):
+    with pytest.raises(SettingError) as refused:
+        check_data(cfg, splits)
+    return str(refused.value)
+
+
+def test_heads(root, typed, tmp_path):
+    for key in ('bbox_head', 'mask_head'):
+        setting = f'model.roi_head.{key}.num_classes'
+        line = refusal(recipe(root, f'{setting}=4'))
+        assert line.startswith(f'{setting}=4, but train_dataloader.dataset has 3 classes: ')
+    options = [*data_options(root), 'model.roi_head.bbox_head.num_classes=80']
+    done = typed('train.py', RECIPE, '--work-dir', tmp_path / 'w', '--cfg-options', *options)
+    assert_one_line(done, 'model.roi_head.bbox_head.num_classes=80', 'Must be 3')
+
+
+def test_a_head_without_num_classes_has_its_class_default(root):
+    cfg = recipe(root)
+    del cfg.model.roi_head.mask_head.num_classes
+    assert refusal(cfg).startswith('model.roi_head.mask_head.num_classes=80')
+
+
+def test_heads_in_a_list_and_in_a_detector_inside(root):
+    cfg = recipe(root)
+    head = cfg.model.roi_head.bbox_head
+    wrong = ConfigDict(head, num_classes=5)
+    cfg.model = ConfigDict(type='SoftTeacher', detector=cfg.model)
+    cfg.model.detector.roi_head.bbox_head = [head, wrong]
+    line = refusal(cfg)
+    assert line.startswith('model.detector.roi_head.bbox_head.1.num_classes=5')
+
+
+@pytest.mark.parametrize(
+    ('classes', 'parts'),
+    [
+        ('circle', ["metainfo.classes='circle'", "('circle',)", 'comma']),
+        (('circle', 'circle', 'square'), ["'circle' stands twice"]),
+        (('circle', 'square', 'star'), ["has 'star', but the categories of ann_file="]),
+        (('square', 'circle', 'triangle'), ['another order', "'circle', 'square', 'triangle'"]),
+        ((), ['must be a list of class names']),
+    ],
+)
+def test_metainfo(root, classes, parts):
+    line = refusal(with_classes(recipe(root), classes))
+    assert line.startswith('train_dataloader.dataset.metainfo.classes')
+    for part in parts:
+        assert part in line
+
+
+def test_val_has_other_classes_than_train(root):
+    cfg = with_classes(recipe(root), ('circle', 'square', 'kite'), ['val'])
+    line = refusal(cfg)
+    assert line.startswith('val_dataloader.dataset.metainfo.classes=') and "'kite'" in line
+
+
+def test_no_metainfo_means_coco_classes(root):
+    cfg = heads(recipe(root), 80)
+    for split in SPLITS:
+        del cfg[f'{split}_dataloader'].dataset.metainfo
+    line = refusal(cfg)
+    assert "not set, so the 80 of CocoDataset's own METAINFO" in line
+
+
+def test_some_of_the_classes_are_trained_with_a_warning(root):
+    cfg = heads(with_classes(recipe(root), ('circle', 'square')), 2)
+    (line,) = check_data(cfg, ['train', 'val'])
+    assert "metainfo.classes lacks their classes 'triangle'" in line
+    content = json.loads(annotations(root, 'train').read_text())
+    dropped = sum(row['category_id'] == 3 for row in content['annotations'])
+    assert f'{dropped} of {len(content["annotations"])} objects are not trained on' in line
+
+
+def test_segm_without_masks(root):
+    cfg = recipe(root)
+    cfg.model.type = 'FasterRCNN'
+    cfg.model.roi_head.mask_head = None
+    line = refusal(cfg)
+    assert line.startswith('val_evaluator.metric=') and "'segm' needs masks" in line
+
+
+@pytest.mark.parametrize('kind', ['Concat', 'Repeat', 'ClassBalanced', 'MultiImageMix', 'scoped'])
+def test_wrappers_are_looked_into(root, kind):
+    cfg = recipe(root)
+    inner = cfg.train_dataloader.dataset
+    outer = dict(
+        Concat=dict(type='ConcatDataset', datasets=[inner, inner]),
+        Repeat=dict(type='RepeatDataset', times=2, dataset=inner),
+        ClassBalanced=dict(type='ClassBalancedDataset', oversample_thr=0.1, dataset=inner),
+        MultiImageMix=dict(type='MultiImageMixDataset', dataset=inner, pipeline=[]),
+        scoped=ConfigDict(inner, type='mmdet.CocoDataset'),
+    )[kind]
+    cfg = Config({**cfg._cfg_dict, 'train_dataloader': dict(cfg.train_dataloader, dataset=outer)})
+    assert check_data(cfg, ['train', 'val']) == []
+    content = json.loads(annotations(root, 'train').read_text())
+    del content['annotations'][0]['area']
+    annotations(root, 'train').write_text(json.dumps(content))
+    assert "has no 'area'" in refusal(cfg)
+
+
+def test_a_file_of_names_is_no_string(root, tmp_path):
+    names = tmp_path / 'names.txt'
+    names.write_text('circle\nsquare\ntriangle\n')
+    assert check_data(with_classes(recipe(root), str(names)), ['train', 'val']) == []
+
+
+def test_another_data_set_is_left_alone(root):
+    """What is no CocoDataset, or lies elsewhere, is not opened."""
+    cfg = recipe(root)
+    cfg.train_dataloader.dataset.type = 'VOCDataset'
+    annotations(root, 'train').write_text('no JSON')
+    assert check_data(cfg, ['train']) == []
+    cfg = recipe(root)
+    cfg.train_dataloader.dataset.data_root = 's3://bucket/'
+    assert check_data(cfg, ['train']) == []

@@ -1,0 +1,169 @@
+"""Annotation files of users: refused where stock fails or is wrong, taken where it is right."""
+
+import json
+
+import pytest
+from common import ROOT, data_options
+from file_defects import ACCEPTED, REFUSED, annotations, copy_of, edited, put_all, stock
+from mmengine.config import Config, DictAction
+from mmengine.registry import init_default_scope
+
+from mmdet_largebatch import SettingError
+from mmdet_largebatch.preflight import check_data
+
+RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
+WARMUP = 'default_hooks.lr.warmup_iters=2'
+
+
+def recipe(root, *options):
+    cfg = Config.fromfile(ROOT / RECIPE)
+    pairs = [option.split('=', 1) for option in (*data_options(root), *options)]
+    cfg.merge_from_dict({key: DictAction._parse_iterable(value) for key, value in pairs})
+    return cfg
+
+
+@pytest.fixture
+def root(shapes, tmp_path):
+    return copy_of(shapes, tmp_path / 'data')
+
+
+@pytest.fixture
+def train(typed, root, tmp_path):
+    def run(*options):
+        options = (*data_options(root), *options)
+        return typed('train.py', RECIPE, '--work-dir', tmp_path / 'w', '--cfg-options', *options)
+
+    return run
+
+
+def assert_one_line(done, *parts):
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
+    assert len(lines) == 1 and done.stderr.splitlines()[-1] == lines[0]
+    for part in parts:
+        assert part in lines[0]
+
+
+@pytest.mark.parametrize('name', REFUSED)
+def test_a_defect_is_refused(name, root):
+    split, edit, parts = REFUSED[name]
+    edited(root, split, edit)
+    with pytest.raises(SettingError) as refused:
+        check_data(recipe(root), ['train', 'val'])
+    line = str(refused.value)
+    assert len(line.splitlines()) == 1 and str(root) in line
+    for part in parts:
+        assert part in line
+
+
+TYPED = ['byte-order mark', 'images: [] in val', 'segmentation: []', 'image id twice']
+ROWS = [pytest.param(x, marks=[pytest.mark.whole] * (x not in TYPED)) for x in REFUSED]
+
+
+@pytest.mark.parametrize('name', ROWS)
+def test_the_tool_refuses_a_defect_in_one_line(name, root, train, tmp_path):
+    split, edit, parts = REFUSED[name]
+    edited(root, split, edit)
+    assert_one_line(train(), str(root), *parts)
+    assert not (tmp_path / 'w').exists()
+
+
+# Stock has them without an error there, and is wrong without a word, fails later or never learns.
+SILENT = {
+    'annotations: [] in train',
+    'image id twice',
+    'category id twice',
+    'name twice',
+    'bbox of NaN',
+    'a class that val lacks',
+    'another order of categories in val',
+    'no segmentation in val',
+    'a category that is not there',
+    'no image is there',
+    'boxes as shares of the image',
+}
+
+
+@pytest.mark.parametrize('name', sorted(ACCEPTED))
+def test_what_stock_takes_is_taken(name, root):
+    split, edit, warning = ACCEPTED[name]
+    edited(root, split, edit)
+    cfg = recipe(root)
+    lines = check_data(cfg, ['train', 'val'])
+    assert [warning in line for line in lines] == ([True] if warning else [])
+    init_default_scope('mmdet')
+    assert stock(cfg) == 1.0
+
+
+def test_annotation_id_0(root, typed, tmp_path):
+    """Perfect predictions get less than 1, and train, test and plan say why."""
+
+    def from_zero(content):
+        for index, row in enumerate(content['annotations']):
+            row['id'] = index
+
+    edited(root, 'val', from_zero)
+    cfg = recipe(root)
+    assert stock(cfg) < 1
+    (line,) = check_data(cfg, ['train', 'val'])
+    assert f'ann_file={root}/annotations/instances_val.json' in line and 'the id 0' in line
+    assert check_data(cfg, ['test']) == [line]
+    done = typed('plan.py', RECIPE, '--cfg-options', *data_options(root), WARMUP)
+    assert done.returncode == 0 and f'warning: {line}' in done.stderr
+    assert 'warning: ' not in done.stdout
+
+
+def test_boxes_alone_are_enough_without_masks(root):
+    edited(root, 'train', put_all('annotations', segmentation=[]))
+    edited(root, 'val', put_all('annotations', segmentation=[]))
+    cfg = recipe(root, 'val_evaluator.metric=bbox')
+    for split in ('train', 'val'):
+        for transform in cfg[f'{split}_dataloader'].dataset.pipeline:
+            if transform.type == 'LoadAnnotations':
+                transform.with_mask = False
+    assert check_data(cfg, ['train', 'val']) == []
+    assert stock(cfg) == 1.0
+
+
+def test_a_folder_of_pictures_that_is_not_there(train):
+    done = train('train_dataloader.dataset.data_prefix.img=pictures/')
+    assert_one_line(done, 'train_dataloader.dataset.data_prefix.img=', 'pictures/: no such folder')
+
+
+def test_another_key_of_the_prefix(train):
+    done = train('val_dataloader.dataset.data_prefix._delete_=True')
+    assert_one_line(done, 'val_dataloader.dataset.data_prefix', "dict(img='train/')")
+
+
+@pytest.mark.parametrize('field', ['file_name', None])
+def test_an_evaluator_left_on_another_set(train, root, field):
+    """The other set has other ids, or the same ids and other pictures."""
+    content = json.loads(annotations(root, 'train').read_text())
+    ids = {row['id'] for row in content['images'][:8]}
+    if field:
+        content['images'] = content['images'][:8]
+        content['annotations'] = [row for row in content['annotations'] if row['image_id'] in ids]
+    other = root / 'other.json'
+    other.write_text(json.dumps(content))
+    done = train(f'val_evaluator.ann_file={other}')
+    assert_one_line(done, f'val_evaluator.ann_file={other}: describes another set', 'instances_val')
+
+
+def test_a_copy_of_the_file_is_no_other_set(root):
+    copied = root / 'copied.json'
+    copied.write_bytes(annotations(root, 'val').read_bytes())
+    assert check_data(recipe(root, f'val_evaluator.ann_file={copied}'), ['train', 'val']) == []
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize('name', sorted(set(REFUSED) - SILENT))
+def test_stock_fails_on_what_is_refused_or_is_wrong(name, root):
+    """The table is no opinion: MMDetection's own reading is the reference."""
+    split, edit, _ = REFUSED[name]
+    edited(root, split, edit)
+    init_default_scope('mmdet')
+    try:
+        ap = stock(recipe(root))
+    except Exception:
+        return
+    assert ap != 1.0
