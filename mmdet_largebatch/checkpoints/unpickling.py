@@ -90,13 +90,24 @@ def load_safely(
             f'it asks for {_todays_name(found[1])}' if found else f'of this: {text.splitlines()[0]}'
         )
         raise UnsafeCheckpoint(getattr(file, 'name', file), reason.rstrip('.')) from None
-    return _without_stand_ins(content, set())
+    return _without_program(_without_stand_ins(content, set()))
 
 
 def _todays_name(name: str) -> str:
     """The name of a global that is pickled under its name in Python 2."""
     module, dot, attribute = name.rpartition('.')
     return IMPORT_MAPPING.get(module, module) + dot + attribute
+
+
+def _without_program(content: Any) -> Any:
+    """Drop a text that ``Runner.resume`` would run as a config, to ask it for ``gpu_ids``.
+
+    It is of MMDetection 2.x. What MMEngine saves has its config under another key.
+    """
+    meta = content.get('meta') if isinstance(content, dict) else None
+    if isinstance(meta, dict):
+        meta.pop('config', None)
+    return content
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from malicious import Calls, commands, places, save
+from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.runner import CheckpointLoader
@@ -162,3 +163,19 @@ def test_what_is_downloaded_is_read_alike(tmp_path, monkeypatch):
         server.shutdown()
     assert loaded['w'].tolist() == [1.0, 1.0] and loaded['h'].mean() == 1.0
     assert not marker.exists() and torch.load is load
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+def test_a_config_in_the_meta_is_not_run_on_resume(tmp_path, legacy):
+    """MMEngine's `Runner.resume` reads `meta['config']` as a config, and a config is a program."""
+    marker = tmp_path / 'ran'
+    program = f'import pathlib\npathlib.Path({str(marker)!r}).touch()\n'
+    path = tmp_path / 'epoch_1.pth'
+    content = dict(meta=dict(config=program, epoch=1, iter=4), state_dict={})
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    loaded = CheckpointLoader.load_checkpoint(str(path))
+    assert loaded == dict(meta=dict(epoch=1, iter=4), state_dict={})
+    assert not marker.exists()
+    # What it is kept from.
+    Config.fromstring(program, file_format='.py')
+    assert marker.exists()
