@@ -27,8 +27,9 @@ def test_train_resume_test_plan_results_draw(typed, shapes, tmp_path):
     assert (plan['optimizer'], plan['updates'], plan['global_batch']) == ('LAMB', 26, 8)
 
     typed('results.py', work, '--out', tmp_path / 'results')
-    row = (tmp_path / 'results/results.md').read_text().splitlines()[-1]
-    assert '| LAMB | 8 |' in row and row.endswith('done |')
+    lines = (tmp_path / 'results/results.md').read_text().splitlines()
+    (row,) = [line for line in lines if '| LAMB | 8 |' in line]
+    assert row.endswith('done |')
 
     out = tmp_path / 'drawn.png'
     words = ('--pictures', 2, '--score', 0, '--out', out, *options)
