@@ -179,3 +179,63 @@ def test_a_config_in_the_meta_is_not_run_on_resume(tmp_path, legacy):
     # What it is kept from.
     Config.fromstring(program, file_format='.py')
     assert marker.exists()
+
+
+def weights():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    return model.half().state_dict()
+
+
+# The keys and types that MMCV's and MMEngine's `save_checkpoint` give a published file, by version
+# of MMDetection; the files themselves are not here.
+ZOO = {
+    '1.x and 2.x': dict(
+        meta=dict(
+            mmdet_version='2.3.0+b2a3c1b',
+            config='model = dict(type="MaskRCNN")\n',
+            env_info='sys.platform: linux\nGPU 0: Tesla V100',
+            CLASSES=('person', 'bicycle'),
+            PALETTE=[(220, 20, 60), (119, 11, 32)],
+            time='Thu Aug  6 21:05:19 2020',
+            seed=None,
+            exp_name='mask_rcnn_r50_fpn_1x_coco.py',
+            hook_msgs=dict(),
+            epoch=12,
+            iter=87960,
+        ),
+    ),
+    '3.x': dict(
+        meta=dict(
+            cfg='model = dict(type="MaskRCNN")\n',
+            dataset_meta=dict(CLASSES=('person', 'bicycle'), PALETTE=[(220, 20, 60)]),
+            experiment_name='mask-rcnn_r50_fpn_1x_coco_20220813_082153',
+            mmengine_version='0.1.0',
+            seed=1234,
+            time='20220813_162153',
+            epoch=12,
+            iter=87960,
+        ),
+        message_hub=dict(
+            log_scalars={'train/loss': HistoryBuffer([0.5, np.float32(0.25)], [1, 1])},
+            runtime_info=dict(iter=87960, max_iters=87960),
+            resumed_keys={'train/loss': True},
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize('old_format', [False, True])
+@pytest.mark.parametrize('version', ZOO)
+def test_the_model_zoos_format_is_loaded(tmp_path, version, old_format):
+    """MMDetection 1.x and 2.x published files of the format before torch 1.6."""
+    path = tmp_path / 'published-12345678.pth'
+    content = dict(ZOO[version], state_dict=weights())
+    torch.save(content, path, _use_new_zipfile_serialization=not old_format)
+    loaded, wanted = load_from_local(str(path)), torch.load(path, weights_only=False)
+    wanted['meta'].pop('config', None)
+    assert loaded['meta'] == wanted['meta'] and list(loaded) == list(wanted)
+    assert all(x.equal(wanted['state_dict'][name]) for name, x in loaded['state_dict'].items())
+    for name, buffer in loaded.get('message_hub', {}).get('log_scalars', {}).items():
+        other = wanted['message_hub']['log_scalars'][name]
+        assert all(np.array_equal(a, b) for a, b in zip(buffer.data, other.data, strict=True))
+        assert buffer.mean() == other.mean() == 0.375
