@@ -177,7 +177,8 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         self.runner.model.train()
         begin = self._epoch * self.updates_per_epoch
         done, last = self._iter - begin, self._end_of(self._epoch + 1) - begin
-        self.sampler.begin(self.seed, self._epoch, done)
+        # DistSamplerSeedHook has told MMEngine's sampler the epoch by now, where it is in use.
+        self.sampler.begin(self.seed, self._epoch, done, self.sampler.sampler.epoch)
         micro_batches = iter(self.dataloader) if done < last else iter(())
         for idx in range(done, last):
             self.run_iter(idx, micro_batches)

@@ -93,7 +93,7 @@ class GlobalBatchSampler(Sampler):
         self.drop_last = drop_last
         self.order_seed = order_seed
         self.seed = sampler.seed
-        self.epoch = self.start = 0
+        self.epoch = self.start = self.order_epoch = 0
         self._check_length()
 
     @property
@@ -101,15 +101,18 @@ class GlobalBatchSampler(Sampler):
         """List[int]: Numbers of the micro-batches of each update that this rank computes."""
         return list(range(self.rank, self.micro_batches, self.ranks))
 
-    def begin(self, seed: int, epoch: int, update: int) -> None:
+    def begin(self, seed: int, epoch: int, update: int, order_epoch: Optional[int] = None) -> None:
         """Say what the next iteration goes over.
 
         Args:
             seed (int): Seed of the run, the same on every rank.
             epoch (int): The epoch, counted from 0.
             update (int): The update of that epoch to begin with, counted from 0.
+            order_epoch (int, optional): The epoch whose order of the images is taken. Without
+                ``DistSamplerSeedHook`` that is the first one each time. Defaults to ``epoch``.
         """
         self.seed, self.epoch, self.start = seed, epoch, update
+        self.order_epoch = epoch if order_epoch is None else order_epoch
 
     def _images(self, number: int) -> int:
         """Return how many images of an epoch ``DefaultSampler`` deals to rank ``number``."""
@@ -143,7 +146,7 @@ class GlobalBatchSampler(Sampler):
         if sampler.round_up:
             sampler.total_size = sampler.num_samples * self.micro_batches
         sampler.seed = self.seed if self.order_seed is None else self.order_seed
-        sampler.set_epoch(self.epoch)
+        sampler.set_epoch(self.order_epoch)
         group = BatchSampler if self.grouping is None else AspectRatioBatchSampler
         # Neither drops: mmdet's would at times drop a whole micro-batch too.
         return islice(group(sampler, self.batch_size, drop_last=False), len(self))
