@@ -116,8 +116,8 @@ TABLE = [
     loader('drop_last', batch_sampler=None, drop_last=True, batch_size=3, short=True),
     loader('drop_last of no batch sampler, False', batch_sampler=None, drop_last=False),
     loader('last batch kept', batch_sampler=None, batch_size=3),
-    # Of a multiple of the batch mmdet's drop_last leaves out a whole batch, though its length counts
-    # it; ours is as long as mmdet says.
+    # Of a multiple of the batch, mmdet's drop_last leaves out a whole batch that its length counts;
+    # ours is as long as mmdet says.
     loader(
         'drop_last of AspectRatioBatchSampler, not a multiple',
         batch_sampler=dict(drop_last=True),
