@@ -424,7 +424,8 @@ def test_trains_as_stock(row, tmp_path):
         return
     assert stock.status == 0, stock.output[-3000:]
     assert ours.status == 0, ours.output[-3000:]
-    assert ours.files == stock.files
+    # PreemptionHook has the state saved before an evaluation; stock has no such file.
+    assert [name for name in ours.files if not name.startswith('restart_')] == stock.files
     for path in sorted(stock.folder.glob('*.pth')):
         if path.stem in stock.files:
             a, b = stock.checkpoint(path.name), ours.checkpoint(path.name)
