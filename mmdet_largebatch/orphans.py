@@ -47,7 +47,13 @@ def ending_with_trainer(
 
 
 def _start(parent: int) -> None:
-    Thread(target=_end_without, args=(parent,), daemon=True).start()
+    # A thread inherits what is blocked. A signal that it did not block would end the process, also
+    # where a data worker blocks that signal in its main thread.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        Thread(target=_end_without, args=(parent,), daemon=True).start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _watch_trainer(_: object) -> None:

@@ -8,6 +8,9 @@ import pytest
 import torch
 from common import ROOT, data_options
 from malicious import commands, save
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
 
 RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 
@@ -76,7 +79,9 @@ def test_as_a_process(command, files, shapes):
 
 def test_the_switch_trusts_the_file(command, shapes, tmp_path):
     path = tmp_path / 'notes.pth'
-    torch.save(dict(state_dict={}, meta=dict(note=Path('notes'))), path)
+    init_default_scope('mmdet')
+    weights = MODELS.build(Config.fromfile(ROOT / RECIPE).model).state_dict()
+    torch.save(dict(state_dict=weights, meta=dict(note=Path('notes'))), path)
     words = words_of('test', path, data_options(shapes))
     done = command(sys.executable, f'tools/{words[0]}', *words[1:], '--trust-checkpoint')
     assert done.returncode == 0, done.stderr[-2000:]
