@@ -408,6 +408,14 @@ def ours_of(row):
     return dict(train_cfg=dict(global_batch_size=batch))
 
 
+def without_states_before_evaluations(ours, stock):
+    """Drop the saves right before an evaluation at updates at which stock saves nothing."""
+    saved = [point for point in stock if point[0] == 'before_save_checkpoint']
+    for point, following in zip(ours, [*ours[1:], [None]], strict=True):
+        if point in saved or (point[0], following[0]) != ('before_save_checkpoint', 'before_val'):
+            yield point
+
+
 PARAMS = [
     pytest.param(row, id=row.name, marks=[] if row.short else [pytest.mark.whole]) for row in TABLE
 ]
@@ -424,7 +432,7 @@ def test_trains_as_stock(row, tmp_path):
         return
     assert stock.status == 0, stock.output[-3000:]
     assert ours.status == 0, ours.output[-3000:]
-    # PreemptionHook has the state saved before an evaluation; stock has no such file.
+    # The state saved before an evaluation, where no other is; stock has no such file.
     assert [name for name in ours.files if not name.startswith('restart_')] == stock.files
     for path in sorted(stock.folder.glob('*.pth')):
         if path.stem in stock.files:
@@ -433,4 +441,4 @@ def test_trains_as_stock(row, tmp_path):
             # What hooks count, which MMEngine does not save.
             assert a.keys() == b.keys() - {'hooks'}
     assert_same(stock.logged, ours.logged)
-    assert_same(stock.points, ours.points)
+    assert_same(stock.points, list(without_states_before_evaluations(ours.points, stock.points)))
