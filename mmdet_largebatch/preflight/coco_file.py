@@ -3,11 +3,12 @@
 import codecs
 import gc
 import json
-from collections import Counter
+from array import array
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from itertools import chain, repeat
+from itertools import repeat
 from operator import contains, itemgetter
 from typing import Any, NoReturn
 
@@ -56,7 +57,6 @@ class Rows:
 
     def __init__(self, path: str, name: str, rows: list[dict]) -> None:
         self.path, self.name, self.rows = path, name, rows
-        self._different: dict[str, int] = {}
         if set(map(type, rows)) - {dict}:
             self.refuse([type(row) is not dict for row in rows], 'is no object of JSON', '{...}')
 
@@ -122,6 +122,10 @@ class Rows:
         Raises:
             SettingError: If an entry has no number.
         """
+        try:
+            return np.asarray(array('d', map(itemgetter(key), self.rows)))
+        except (KeyError, TypeError, OverflowError):
+            pass
         values = self.values(key, right, wanted)
         if set(map(type, values)) - NUMBERS:
             other = np.array([type(value) not in NUMBERS for value in values])
@@ -133,31 +137,42 @@ class Rows:
         return np.array(values, dtype=float)
 
     @cached_property
-    def ids(self) -> list:
+    def ids(self) -> Sequence:
         """The ids.
 
         Raises:
             SettingError: If an entry has none or two have the same.
         """
         ids = self.keys('id')
-        if self._different['id'] < len(ids):
+        different = len(np.unique(ids) if isinstance(ids, array) else set(ids))
+        if different < len(ids):
             twice = next(key for key, count in Counter(ids).items() if count > 1)
-            number = len(ids) - self._different['id']
             at = [f'{self.name}[{index}]' for index, key in enumerate(ids) if key == twice]
             raise SettingError(
                 f'ann_file={self.path}: the id {shown(twice)} stands twice in {self.name}, at '
-                f'{at[0]} and {at[1]}; {number} of {len(ids)} repeat an id. Must be a different '
-                'id for each.'
+                f'{at[0]} and {at[1]}; {len(ids) - different} of {len(ids)} repeat an id. Must be '
+                'a different id for each.'
             )
         return ids
 
-    def keys(self, key: str) -> list:
-        """Return a value of each entry that something is looked up by."""
-        values = self.values(key, 'a whole number')
+    def keys(self, key: str) -> Sequence:
+        """Return a value of each entry that something is looked up by.
+
+        Args:
+            key (str): Its key.
+
+        Returns:
+            Sequence: The values; an ``array.array`` where all are whole numbers.
+
+        Raises:
+            SettingError: If an entry has none, or one that nothing can be looked up by.
+        """
         try:
-            self._different[key] = len(set(values))
-        except TypeError:
-            wrong = [isinstance(value, (list, dict)) for value in values]
+            return array('q', map(itemgetter(key), self.rows))
+        except (KeyError, TypeError, OverflowError):
+            values = self.values(key, 'a whole number')
+        wrong = [isinstance(value, (list, dict)) for value in values]
+        if any(wrong):
             first = values[wrong.index(True)]
             self.refuse(wrong, f'has {key}={shown(first)}', 'a whole number')
         return values
@@ -238,11 +253,8 @@ class CocoFile:
     def image_index(self) -> np.ndarray:
         """Index of each annotation's image, -1 where the file has no such image."""
         ids = self.images.ids
-        if set(map(type, ids)) == set(map(type, self.image_of)) == {int}:
-            try:
-                return _positions(np.array(ids, dtype=np.int64), np.array(self.image_of))
-            except OverflowError:
-                pass
+        if isinstance(ids, array) and isinstance(self.image_of, array):
+            return _positions(np.asarray(ids), np.asarray(self.image_of))
         index = dict(zip(ids, range(len(ids)), strict=True))
         found = map(index.get, self.image_of, repeat(-1))
         return np.fromiter(found, dtype=np.int64, count=len(self.annotations))
@@ -322,14 +334,23 @@ def _all_boxes(boxes: list) -> np.ndarray | None:
     """Return the boxes as an array; None where any is no box."""
     if set(map(type, boxes)) - {list} or set(map(len, boxes)) - {4}:
         return None
-    if set(map(type, chain.from_iterable(boxes))) - NUMBERS:
+    numbers = array('d')
+    try:
+        deque(map(numbers.fromlist, boxes), maxlen=0)
+    except (TypeError, OverflowError):
         return None
-    flat = np.fromiter(chain.from_iterable(boxes), dtype=float, count=4 * len(boxes))
+    flat = np.asarray(numbers)
     return flat.reshape(-1, 4) if np.isfinite(flat).all() else None
 
 
 def _positions(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Return where each wanted id stands among the ids, -1 where it does not."""
+    low, high = int(ids.min()), int(ids.max())
+    if high - low < 16 * (len(ids) + len(wanted)):
+        table = np.full(high - low + 1, -1)
+        table[ids - low] = np.arange(len(ids))
+        inside = (wanted >= low) & (wanted <= high)
+        return np.where(inside, table[np.where(inside, wanted - low, 0)], -1)
     order = np.argsort(ids)
     at = np.searchsorted(ids, wanted, sorter=order)
     found = order[np.minimum(at, len(ids) - 1)]
