@@ -10,7 +10,7 @@ DIVERGED = 3
 # EX_TEMPFAIL of sysexits.h: try again.
 PREEMPTED = 75
 
-# Set by tools/launch.py: a file that tells the launcher its own exit code, and whether a restart
+# Set by cli/torchrun.py: a file that tells the launcher its own exit code, and whether a restart
 # is of use.
 STATUS_FILE = 'LARGEBATCH_STATUS_FILE'
 
@@ -41,7 +41,7 @@ def tell_launcher(status: int, again: bool) -> bool:
 
     Returns:
         bool: True if this rank is the one that speaks: the first that wrote, or without
-        ``tools/launch.py`` the first of its machine.
+        ``cli/torchrun.py`` the first of its machine.
     """
     file = os.environ.get(STATUS_FILE)
     if not file:

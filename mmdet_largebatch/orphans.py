@@ -15,7 +15,7 @@ from typing import Callable, Optional, Sequence
 
 # Seconds between two looks at the parent.
 INTERVAL = 1.0
-# Set by tools/launch.py: its process id.
+# Set by cli/torchrun.py: its process id.
 LAUNCHER = 'LARGEBATCH_LAUNCHER'
 
 

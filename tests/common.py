@@ -26,3 +26,15 @@ EVERY_PROPOSAL = {
     'model.train_cfg.rpn_proposal.nms.iou_threshold': 1.0,
     'model.train_cfg.rcnn.sampler.num': 4000,
 }
+
+# 20 pictures of 64 x 64 in updates of 2, one of which is trained.
+CUT = [
+    'train_dataloader.dataset.pipeline.2.scale=(64,64)',
+    'val_dataloader.dataset.pipeline.1.scale=(64,64)',
+    'train_dataloader.batch_size=1',
+    'train_cfg.global_batch_size=2',
+    'train_cfg.max_epochs=200',
+    'train_cfg.max_updates=1',
+    *(f'{split}_dataloader.num_workers=0' for split in ('train', 'val')),
+    *(f'{split}_dataloader.persistent_workers=False' for split in ('train', 'val')),
+]

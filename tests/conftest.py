@@ -34,7 +34,7 @@ def mmdet_scope_of_module():
 def command():
     """Run a command from the repository's root; give back the finished process, output as text."""
 
-    def run(*words, timeout=300, **environment):
+    def run(*words, timeout=1800, **environment):
         return subprocess.run(
             [str(word) for word in words],
             cwd=ROOT,

@@ -6,4 +6,7 @@ if [ $# -lt 3 ]; then
     echo "usage: $0 CONFIG CHECKPOINT GPUS [ARGUMENTS OF test.py]" >&2
     exit 2
 fi
-exec python "$(dirname "$0")/launch.py" test.py "$1" "$3" "$2" "${@:4}"
+here=$(cd "$(dirname "$0")" && pwd)
+# A clone need not be installed.
+export PYTHONPATH="$here/..${PYTHONPATH:+:$PYTHONPATH}"
+exec python "$here/launch.py" test.py "$1" "$3" "$2" "${@:4}"

@@ -70,12 +70,11 @@ def load_config(args: Namespace) -> Config:
     Raises:
         SettingError: If there is no such file, or the config or the command line cannot be read.
     """
-    if not os.path.isfile(args.config):
-        raise SettingError(f'config={args.config}: no such file.')
+    path = _config_file(args.config)
     trust_checkpoints(getattr(args, 'trust_checkpoint', False))
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     try:
-        cfg = Config.fromfile(args.config)
+        cfg = Config.fromfile(path)
     except Exception as error:
         # It is a program: whatever may be wrong with one.
         raise SettingError(f'config={args.config}: cannot be read ({_said(error)}).') from error
@@ -92,6 +91,19 @@ def load_config(args: Namespace) -> Config:
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
     return cfg
+
+
+def _config_file(name: str) -> str:
+    """The file of a config that is named by its path, or as PACKAGE::FOLDER/FILE.py."""
+    if '::' in name:
+        try:
+            # MMEngine's public function would install a package that is not there.
+            return Config._get_cfg_path(name, '')[0]
+        except (AssertionError, ModuleNotFoundError, FileNotFoundError, ValueError) as error:
+            raise SettingError(f'config={name}: not found ({_said(error)}).') from error
+    if not os.path.isfile(name):
+        raise SettingError(f'config={name}: no such file.')
+    return name
 
 
 def check_settings(cfg: Config, names: list[str]) -> None:

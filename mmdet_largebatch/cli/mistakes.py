@@ -105,7 +105,7 @@ def one_line_errors(trains: bool = False) -> Iterator[Dict[str, Config]]:
 
     A :class:`SettingError` is a mistake. So is an error that a library raised where the
     checkpoint turns out to be broken. Any other error keeps its traceback.
-    Of several processes one on each machine speaks, and ``tools/launch.py`` starts none again, also
+    Of several processes one on each machine speaks, and ``torchrun.py`` starts none again, also
     where the mistake met one rank alone.
 
     Args:

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections import deque
-from pathlib import Path
 from typing import Callable, Dict, List, Sequence
 
 import torch
@@ -15,7 +14,6 @@ import torch
 from ..errors import SettingError
 from .trials import Trial
 
-TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 # Seconds between two looks at the processes.
 PAUSE = 0.2
 
@@ -112,17 +110,17 @@ def _start(
     words = [trial.config, '--work-dir', trial.folder, '--resume']
     environment = dict(os.environ, **devices)
     if gpus == 1:
-        words = [TOOLS / 'train.py', *words]
+        words = ['mmdet_largebatch.cli.train', *words]
         threads = max(1, (os.cpu_count() or 1) // jobs)
         environment.setdefault('OMP_NUM_THREADS', str(threads))
     else:
-        words = [TOOLS / 'launch.py', 'train.py', words[0], gpus, *words[1:]]
+        words = ['mmdet_largebatch.cli.torchrun', 'train.py', words[0], gpus, *words[1:]]
         environment['PORT'] = str(_free_port())
     trial.folder.mkdir(parents=True, exist_ok=True)
     with open(trial.output, 'ab') as output:
         # In a session of its own, so that Ctrl-C comes to the sweep alone, which tells it.
         return subprocess.Popen(
-            list(map(str, [sys.executable, *words])),
+            list(map(str, [sys.executable, '-m', *words])),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -121,10 +121,14 @@ def _children(process, recursive=False):
         return []
 
 
+# As torchrun starts them.
+TOOLS = {'mmdet_largebatch.cli.train', 'mmdet_largebatch.cli.test'}
+
+
 def is_tool(process):
     """Ranks, and the data workers that they fork; not what multiprocessing needs besides."""
     try:
-        return any(word.endswith(('tools/train.py', 'tools/test.py')) for word in process.cmdline())
+        return not TOOLS.isdisjoint(process.cmdline())
     except psutil.Error:
         return False
 

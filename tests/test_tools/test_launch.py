@@ -1,26 +1,26 @@
 """From the environment to torchrun's arguments. What comes of them is in test_reliability."""
 
-import runpy
 import socket
 
 import pytest
 from common import ROOT
+
+from mmdet_largebatch.cli.torchrun import torchrun_arguments
 
 RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 
 
 @pytest.fixture(scope='module')
 def arguments():
-    function = runpy.run_path(f'{ROOT}/tools/launch.py')['torchrun_arguments']
-    return lambda *words, tool='train.py', gpus='8', **environment: function(
+    return lambda *words, tool='train.py', gpus='8', **environment: torchrun_arguments(
         tool, str(ROOT / RECIPE), gpus, list(words), environment
     )
 
 
 def split(words):
     """Options of torchrun; then the tool's name, and what it is called with but for the config."""
-    at = next(i for i, word in enumerate(words) if not word.startswith('--'))
-    return words[:at], words[at].split('/')[-1], words[at + 2 :]
+    at = words.index('--module')
+    return words[:at], words[at + 1], words[at + 3 :]
 
 
 def test_one_machine_meets_itself_on_the_loopback(arguments):
@@ -33,7 +33,7 @@ def test_one_machine_meets_itself_on_the_loopback(arguments):
     ]
     # Two runs of one config never meet.
     assert run.startswith('--rdzv_id=') and run not in arguments()
-    assert tool == 'train.py'
+    assert tool == 'mmdet_largebatch.cli.train'
     assert rest == ['--cfg-options', 'a="[1, 2]"', '--launcher', 'pytorch']
     assert '--rdzv_endpoint=127.0.0.1:29801' in arguments(PORT='29801')
 

@@ -1,4 +1,4 @@
-"""The rendezvous of tools/launch.py: a new store for the ranks at every start.
+"""The rendezvous of torchrun.py: a new store for the ranks at every start.
 
 torch >= 2.5 gives restarted ranks the store of the ranks before them, so they read the addresses
 of dead processes (pytorch#135712). Here the first agent opens another store at each rendezvous,

@@ -1,0 +1,259 @@
+"""Draw what a checkpoint finds in the first pictures of the config's test data.
+
+python tools/draw_detections.py CONFIG CHECKPOINT --out detections.png
+"""
+
+import argparse
+from pathlib import Path
+from typing import List
+
+import matplotlib
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+import mmcv
+import numpy as np
+import torch
+from mmdet.registry import DATASETS, MODELS
+from mmdet.visualization.palette import get_palette
+from mmengine.config import Config, DictAction
+from mmengine.dataset import pseudo_collate
+from mmengine.fileio import get
+from mmengine.model.utils import revert_sync_batchnorm
+from mmengine.registry import init_default_scope
+from mmengine.runner import CheckpointLoader
+from mmengine.structures import InstanceData
+from torch import nn
+from torch.utils.data import Dataset
+
+from ..errors import SettingError
+from . import (
+    check_checkpoint,
+    check_output,
+    check_settings,
+    check_weights,
+    load_config,
+    look_at_data,
+    one_line_errors,
+)
+
+# Of a label, as a share of the picture: its height, and its width a letter.
+LABEL_HEIGHT, LABEL_WIDTH = 0.052, 0.024
+
+
+def free_spot(box: np.ndarray, width: float, size: float, taken: List[tuple]) -> tuple:
+    """Where the label of a box hides no other label.
+
+    Args:
+        box (np.ndarray): Left, top, right and bottom of the detection, in pixels.
+        width (float): Width of the label in pixels.
+        size (float): Width and height of the picture in pixels.
+        taken (List[tuple]): Left, top and width of the labels drawn already; this one is added.
+
+    Returns:
+        tuple: Left and top of the label, in pixels.
+    """
+    height = LABEL_HEIGHT * size
+    left = min(max(box[0], 0), size - width)
+    tops = [box[1] - height, box[3], box[3] + height, box[1] - 2 * height, box[1]]
+    free = [
+        top
+        for top in tops
+        if 0 <= top <= size - height
+        and all(
+            abs(top - other_top) >= height or left + width < other or left > other + other_width
+            for other, other_top, other_width in taken
+        )
+    ]
+    top = (free or tops[-1:])[0]
+    taken.append((left, top, width))
+    return left, top
+
+
+def colour(palette: List[tuple] | str | None, label: int) -> np.ndarray:
+    """The colour of a class.
+
+    Args:
+        palette (List[tuple] or str, optional): The dataset's colours in 0 to 255, or a name that
+            mmdet knows.
+        label (int): The class.
+
+    Returns:
+        np.ndarray: RGB in [0, 1]; one of matplotlib's where the dataset has none.
+    """
+    if isinstance(palette, str):
+        palette = get_palette(palette, label + 1)
+    if palette is not None and label < len(palette):
+        return np.array(palette[label][:3]) / 255
+    return np.array(plt.get_cmap('tab10')(label % 10)[:3])
+
+
+def draw(axes: plt.Axes, picture: np.ndarray, found: InstanceData, meta: dict) -> None:
+    """Draw one picture with its detections.
+
+    Args:
+        axes (plt.Axes): Where to draw.
+        picture (np.ndarray): RGB, uint8 of shape (height, width, 3).
+        found (InstanceData): ``bboxes`` (n, 4), ``labels`` and ``scores`` (n,), and the ``masks``
+            (n, height, width) of a detector that has them; on the CPU.
+        meta (dict): The dataset's ``classes`` and ``palette``.
+    """
+    axes.imshow(picture)
+    axes.axis('off')
+    size, taken, classes = max(picture.shape[:2]), [], meta.get('classes') or ()
+    for index in range(len(found)):
+        label, score = int(found.labels[index]), float(found.scores[index])
+        color = colour(meta.get('palette'), label)
+        if 'masks' in found:
+            mask = np.asarray(found.masks[index], dtype=bool)
+            overlay = np.zeros((*mask.shape, 4))
+            overlay[mask] = (*color, 0.45)
+            axes.imshow(overlay)
+        box = found.bboxes[index].numpy()
+        left, top, right, bottom = box
+        axes.add_patch(
+            plt.Rectangle((left, top), right - left, bottom - top, fill=False, color=color, lw=1.5)
+        )
+        name = classes[label] if label < len(classes) else f'class {label}'
+        text = f'{name} {score:.2f}'
+        spot = free_spot(box, LABEL_WIDTH * len(text) * size, size, taken)
+        axes.text(
+            *spot,
+            text,
+            va='top',
+            fontsize=8,
+            color='white',
+            bbox=dict(facecolor=color, edgecolor='none', pad=1),
+        )
+
+
+def load_model(cfg: Config, checkpoint: str, device: str) -> nn.Module:
+    """Build the model with the weights of a checkpoint.
+
+    Args:
+        cfg (Config): The config.
+        checkpoint (str): The file.
+        device (str): Where the model is to be.
+
+    Returns:
+        nn.Module: The model, for inference.
+
+    Raises:
+        SettingError: If the checkpoint is of another model.
+    """
+    model = cfg.model
+    if cfg.get('data_preprocessor'):
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    model = revert_sync_batchnorm(MODELS.build(model))
+    check_weights(model, CheckpointLoader.load_checkpoint(checkpoint, 'cpu'), checkpoint)
+    return model.to(device).eval()
+
+
+def storage_of(dataset: Dataset) -> dict | None:
+    """Where a dataset reads from.
+
+    Args:
+        dataset (Dataset): The dataset, wrapped or of several.
+
+    Returns:
+        dict, optional: Its ``backend_args``, of the first where there are several.
+    """
+    while not hasattr(dataset, 'backend_args') and hasattr(dataset, 'metainfo'):
+        dataset = getattr(dataset, 'dataset', None) or next(
+            iter(getattr(dataset, 'datasets', ())), None
+        )
+    return getattr(dataset, 'backend_args', None)
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description='Draw the detections of a checkpoint.')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        '--out', type=Path, default=Path('detections.png'), help='picture to write (.png, .jpg)'
+    )
+    parser.add_argument('--pictures', type=int, default=8, help='how many')
+    parser.add_argument('--score', type=float, default=0.6, help='lowest score drawn')
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='load a checkpoint that names code as well; it then runs',
+    )
+    parser.add_argument('--device', help='such as cpu or cuda:1; a GPU by default, if there is one')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='as of test.py'
+    )
+    parser.set_defaults(work_dir=None, launcher='none', local_rank=0)
+    return parser.parse_args()
+
+
+def check_arguments(args: argparse.Namespace) -> str:
+    """Refuse what cannot be drawn, before the model is built.
+
+    Args:
+        args (Namespace): The command line.
+
+    Returns:
+        str: The device.
+
+    Raises:
+        SettingError: If an argument cannot be used.
+    """
+    if args.pictures < 1:
+        raise SettingError(f'--pictures={args.pictures}. Must be 1 or more.')
+    if not 0 <= args.score <= 1:
+        raise SettingError(f'--score={args.score:g}. Must be in [0, 1].')
+    check_output('--out', args.out, ('.png', '.jpg', '.jpeg', '.pdf', '.svg'))
+    try:
+        device = args.device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SettingError(
+            f'--device={args.device}: not on this machine ({str(error).splitlines()[0]}). Must be '
+            'cpu, or a GPU such as cuda:0.'
+        ) from error
+    return device
+
+
+def main() -> None:
+    """Read the command line, detect and draw."""
+    args = parse_args()
+    with one_line_errors() as context:
+        cfg = context['cfg'] = load_config(args)
+        device = check_arguments(args)
+        cfg.load_from, cfg.test_evaluator = args.checkpoint, None
+        check_settings(cfg, ['model', 'test_dataloader'])
+        check_checkpoint('checkpoint', args.checkpoint)
+        look_at_data(cfg, ['test'], metrics=False)
+        if cfg.get('default_scope', 'mmdet') is not None:
+            init_default_scope(cfg.get('default_scope', 'mmdet'))
+        model = load_model(cfg, args.checkpoint, device)
+        dataset = DATASETS.build(cfg.test_dataloader.dataset)
+        number = min(args.pictures, len(dataset))
+        if not number:
+            raise SettingError('test_dataloader.dataset has 0 images. Must have at least 1.')
+        columns = min(4, number)
+        rows = -(-number // columns)
+        figure, grid = plt.subplots(
+            rows, columns, figsize=(2.6 * columns, 2.6 * rows), squeeze=False, layout='constrained'
+        )
+        for axes in grid.flat[number:]:
+            axes.axis('off')
+        for index in range(number):
+            with torch.no_grad():
+                sample = model.test_step(pseudo_collate([dataset[index]]))[0].cpu()
+            if 'pred_instances' not in sample:
+                raise SettingError(
+                    f'model.type={type(model).__name__} finds no objects. Must be a detector.'
+                )
+            content = get(sample.img_path, backend_args=storage_of(dataset))
+            picture = mmcv.imfrombytes(content, channel_order='rgb')
+            found = sample.pred_instances
+            draw(grid.flat[index], picture, found[found.scores >= args.score], dataset.metainfo)
+        figure.savefig(args.out, dpi=150)
+        print(f'{args.out}: {number} pictures')
+
+
+if __name__ == '__main__':
+    main()

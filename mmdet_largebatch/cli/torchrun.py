@@ -1,0 +1,218 @@
+"""Start train.py or test.py on several processes, with torchrun.
+
+``torchrun.py TOOL CONFIG GPUS [ARGUMENTS OF THE TOOL]``. Read from the environment:
+
+- ``NNODES`` machines (1). With several, ``NODE_RANK`` (0), ``MASTER_ADDR`` (127.0.0.1) and ``PORT``
+  (29500) where there is no rendezvous. On one machine ``PORT`` is that of torchrun's own server, a
+  free one where it is not set;
+- ``RDZV_ENDPOINT``, host:port of torchrun's rendezvous: machines may then come and go within a
+  range such as ``NNODES=4:8``. ``RDZV_ID`` names the run there (the config's name);
+- ``MAX_RESTARTS``, how often the processes are started again after a failure (0; 100 for a range).
+  With restarts a training resumes from its newest checkpoint, at the first start too;
+- ``SHUTDOWN_SECONDS`` that a training which is told to go has for its last save (110).
+
+A signal goes on to the processes. The exit status is theirs.
+"""
+
+import argparse
+import logging
+import os
+import re
+import runpy
+import signal
+import socket
+import sys
+import tempfile
+import uuid
+from pathlib import Path
+from typing import List, Mapping
+
+# A rendezvous of our own, see rendezvous.py.
+BACKEND = 'largebatch'
+
+
+def torchrun_arguments(
+    tool: str, config: str, gpus: str, arguments: List[str], environment: Mapping[str, str]
+) -> List[str]:
+    """What torchrun is called with.
+
+    Args:
+        tool (str): ``train.py`` or ``test.py``.
+        config (str): Path of the config.
+        gpus (str): Number of processes on this machine.
+        arguments (List[str]): Arguments of the tool.
+        environment (Mapping[str, str]): The settings that the module's docstring lists.
+
+    Returns:
+        List[str]: The arguments.
+
+    Raises:
+        ValueError: With one line for the user, if a setting is wrong.
+    """
+    if not re.fullmatch('[1-9][0-9]*', gpus):
+        raise ValueError(f'GPUS={gpus}: must be a number of processes on this machine, 1 or more.')
+    # Of an installed package the tool knows: PACKAGE::CONFIG.
+    if '::' not in config and not os.path.isfile(config):
+        raise ValueError(f'config={config}: no such file.')
+    nodes = environment.get('NNODES') or '1'
+    found = re.fullmatch('([1-9][0-9]*)(?::([1-9][0-9]*))?', nodes)
+    if not found or (found[2] and int(found[2]) < int(found[1])):
+        raise ValueError(f'NNODES={nodes}: must be a number of machines, or a range such as 4:8.')
+    restarts = environment.get('MAX_RESTARTS') or ('100' if found[2] else '0')
+    if not restarts.isdigit():
+        raise ValueError(f'MAX_RESTARTS={restarts}: must be a number, 0 or more.')
+    endpoint = environment.get('RDZV_ENDPOINT')
+    if not endpoint and nodes != '1' and (found[2] or restarts != '0'):
+        raise ValueError(
+            f'NNODES={nodes} with MAX_RESTARTS={restarts} needs a rendezvous: set RDZV_ENDPOINT to '
+            'HOST:PORT, the same on every machine.'
+        )
+
+    port = environment.get('PORT')
+    if port and not (port.isdigit() and 0 < int(port) < 65536):
+        raise ValueError(f'PORT={port}: must be a number from 1 to 65535.')
+
+    words = [f'--nnodes={nodes}', f'--nproc_per_node={gpus}', f'--max_restarts={restarts}']
+    if endpoint:
+        run = environment.get('RDZV_ID') or Path(config).stem
+        words += [f'--rdzv_backend={BACKEND}', f'--rdzv_endpoint={endpoint}', f'--rdzv_id={run}']
+        if endpoint.startswith(('127.', 'localhost')):
+            words.append('--local_addr=127.0.0.1')
+    elif nodes == '1':
+        # The name of the machine need not resolve. Port 0 stands for a free one.
+        words += [
+            *(f'--rdzv_backend={BACKEND}', f'--rdzv_endpoint=127.0.0.1:{port or 0}'),
+            *(f'--rdzv_id={uuid.uuid4()}', '--rdzv_conf=is_host=1', '--local_addr=127.0.0.1'),
+        ]
+    else:
+        words += [
+            f'--node_rank={environment.get("NODE_RANK") or 0}',
+            f'--master_addr={environment.get("MASTER_ADDR") or "127.0.0.1"}',
+            f'--master_port={port or 29500}',
+        ]
+    words += [
+        '--module',
+        f'mmdet_largebatch.cli.{Path(tool).stem}',
+        config,
+        *arguments,
+        '--launcher',
+        'pytorch',
+    ]
+    resumes = any(word.split('=')[0] == '--resume' for word in arguments)
+    if tool == 'train.py' and restarts != '0' and not resumes:
+        words.append('--resume')
+    return words
+
+
+def port_is_free(port: int) -> bool:
+    """Tell whether a server can listen on a port of this machine.
+
+    Args:
+        port (int): The port.
+
+    Returns:
+        bool: True if so.
+    """
+    family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+    dual = family is socket.AF_INET6
+    try:
+        socket.create_server(('', port), family=family, dualstack_ipv6=dual).close()
+    except OSError:
+        return False
+    return True
+
+
+def check_port(environment: Mapping[str, str]) -> None:
+    """Refuse a port that is taken, where this machine is to listen on it.
+
+    Args:
+        environment (Mapping[str, str]): The settings that the module's docstring lists.
+
+    Raises:
+        ValueError: With one line for the user, if another process listens there.
+    """
+    several = (environment.get('NNODES') or '1') != '1'
+    port = environment.get('PORT') or ('29500' if several else None)
+    listens = not environment.get('RDZV_ENDPOINT') and (environment.get('NODE_RANK') or '0') == '0'
+    if port and listens and not port_is_free(int(port)):
+        other = 'a free one, the same on every machine' if several else 'free, or not set at all'
+        raise ValueError(f'PORT={port}: in use on this machine. Must be {other}.')
+
+
+def launch(tool: str, arguments: List[str], file: Path) -> int:
+    """Run torchrun.
+
+    Args:
+        tool (str): What it starts, for the message.
+        arguments (List[str]): Its arguments.
+        file (Path): Where a rank writes the status of the run, see mmdet_largebatch/exit_status.py.
+
+    Returns:
+        int: The status that the run ended with, 128 and the signal's number where that killed it.
+    """
+    from torch.distributed import DistError
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
+    from torch.distributed.run import parse_args, run
+
+    # By its path: this file is run without the package, which would bring mmdet along.
+    own = runpy.run_path(str(Path(__file__).with_name('rendezvous.py')))
+    is_final = own['is_final']
+    own['register']()
+    # A rank that ended with a line of its own needs no report of its end.
+    reports = logging.getLogger('torch.distributed.elastic.multiprocessing.api')
+    reports.addFilter(lambda record: not is_final(file))
+    status = 0
+    try:
+        run(parse_args(arguments))
+    except own['NoRestartError']:
+        pass
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        status = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
+        if not is_final(file):
+            print(f'{tool} ended with status {status}, first on rank {rank}.', file=sys.stderr)
+    except SignalException as error:
+        status = 128 + signal.Signals(error.sigval)
+    except (DistError, RendezvousError) as error:
+        status = 1
+        said = str(error.__cause__ or error).splitlines()[0]
+        print(f'error: the machines of this run did not meet: {said}', file=sys.stderr)
+    # Empty where the rank was killed as it wrote.
+    words = file.read_text().split() if file.exists() else []
+    return int(words[0]) if words else status
+
+
+def main() -> int:
+    """Read the command line and the environment, and launch.
+
+    Returns:
+        int: The exit status.
+    """
+    parser = argparse.ArgumentParser(description='Start a tool on several processes')
+    parser.add_argument('tool', choices=['train.py', 'test.py'])
+    parser.add_argument('config')
+    parser.add_argument('gpus')
+    parser.add_argument('arguments', nargs=argparse.REMAINDER)
+    args = parser.parse_args()
+    try:
+        words = torchrun_arguments(args.tool, args.config, args.gpus, args.arguments, os.environ)
+        check_port(os.environ)
+    except ValueError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    # torchrun would set the first itself, with a warning.
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+    os.environ['PET_SIGNALS_TO_HANDLE'] = 'SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1'
+    os.environ['PET_SHUTDOWN_TIMEOUT'] = os.environ.get('SHUTDOWN_SECONDS') or '110'
+    os.environ['LARGEBATCH_LAUNCHER'] = str(os.getpid())
+    with tempfile.TemporaryDirectory() as folder:
+        # Says more than torchrun can: see mmdet_largebatch/exit_status.py.
+        file = Path(folder, 'status')
+        os.environ['LARGEBATCH_STATUS_FILE'] = str(file)
+        return launch(args.tool, words, file)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
