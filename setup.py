@@ -9,6 +9,11 @@ ROOT = Path(__file__).parent
 VERSION = re.search(
     r"__version__ = '([^']+)'", (ROOT / 'mmdet_largebatch' / 'version.py').read_text()
 ).group(1)
+# The tools of users; the others are of use in a clone alone.
+TOOLS = [
+    *('dist_*.sh', 'slurm*.sh', 'aws_spot_notice.sh', 'launch.py', 'train.py', 'test.py'),
+    *('plan.py', 'sweep.py', 'results.py', 'draw_detections.py', 'make_shapes.py'),
+]
 
 setup(
     name='mmdet_largebatch',
@@ -27,6 +32,15 @@ setup(
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
     packages=find_packages(include=['mmdet_largebatch', 'mmdet_largebatch.*']),
+    # .mim holds links to the recipes and the tools, where openmim and MMEngine look for them.
+    package_data={
+        'mmdet_largebatch': [
+            'py.typed',
+            '.mim/model-index.yml',
+            '.mim/configs/*/*',
+            *(f'.mim/tools/{name}' for name in TOOLS),
+        ]
+    },
     python_requires='>=3.10',
     # mmengine, mmcv and mmdet are extras: the forks and OpenMMLab's releases install the same
     # import names, so neither is forced on who has the other. apex is never listed (README.md).

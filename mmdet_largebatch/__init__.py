@@ -20,17 +20,29 @@ if _missing:
 
 # mmdet may print while it is imported. Standard output is for what a tool prints.
 with redirect_stdout(sys.stderr):
-    from . import batching, checkpoints, hooks, optimizers, pictures, schedule
+    from . import pictures, registry
+    from .batching import GlobalBatchSampler, GlobalBatchTrainLoop
+    from .checkpoints import AtomicCheckpointHook
+    from .hooks import DivergenceHook, PreemptionHook, TrustRatioHook
+    from .optimizers import LAMB, LARS, MergedGroupsConstructor
+    from .schedule import WarmupStepLR, WarmupStepLRHook
 from .errors import DivergenceError, SettingError  # noqa: E402
 
 __all__ = [
+    'AtomicCheckpointHook',
     'DivergenceError',
+    'DivergenceHook',
+    'GlobalBatchSampler',
+    'GlobalBatchTrainLoop',
+    'LAMB',
+    'LARS',
+    'MergedGroupsConstructor',
+    'PreemptionHook',
     'SettingError',
+    'TrustRatioHook',
+    'WarmupStepLR',
+    'WarmupStepLRHook',
     '__version__',
-    'batching',
-    'checkpoints',
-    'hooks',
-    'optimizers',
     'pictures',
-    'schedule',
+    'registry',
 ]

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 from common import ROOT
+from mmdet import registry as mmdet_registry
 from mmdet.registry import (
     DATA_SAMPLERS,
     HOOKS,
@@ -14,6 +15,9 @@ from mmdet.registry import (
     OPTIMIZERS,
     PARAM_SCHEDULERS,
 )
+from mmengine.config import Config
+from mmengine.fileio import load
+from mmengine.registry import Registry
 
 import mmdet_largebatch
 
@@ -35,6 +39,46 @@ def test_registered_with_mmdet_and_not_above_it(registry, name):
     """MMEngine's root registry gets LAMB and LARS of its own where bitsandbytes is installed."""
     assert registry.module_dict[name].__module__.startswith('mmdet_largebatch.')
     assert registry.parent is None or name not in registry.parent.module_dict
+
+
+def test_every_registered_class_is_imported_by_name():
+    registries = [x for x in vars(mmdet_registry).values() if isinstance(x, Registry)]
+    ours = {
+        name: cls
+        for registry in registries
+        for name, cls in registry.module_dict.items()
+        if cls.__module__.startswith('mmdet_largebatch.') and '.cli.' not in cls.__module__
+    }
+    assert len(ours) >= 11
+    for name, cls in ours.items():
+        assert getattr(mmdet_largebatch, name) is cls and name in mmdet_largebatch.__all__
+
+
+def test_the_index_has_every_recipe_with_what_its_config_says():
+    index = load(ROOT / 'model-index.yml')['Import']
+    assert index == sorted(str(x.relative_to(ROOT)) for x in ROOT.glob('configs/*/metafile.yml'))
+    listed = []
+    for path in index:
+        content = load(ROOT / path)
+        (collection,) = content['Collections']
+        page = (ROOT / collection['README']).read_text()
+        for model in content['Models']:
+            config = ROOT / model['Config']
+            listed.append(config)
+            assert (model['Name'], model['In Collection']) == (config.stem, collection['Name'])
+            assert f']({config.name})' in page
+            cfg = Config.fromfile(config)
+            assert model['Metadata']['Epochs'] == cfg.train_cfg.max_epochs
+            technique = model['Metadata']['Training Techniques'][0]
+            assert technique.split(' with ')[0] == cfg.optim_wrapper.optimizer.type
+            for ap in (ap for x in model.get('Results', []) for ap in x['Metrics'].values()):
+                assert f' {ap / 100:.3f} |' in readme_row(config.stem.split('_')[3])
+    assert sorted(listed) == sorted(ROOT.glob('configs/[!_]*/*.py'))
+
+
+def readme_row(recipe):
+    lines = (ROOT / 'README.md').read_text().splitlines()
+    return next(line for line in lines if line.startswith(f'| `{recipe}`'))
 
 
 def test_without_mmdet_one_line_says_what_to_install(command):
