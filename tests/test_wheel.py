@@ -71,15 +71,25 @@ def installed(clone, tmp_path):
     return install
 
 
+def files(folder):
+    return {str(x.relative_to(folder)) for x in folder.rglob('*.*') if 'pycache' not in str(x)}
+
+
+def wrappers(folder):
+    return {x.name for x in folder.glob('*.py') if 'mmdet_largebatch.cli.' in x.read_text()}
+
+
 def test_a_wheel_trains_plans_sweeps_and_tabulates(installed, shapes):
     run = installed('wheel')
     package = Path(run('python', '-c', FOUND)).parent
     assert package.is_relative_to(installed.environment)
     mim = package / '.mim'
+    assert files(mim / 'configs') == files(ROOT / 'configs')
+    assert wrappers(mim / 'tools') == wrappers(ROOT / 'tools')
     (installed.empty / 'mine.py').write_text(f'_base_ = {RECIPE!r}\n')
     options = ['--cfg-options', *data_options(shapes), *CUT]
 
-    train = ('bash', f'{mim}/tools/dist_train.sh', 'mine.py', 1, '--work-dir', 'work/lamb')
+    train = ('bash', f'{mim}/tools/dist_train.sh', RECIPE, 1, '--work-dir', 'work/lamb')
     run(*train, *options, 'train_cfg.max_updates=2')
     assert (installed.empty / 'work/lamb/last_checkpoint').exists()
     plan = run('python', '-m', 'mmdet_largebatch.cli.plan', RECIPE, '--images', 512)

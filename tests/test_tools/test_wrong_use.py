@@ -58,6 +58,9 @@ def assert_one_line(done, *parts):
 def test_no_such_config(train):
     done = train(config='configs/none.py')
     assert_one_line(done, 'config=configs/none.py: no such file.')
+    done = train(config='mmdet_largebatch::shapes/none.py')
+    assert_one_line(done, 'config=mmdet_largebatch::shapes/none.py: not found (FileNotFoundError')
+    assert_one_line(train(config='mmnone::a/b.py'), 'config=mmnone::a/b.py: not found (')
 
 
 def test_no_such_config_is_said_before_processes_are_started(command):
