@@ -32,8 +32,8 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 from torch.utils.data import DataLoader
 
-from mmdet_largebatch.batching.seeding import MODEL, seed_generators
 from mmdet_largebatch.cli import look_at_data, one_line_errors
+from mmdet_largebatch.global_batch.seeding import MODEL, seed_generators
 
 LOG_INTERVAL, UNTIMED = 8, 5  # updates
 # Micro-batches of an update, the ratio that is allowed, and pairs where --pairs does not say.

@@ -16,7 +16,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
 from mmdet_largebatch import SettingError
-from mmdet_largebatch.batching import GlobalBatchSampler
+from mmdet_largebatch.global_batch import GlobalBatchSampler
 
 RECIPE = Path(__file__).parents[1] / 'configs/shapes/mask-rcnn_r18_fpn_2xb8-sgd-1x_shapes.py'
 DONE, UPDATES = 900, 917

@@ -137,7 +137,7 @@ def launch(tool: str, arguments: List[str], file: Path) -> int:
     Args:
         tool (str): What it starts, for the message.
         arguments (List[str]): Its arguments.
-        file (Path): Where a rank writes the status of the run, see mmdet_largebatch/exit_status.py.
+        file (Path): Where a rank writes the exit code of the run, see utils/exit_codes.py.
 
     Returns:
         int: The status that the run ended with, 128 and the signal's number where that killed it.
@@ -200,7 +200,7 @@ def main() -> int:
     os.environ['PYTHONPATH'] = path
     os.environ['LARGEBATCH_LAUNCHER'] = str(os.getpid())
     with tempfile.TemporaryDirectory() as folder:
-        # Says more than torchrun can: see mmdet_largebatch/exit_status.py.
+        # Says more than torchrun can: see mmdet_largebatch/utils/exit_codes.py.
         file = Path(folder, 'status')
         os.environ['LARGEBATCH_STATUS_FILE'] = str(file)
         return launch(args.tool, words, file)

@@ -16,7 +16,7 @@ from mmdet_largebatch.cli import (
     one_line_errors,
     use_gloo_without_gpu,
 )
-from mmdet_largebatch.training import record_end
+from mmdet_largebatch.utils.runner import record_end
 
 
 def parse_args() -> argparse.Namespace:

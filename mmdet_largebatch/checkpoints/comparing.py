@@ -9,7 +9,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from ..type_names import type_name
+from ..utils.type_names import type_name
 
 # Key of a checkpoint's meta: class of the optimizer, and its groups' options by the config.
 OPTIMIZER = 'optimizer'

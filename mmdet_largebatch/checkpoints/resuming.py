@@ -11,8 +11,8 @@ from mmengine.runner import Runner
 
 from ..errors import SettingError
 from ..optimizers.base import LayerwiseOptimizer
-from ..schedule import WarmupStepLR
-from ..training import find_hook
+from ..schedulers import WarmupStepLR
+from ..utils.runner import find_hook
 from .comparing import OPTIMIZER, compare_weights, settings_of, without_state
 from .hook_states import HOOKS_STATE, restore
 

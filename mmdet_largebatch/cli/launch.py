@@ -12,7 +12,7 @@ from mmengine.utils import digit_version
 
 from ..checkpoints import trust_checkpoints
 from ..errors import SettingError
-from ..orphans import watch_parents
+from ..utils.orphans import watch_parents
 from .config_fixes import leave_out_worker_options, take_out_hooks
 
 

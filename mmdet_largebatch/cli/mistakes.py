@@ -12,7 +12,7 @@ from mmengine.runner import find_latest_checkpoint
 
 from ..checkpoints import checkpoint_defect
 from ..errors import DivergenceError, PictureError, SettingError
-from ..exit_status import (
+from ..utils.exit_codes import (
     DIVERGED,
     STATUS_FILE,
     WRONG_SETTING,

@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from ..errors import SettingError
-from ..type_names import type_name
+from ..utils.type_names import type_name
 
 
 @MODELS.register_module()

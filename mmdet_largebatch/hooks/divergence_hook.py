@@ -11,13 +11,13 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ..batching import GlobalBatchTrainLoop
-from ..checkpoints import AtomicCheckpointHook
+from ..checkpoints.atomic_file import AtomicFileBackend
 from ..checkpoints.rollback import Switches, roll_back
-from ..checkpoints.whole_file import WholeFileBackend
 from ..errors import DivergenceError, RolledBack, SettingError
-from ..schedule import WarmupStepLRHook
-from ..training import find_hook, is_training
+from ..global_batch import GlobalBatchTrainLoop
+from ..utils.runner import find_hook, is_training
+from .atomic_checkpoint_hook import AtomicCheckpointHook
+from .warmup_step_lr_hook import WarmupStepLRHook
 
 # Updates that the running mean of the loss is taken over, about; before as many it does not judge.
 WINDOW = 50
@@ -204,7 +204,7 @@ class DivergenceHook(Hook):
             message=message,
         )
         try:
-            WholeFileBackend().put_text(json.dumps(record), Path(runner.log_dir) / RECORD)
+            AtomicFileBackend().put_text(json.dumps(record), Path(runner.log_dir) / RECORD)
         except OSError as error:
             runner.logger.error(f'{RECORD} cannot be written ({error}).')
 

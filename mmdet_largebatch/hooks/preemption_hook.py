@@ -7,12 +7,12 @@ from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ..agreement import Agreement
-from ..checkpoints import AtomicCheckpointHook
 from ..errors import SettingError
-from ..exit_status import PREEMPTED, leave
-from ..orphans import ending_with_trainer
-from ..training import find_hook, is_training
+from ..utils.dist import Agreement
+from ..utils.exit_codes import PREEMPTED, leave
+from ..utils.orphans import ending_with_trainer
+from ..utils.runner import find_hook, is_training
+from .atomic_checkpoint_hook import AtomicCheckpointHook
 
 
 @HOOKS.register_module()

@@ -23,11 +23,11 @@ from torch import nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.data import Dataset
 
-from ..batching import GlobalBatchTrainLoop
 from ..errors import SettingError
-from ..schedule import WarmupStepLRHook
-from ..training import find_hook
-from ..type_names import type_name
+from ..global_batch import GlobalBatchTrainLoop
+from ..hooks import WarmupStepLRHook
+from ..utils.runner import find_hook
+from ..utils.type_names import type_name
 
 # Of which a Runner leaves an instance behind as MMEngine's current one.
 GLOBALS = (DefaultScope, MMLogger, MessageHub, Visualizer)

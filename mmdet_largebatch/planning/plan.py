@@ -7,19 +7,12 @@ import numpy as np
 from mmengine.config import Config
 from torch.utils.data import DataLoader
 
-from ..batching import GlobalBatchTrainLoop
 from ..errors import SettingError
+from ..global_batch import GlobalBatchTrainLoop
 from ..optimizers import LAMB
 from .advice import compare_lr, warnings_of
 from .dry_runner import DryRunner, dry_run
-from .optimizer import (
-    Backend,
-    GroupSetting,
-    group_settings,
-    lamb_backend,
-    state_bytes,
-    trainable,
-)
+from .optimizer import Backend, GroupSetting, group_settings, lamb_backend, state_bytes, trainable
 from .schedule import find_schedule
 
 

@@ -8,9 +8,10 @@ import torch
 from mmengine.hooks import ParamSchedulerHook
 from mmengine.optim import OptimWrapper
 
+from ..hooks import WarmupStepLRHook
 from ..results import settings
-from ..schedule import WarmupStepLRHook, warmup_step_factor
-from ..training import find_hook
+from ..schedulers import warmup_step_factor
+from ..utils.runner import find_hook
 from .dry_runner import DryRunner
 
 # A schedule that lowers the LR at more updates than this decays gradually, not in steps.

@@ -14,7 +14,7 @@ from mmengine.fileio import list_from_file
 from mmengine.registry import Registry
 from mmengine.utils import is_abs
 
-from ..type_names import type_name
+from ..utils.type_names import type_name
 
 LOADERS = ('LoadAnnotations',)
 

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from ..errors import SettingError
 from ..hooks.divergence_hook import RECORD
-from ..training import ENDED
+from ..utils.runner import ENDED
 from .text_log import read_text
 
 Record = Dict[str, Any]

@@ -7,8 +7,8 @@ from typing import Any, Dict, List, Optional, Union
 from mmengine.config import Config
 
 from ..errors import SettingError
-from ..schedule.warmup_step_lr_hook import SCALE_EXPONENTS
-from ..type_names import type_name
+from ..hooks.warmup_step_lr_hook import SCALE_EXPONENTS
+from ..utils.type_names import type_name
 
 # What a config says of the place and the start, not of the recipe.
 OF_THE_PLACE = ('work_dir', 'resume', 'launcher', 'visualizer', 'vis_backends', 'log_level')

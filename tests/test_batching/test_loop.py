@@ -15,7 +15,7 @@ from regression import START, Points, gradient, train
 from torch.utils.data import DataLoader
 
 from mmdet_largebatch import SettingError
-from mmdet_largebatch.batching import GlobalBatchTrainLoop
+from mmdet_largebatch.global_batch import GlobalBatchTrainLoop
 
 # The package, and the tests' own modules, for processes that are started here.
 PATH = os.pathsep.join([str(ROOT), str(ROOT / 'tests/test_batching')])

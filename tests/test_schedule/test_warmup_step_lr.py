@@ -12,7 +12,7 @@ from mmengine.hooks import ParamSchedulerHook
 from mmengine.registry import PARAM_SCHEDULERS
 from torch.optim import SGD
 
-from mmdet_largebatch.schedule import WarmupStepLR, warmup_step_factor
+from mmdet_largebatch.schedulers import WarmupStepLR, warmup_step_factor
 
 NAN, INF = float('nan'), float('inf')
 

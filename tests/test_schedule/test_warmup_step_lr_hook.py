@@ -7,7 +7,7 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop
 
-from mmdet_largebatch.schedule import WarmupStepLR
+from mmdet_largebatch.schedulers import WarmupStepLR
 
 EPOCHS = dict(_delete_=True, max_epochs=3)
 

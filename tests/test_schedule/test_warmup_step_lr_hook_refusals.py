@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 
-from mmdet_largebatch.schedule import WarmupStepLRHook
+from mmdet_largebatch.hooks import WarmupStepLRHook
 
 NAN, INF = float('nan'), float('inf')
 

@@ -12,7 +12,7 @@ PARTIAL = '.partial'
 
 
 @register_backend('whole_file')
-class WholeFileBackend(LocalBackend):
+class AtomicFileBackend(LocalBackend):
     """MMEngine's local file backend, with writes that leave a whole file or the one before.
 
     A file is written under another name in the same folder, synced to the disk and renamed. So at

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional, Set, Union
 from mmengine.config import Config
 
 from ..errors import SettingError
-from ..type_names import type_name
+from ..utils.type_names import type_name
 from . import settings
 from .logs import Record, Start, join, read_starts
 from .run import Evaluation, LoggedUpdate, Run

@@ -13,12 +13,12 @@ from torch.utils.data import DataLoader
 
 from ..errors import RolledBack, SettingError
 from ..optimizers import double_clip_message
-from .accumulation import Accumulation
-from .contract import outside_contract, uneven_message
 from .eta import CutEta
 from .evaluation import be_patient, forget_evaluation
+from .gradient_accumulation import GradientAccumulator
 from .loader import with_global_batch
 from .logged_means import LoggedMeans
+from .rank_dependence import rank_dependent_modules, uneven_message
 from .sampler import EMPTY, GlobalBatchSampler
 from .seeding import MODEL, SeededFetch, seed_generators
 from .unfrozen import Unfrozen
@@ -106,7 +106,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             dataset.__getitems__ = SeededFetch(dataset)
         self.unfrozen = Unfrozen(runner.model)
         self._means = LoggedMeans(self.sampler.ranks, self.sampler.micro_batches)
-        self._accumulation: Optional[Accumulation] = None
+        self._accumulation: Optional[GradientAccumulator] = None
 
     @property
     def updates_per_epoch(self) -> int:
@@ -218,10 +218,10 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         )
         self._iter += 1
 
-    def _accumulation_of(self, optim_wrapper: OptimWrapper) -> Accumulation:
+    def _accumulation_of(self, optim_wrapper: OptimWrapper) -> GradientAccumulator:
         sampler, standing = self.sampler, self._accumulation
         if standing is None or standing.optim_wrapper is not optim_wrapper:
-            self._accumulation = Accumulation(
+            self._accumulation = GradientAccumulator(
                 optim_wrapper, sampler.ranks, sampler.micro_batches, len(sampler.share)
             )
         return self._accumulation
@@ -303,7 +303,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
                 f'{type(model).__name__} does not call the train_step of '
                 f'{type(model.module).__name__}, on one rank it is called.'
             )
-        for what, names in outside_contract(model.train()).items():
+        for what, names in rank_dependent_modules(model.train()).items():
             logger.warning(
                 f'This training depends on the number of ranks: {what}, in {", ".join(names)}.'
             )

@@ -14,13 +14,7 @@ from mmdet.registry import PARAM_SCHEDULERS
 from mmengine.optim import BaseOptimWrapper, _ParamScheduler
 from torch.optim import Optimizer
 
-from .checks import (
-    check_base_lrs,
-    check_factors,
-    check_milestones,
-    check_warmup_iters,
-    require,
-)
+from .checks import check_base_lrs, check_factors, check_milestones, check_warmup_iters, require
 
 
 def warmup_step_factor(

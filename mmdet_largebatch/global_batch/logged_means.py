@@ -9,7 +9,7 @@ from mmengine.dist import all_reduce
 from torch import Tensor
 
 from ..errors import SettingError
-from .accumulation import TRAIN_STEP
+from .gradient_accumulation import TRAIN_STEP
 
 
 class LoggedMeans:

@@ -10,7 +10,7 @@ from typing import Any, Callable, Optional
 import cv2
 from mmcv.transforms import LoadImageFromFile
 
-from .errors import PictureError
+from ..errors import PictureError
 
 Transform = Callable[[LoadImageFromFile, dict], Optional[dict]]
 # The faults of a file. Other system errors, such as those of a network, may pass.

@@ -10,15 +10,15 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 
 from ..errors import SettingError
-from ..training import is_training
-from .checks import (
+from ..schedulers.checks import (
     check_factors,
     check_milestones,
     check_scaling,
     check_warmup,
     require,
 )
-from .warmup_step_lr import WarmupStepLR
+from ..schedulers.warmup_step_lr import WarmupStepLR
+from ..utils.runner import is_training
 
 SCALE_EXPONENTS = {'linear': 1.0, 'sqrt': 0.5}
 

@@ -9,12 +9,12 @@ from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 from mmengine.config import Config
 
-from ..checkpoints.whole_file import WholeFileBackend
-from ..config_text import config_text
+from ..checkpoints.atomic_file import AtomicFileBackend
 from ..errors import SettingError
 from ..results import Run, read_run
 from ..results.settings import check_logged, lr_hook, optimizer_config
-from ..type_names import type_name
+from ..utils.config_text import config_text
+from ..utils.type_names import type_name
 
 # A run that diverged, or whose loss is nan to its end, is a result as another one.
 FINISHED = ('done', 'diverged', 'nan')
@@ -165,7 +165,7 @@ def write_config(trial: Trial, cfg: Config) -> None:
             )
     else:
         trial.config.parent.mkdir(parents=True, exist_ok=True)
-        WholeFileBackend().put_text(config_text(cfg), trial.config)
+        AtomicFileBackend().put_text(config_text(cfg), trial.config)
 
 
 def _differences(old: Any, new: Any, key: str = '') -> Iterator[Tuple[str, Any, Any]]:

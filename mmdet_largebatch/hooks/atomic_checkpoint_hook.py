@@ -13,14 +13,14 @@ from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import CheckpointLoader, Runner
 
-from ..agreement import Agreement
+from ..checkpoints.atomic_file import AtomicFileBackend, remove_partial_files
+from ..checkpoints.comparing import OPTIMIZER, plain_model, refusal
+from ..checkpoints.finding import SAVED_AT, checkpoint_defect, newest_checkpoint
+from ..checkpoints.hook_states import HOOKS_STATE, collect
+from ..checkpoints.resuming import Resuming, weights_taken
 from ..errors import SettingError
-from ..training import is_training
-from .comparing import OPTIMIZER, plain_model, refusal
-from .finding import SAVED_AT, checkpoint_defect, newest_checkpoint
-from .hook_states import HOOKS_STATE, collect
-from .resuming import Resuming, weights_taken
-from .whole_file import WholeFileBackend, remove_partial_files
+from ..utils.dist import Agreement
+from ..utils.runner import is_training
 
 RESTART = 'restart_{}.pth'
 
@@ -423,7 +423,7 @@ class AtomicCheckpointHook(CheckpointHook):
             )
             if is_main_process():
                 pointer = os.path.join(runner.work_dir, 'last_checkpoint')
-                WholeFileBackend().put_text(path, pointer)
+                AtomicFileBackend().put_text(path, pointer)
         except OSError as error:
             self._failure = self._log_failure(runner, path, error)
             return False

@@ -7,7 +7,7 @@ from mmengine.runner.runner import _SlicedDataset
 from torch.utils.data import Sampler
 
 from ..errors import SettingError
-from ..type_names import type_name
+from ..utils.type_names import type_name
 from .sampler import GlobalBatchSampler, _check_batch_size
 
 

@@ -12,7 +12,7 @@ from mmengine.dist import get_dist_info
 from torch.utils.data import BatchSampler, Sampler
 
 from ..errors import SettingError
-from ..type_names import type_name
+from ..utils.type_names import type_name
 from .seeding import MicroBatch
 
 EMPTY = (

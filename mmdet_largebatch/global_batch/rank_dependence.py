@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .collectives import collectives, is_sync_bn
 
 
-def outside_contract(model: nn.Module) -> Dict[str, List[str]]:
+def rank_dependent_modules(model: nn.Module) -> Dict[str, List[str]]:
     """Find modules whose result depends on how the global batch is spread over the ranks.
 
     Args:

@@ -12,7 +12,7 @@ from ..errors import SettingError
 TRAIN_STEP = 'train_cfg.type=GlobalBatchTrainLoop: the train_step of the model '
 
 
-class Accumulation:
+class GradientAccumulator:
     """Withholds the step of an optim wrapper until all micro-batches of an update are computed.
 
     A model's ``train_step`` is given :attr:`stand_in`, an object of the wrapper's own class that
@@ -159,7 +159,7 @@ class Accumulation:
             )
 
 
-def _stand_in(optim_wrapper: OptimWrapper, accumulation: Accumulation) -> OptimWrapper:
+def _stand_in(optim_wrapper: OptimWrapper, accumulation: GradientAccumulator) -> OptimWrapper:
     """Make an object of the wrapper's class with its attributes and the accumulation's methods."""
     base = type(optim_wrapper)
     # Properties: MMEngine's schedulers set `step` as an attribute, and the attributes are shared.
@@ -170,5 +170,5 @@ def _stand_in(optim_wrapper: OptimWrapper, accumulation: Accumulation) -> OptimW
     return stand_in
 
 
-def _method(accumulation: Accumulation, name: str, _: OptimWrapper) -> Callable:
+def _method(accumulation: GradientAccumulator, name: str, _: OptimWrapper) -> Callable:
     return getattr(accumulation, name)
