@@ -3,7 +3,6 @@
 import os
 import socket
 from pathlib import Path
-from typing import Union
 
 from mmengine.fileio import LocalBackend, register_backend
 
@@ -20,7 +19,7 @@ class AtomicFileBackend(LocalBackend):
     content or for the new. Selected by ``backend_args=dict(backend='whole_file')``.
     """
 
-    def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
+    def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write bytes.
 
         Args:
@@ -49,7 +48,7 @@ class AtomicFileBackend(LocalBackend):
         finally:
             os.close(folder)
 
-    def put_text(self, obj: str, filepath: Union[str, Path], encoding: str = 'utf-8') -> None:
+    def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
         """Write text.
 
         Args:
@@ -63,7 +62,7 @@ class AtomicFileBackend(LocalBackend):
         self.put(obj.encode(encoding), filepath)
 
 
-def remove_partial_files(folder: Union[str, Path]) -> None:
+def remove_partial_files(folder: str | Path) -> None:
     """Remove what killed processes left half-written.
 
     Args:

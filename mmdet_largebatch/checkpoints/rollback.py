@@ -1,6 +1,6 @@
 """Bring a running training to the state that a restarted process would have."""
 
-from typing import Any, Dict
+from typing import Any
 
 from mmengine.hooks import EMAHook, IterTimerHook, RuntimeInfoHook
 from mmengine.model import is_model_wrapper
@@ -19,7 +19,7 @@ class Switches:
 
     def __init__(self, runner: Runner) -> None:
         self._hooks = [hook for hook in runner.hooks if hasattr(hook, '_has_switched')]
-        self._before: list[tuple[Any, Dict[str, Any]]] = []
+        self._before: list[tuple[Any, dict[str, Any]]] = []
         if self._hooks:
             self._keep(runner.train_dataloader.dataset, 'pipeline', '_skip_type_keys')
             for module in _plain_model(runner).modules():

@@ -2,9 +2,9 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, Iterator, Optional
 
 from mmdet.registry import OPTIMIZERS
 from mmengine.config import Config
@@ -23,7 +23,7 @@ from ..utils.exit_codes import (
 from .outputs import check_folder
 
 
-def check_checkpoint(name: str, path: Optional[str]) -> None:
+def check_checkpoint(name: str, path: str | None) -> None:
     """Refuse a checkpoint that is not there. Addresses (``scheme://...``) are left to MMEngine.
 
     Args:
@@ -49,7 +49,7 @@ def check_work_dir(cfg: Config) -> None:
     check_folder('work_dir', cfg.work_dir, '; set it by --work-dir')
 
 
-def _broken_checkpoint(cfg: Config) -> Optional[str]:
+def _broken_checkpoint(cfg: Config) -> str | None:
     """What is wrong with the checkpoint that a run loads, if it does not read."""
     path = cfg.get('load_from')
     if not path or not os.path.isfile(path):
@@ -58,7 +58,7 @@ def _broken_checkpoint(cfg: Config) -> Optional[str]:
     return defect and f'checkpoint={path}: {defect}.'
 
 
-def _unknown_optimizer(cfg: Config) -> Optional[str]:
+def _unknown_optimizer(cfg: Config) -> str | None:
     """MMEngine fails on an optimizer's name that is not registered without saying the name."""
     name = (cfg.get('optim_wrapper') or {}).get('optimizer', {}).get('type')
     if isinstance(name, str) and OPTIMIZERS.get(name) is None:
@@ -70,7 +70,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [''])[0]
 
 
-def _saved_before(error: Exception, cfg: Optional[Config], trains: bool) -> str:
+def _saved_before(error: Exception, cfg: Config | None, trains: bool) -> str:
     """The checkpoint that a training that met a broken picture goes on from."""
     if not isinstance(error, PictureError) or not cfg or not trains:
         return ''
@@ -79,7 +79,7 @@ def _saved_before(error: Exception, cfg: Optional[Config], trains: bool) -> str:
     return f' --resume then goes on from {newest}.' if newest else ''
 
 
-def _explain(error: Exception, cfg: Optional[Config], trains: bool) -> Optional[str]:
+def _explain(error: Exception, cfg: Config | None, trains: bool) -> str | None:
     """The one line that tells a user's mistake, or None where the error is not one."""
     if isinstance(error, DivergenceError):
         return str(error)
@@ -100,7 +100,7 @@ def _explain(error: Exception, cfg: Optional[Config], trains: bool) -> Optional[
 
 
 @contextmanager
-def one_line_errors(trains: bool = False) -> Iterator[Dict[str, Config]]:
+def one_line_errors(trains: bool = False) -> Iterator[dict[str, Config]]:
     """End the program with one line, with status 2 on a user's mistake, 3 on a divergence.
 
     A :class:`SettingError` is a mistake. So is an error that a library raised where the
@@ -112,9 +112,9 @@ def one_line_errors(trains: bool = False) -> Iterator[Dict[str, Config]]:
         trains (bool): Whether the tool trains. Defaults to False.
 
     Yields:
-        Dict[str, Config]: A place for the config, under ``'cfg'``, once it is loaded.
+        dict[str, Config]: A place for the config, under ``'cfg'``, once it is loaded.
     """
-    context: Dict[str, Config] = {}
+    context: dict[str, Config] = {}
     try:
         yield context
     except SystemExit as end:

@@ -3,8 +3,9 @@
 import dis
 import functools
 import inspect
+from collections.abc import Iterator
 from types import CodeType, FunctionType, ModuleType
-from typing import Any, Dict, Iterator, Set, Tuple
+from typing import Any
 
 import torch
 from mmengine.model import is_model_wrapper
@@ -38,7 +39,7 @@ QUIET = frozenset({'abc', 'builtins', 'collections', 'mmengine', 'numpy', 'torch
 DEPTH = 4
 
 
-def collectives(model: nn.Module) -> Dict[str, Set[str]]:
+def collectives(model: nn.Module) -> dict[str, set[str]]:
     """Find modules whose training step calls a collective operation.
 
     The code is read, not run: methods of each module and of the plain objects that it holds, the
@@ -48,11 +49,11 @@ def collectives(model: nn.Module) -> Dict[str, Set[str]]:
         model (nn.Module): The model, in the mode that it trains in, wrapped by DDP or not.
 
     Returns:
-        Dict[str, Set[str]]: For each module's name the functions by which it communicates.
+        dict[str, Set[str]]: For each module's name the functions by which it communicates.
     """
     if is_model_wrapper(model):
         model = model.module
-    found: Dict[str, Set[str]] = {}
+    found: dict[str, set[str]] = {}
     for name, module in model.named_modules():
         if is_sync_bn(module):
             found[name] = {'SyncBN'}
@@ -76,7 +77,7 @@ def is_sync_bn(module: nn.Module) -> bool:
     return batch_norm and 'Sync' in name and module.training
 
 
-def _parts(module: nn.Module) -> Iterator[Tuple[str, Any]]:
+def _parts(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """Yield a module and the plain objects that it holds, such as assigners and samplers."""
     yield '', module
     seen, pending = {id(module)}, [(key, value, 0) for key, value in vars(module).items()]
@@ -103,13 +104,13 @@ def _library(kind: Any) -> str:
 
 
 @functools.cache
-def _of_class(kind: type) -> Set[str]:
+def _of_class(kind: type) -> set[str]:
     """Return the collectives in the methods of a class and of its bases."""
     return _of_methods(kind, set())
 
 
-def _of_methods(kind: type, seen: Set[FunctionType]) -> Set[str]:
-    found: Set[str] = set()
+def _of_methods(kind: type, seen: set[FunctionType]) -> set[str]:
+    found: set[str] = set()
     for cls in kind.__mro__:
         if _library(cls) not in QUIET:
             for name, method in vars(cls).items():
@@ -147,7 +148,7 @@ def _functions(value: Any) -> Iterator[FunctionType]:
             pending.append(value.__wrapped__)
 
 
-def _of_function(function: FunctionType, seen: Set[FunctionType]) -> Set[str]:
+def _of_function(function: FunctionType, seen: set[FunctionType]) -> set[str]:
     """Return the collectives that a function calls, itself or by the functions that it names.
 
     A function that calls one is given by its own name, such as mmdet's ``reduce_mean``.
@@ -155,7 +156,7 @@ def _of_function(function: FunctionType, seen: Set[FunctionType]) -> Set[str]:
     if function in seen:
         return set()
     seen.add(function)
-    found: Set[str] = set()
+    found: set[str] = set()
     for code in _codes(function.__code__):
         for value in _named(code, function.__globals__):
             if _is_collective(value):
@@ -173,7 +174,7 @@ def _of_function(function: FunctionType, seen: Set[FunctionType]) -> Set[str]:
     return found
 
 
-def _named(code: CodeType, variables: Dict[str, Any]) -> Iterator[Any]:
+def _named(code: CodeType, variables: dict[str, Any]) -> Iterator[Any]:
     """Yield what the code reads of its module's variables: `name`, `module.name` and so on."""
     value = None
     for instruction in dis.get_instructions(code):
@@ -188,7 +189,7 @@ def _named(code: CodeType, variables: Dict[str, Any]) -> Iterator[Any]:
     yield value
 
 
-def _imported(code: CodeType) -> Set[str]:
+def _imported(code: CodeType) -> set[str]:
     """Return the collectives that the code names, if it imports a library of them itself."""
     imports = [i.argval for i in dis.get_instructions(code) if i.opname == 'IMPORT_NAME']
     if any(name.startswith(LIBRARIES) for name in imports):

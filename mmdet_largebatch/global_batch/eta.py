@@ -1,6 +1,6 @@
 """The ETA of a training that is cut short."""
 
-from typing import Any, Optional
+from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -22,7 +22,7 @@ class CutEta(Hook):
         self.end = end
 
     def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Optional[dict] = None
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         """Scale the ETA that was just computed.
 

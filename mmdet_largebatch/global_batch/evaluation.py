@@ -1,7 +1,5 @@
 """Evaluations within a training that measure nothing."""
 
-from typing import Dict, Optional
-
 from mmengine.hooks import ParamSchedulerHook
 from mmengine.logging import MessageHub
 from mmengine.runner import Runner
@@ -27,12 +25,12 @@ class PatientParamSchedulerHook(ParamSchedulerHook):
     MMEngine's hook ends the training with a KeyError.
     """
 
-    def after_val_epoch(self, runner: Runner, metrics: Optional[Dict[str, float]] = None) -> None:
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Step the schedulers that have their metric.
 
         Args:
             runner (Runner): The runner.
-            metrics (Dict[str, float], optional): Results of the evaluation.
+            metrics (dict[str, float], optional): Results of the evaluation.
         """
         schedulers = runner.param_schedulers
         if not isinstance(schedulers, list) or metrics is None:

@@ -1,8 +1,9 @@
 """One optimizer update out of several micro-batches."""
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any, Callable, Iterator
+from typing import Any
 
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn

@@ -1,6 +1,6 @@
 """The config of a data loader, with a sampler of the global batch put into it."""
 
-from typing import Any, Dict, Optional
+from typing import Any
 
 from mmdet.registry import DATASETS
 from mmengine.runner.runner import _SlicedDataset
@@ -11,18 +11,18 @@ from ..utils.type_names import type_name
 from .sampler import GlobalBatchSampler, _check_batch_size
 
 
-def with_global_batch(dataloader: Dict, global_batch_size: int) -> Dict:
+def with_global_batch(dataloader: dict, global_batch_size: int) -> dict:
     """Replace the batch sampler of a data loader's config.
 
     Every option of the loader, of ``DefaultSampler`` and of ``AspectRatioBatchSampler`` keeps its
     meaning, for one rank a micro-batch.
 
     Args:
-        dataloader (Dict): The config; it is not changed.
+        dataloader (dict): The config; it is not changed.
         global_batch_size (int): Images of an update.
 
     Returns:
-        Dict: The config to build.
+        dict: The config to build.
 
     Raises:
         SettingError: If an option cannot be kept.
@@ -40,7 +40,7 @@ def with_global_batch(dataloader: Dict, global_batch_size: int) -> Dict:
             f'train_dataloader.batch_sampler is a {type(grouping).__name__}. Must be a config, or '
             'none, under GlobalBatchTrainLoop.'
         )
-    ours: Dict[str, Any] = dict(type=GlobalBatchSampler, grouping=grouping)
+    ours: dict[str, Any] = dict(type=GlobalBatchSampler, grouping=grouping)
     if grouping is not None and type_name(grouping) == 'GlobalBatchSampler':
         ours, grouping = dict(grouping), None
     elif grouping is not None:
@@ -96,7 +96,7 @@ def first_images(dataset: Any, images: int) -> _SlicedDataset:
     return _SlicedDataset(dataset, images)
 
 
-def _refuse(dataloader: Dict) -> None:
+def _refuse(dataloader: dict) -> None:
     """Refuse options of ``DataLoader`` that exclude a sampler, or the order of its batches."""
     if dataloader.get('shuffle'):
         raise SettingError(
@@ -110,13 +110,13 @@ def _refuse(dataloader: Dict) -> None:
         )
 
 
-def _order_seed(sampler: Any) -> Optional[int]:
+def _order_seed(sampler: Any) -> int | None:
     if isinstance(sampler, dict):
         return sampler.get('seed')
     return getattr(sampler, 'seed', None) if isinstance(sampler, Sampler) else None
 
 
-def _images_per_epoch(dataloader: Dict, global_batch_size: int) -> Optional[int]:
+def _images_per_epoch(dataloader: dict, global_batch_size: int) -> int | None:
     updates = dataloader.pop('num_batch_per_epoch', None)
     if updates is None:
         return None

@@ -1,6 +1,6 @@
 """Means over the global batch of the values that a model logs."""
 
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,17 +26,17 @@ class LoggedMeans:
     def __init__(self, ranks: int, micro_batches: int) -> None:
         self.ranks = ranks
         self.micro_batches = micro_batches
-        self._dtypes: Dict[str, torch.dtype] = {}
+        self._dtypes: dict[str, torch.dtype] = {}
 
     @staticmethod
-    def detached(output: Any) -> Optional[Dict[str, Any]]:
+    def detached(output: Any) -> dict[str, Any] | None:
         """Take what a model logs of a micro-batch off the graph of that micro-batch.
 
         Args:
-            output (Dict[str, Any], optional): What ``train_step`` returned.
+            output (dict[str, Any], optional): What ``train_step`` returned.
 
         Returns:
-            Dict[str, Any], optional: The values by name, numbers or tensors of one element.
+            dict[str, Any], optional: The values by name, numbers or tensors of one element.
 
         Raises:
             SettingError: If a value is not a number.
@@ -64,17 +64,17 @@ class LoggedMeans:
         }
 
     def __call__(
-        self, outputs: List[Optional[Dict[str, Any]]], asked: int
-    ) -> tuple[Optional[Dict[str, Any]], int]:
+        self, outputs: list[dict[str, Any] | None], asked: int
+    ) -> tuple[dict[str, Any] | None, int]:
         """Take the means. With more than one rank this communicates.
 
         Args:
-            outputs (List[Dict[str, Any], optional]): For each micro-batch of this rank the values
+            outputs (list[dict[str, Any], optional]): For each micro-batch of this rank the values
                 by name, numbers or tensors of one element; None for no values.
             asked (int): Number of micro-batches of this rank that ask for a step.
 
         Returns:
-            tuple[Dict[str, Any] or None, int]: The means by name, None if no micro-batch of this
+            tuple[dict[str, Any] or None, int]: The means by name, None if no micro-batch of this
             rank has values and no other rank has any; and the number of micro-batches that ask for
             a step, over all ranks. Both are the same on every rank.
         """
@@ -91,7 +91,7 @@ class LoggedMeans:
         else:
             sums, counted, asked, anyone_new = self._over_ranks(rows, asked, new)
             if anyone_new:
-                found: List[Dict[str, torch.dtype]] = [{}] * self.ranks
+                found: list[dict[str, torch.dtype]] = [{}] * self.ranks
                 dist.all_gather_object(found, _dtypes(rows))
                 self._learn(found)
                 sums, counted, _, _ = self._over_ranks(rows, 0, False)
@@ -103,19 +103,19 @@ class LoggedMeans:
         nothing = not means and all(output is None for output in outputs)
         return None if nothing else means, asked
 
-    def _counts(self, rows: List[Dict[str, Any]]) -> Dict[str, int]:
+    def _counts(self, rows: list[dict[str, Any]]) -> dict[str, int]:
         counts = dict.fromkeys(self._dtypes, 0)
         for row in rows:
             for name in row:
                 counts[name] = counts.get(name, 0) + 1
         return counts
 
-    def _learn(self, found: List[Dict[str, torch.dtype]]) -> None:
+    def _learn(self, found: list[dict[str, torch.dtype]]) -> None:
         for dtypes in found:
             for name, dtype in dtypes.items():
                 self._dtypes.setdefault(name, dtype)
 
-    def _sums(self, rows: List[Dict[str, Any]]) -> Tensor:
+    def _sums(self, rows: list[dict[str, Any]]) -> Tensor:
         """Sum each value over this rank's micro-batches, in float64; 0 where there is none."""
         tensors = [v for row in rows for v in row.values() if isinstance(v, Tensor)]
         device = tensors[0].device if tensors else torch.device('cpu')
@@ -130,8 +130,8 @@ class LoggedMeans:
         return total
 
     def _over_ranks(
-        self, rows: List[Dict[str, Any]], asked: int, new: bool
-    ) -> tuple[Tensor, List[int], int, bool]:
+        self, rows: list[dict[str, Any]], asked: int, new: bool
+    ) -> tuple[Tensor, list[int], int, bool]:
         sums, counts = self._sums(rows), self._counts(rows)
         beside = [*(counts[name] for name in self._dtypes), asked, int(new)]
         every = torch.cat([sums, sums.new_tensor(beside)])
@@ -140,8 +140,8 @@ class LoggedMeans:
         return every[: len(sums)], counted, asked, anyone_new > 0
 
 
-def _dtypes(rows: List[Dict[str, Any]]) -> Dict[str, torch.dtype]:
-    found: Dict[str, torch.dtype] = {}
+def _dtypes(rows: list[dict[str, Any]]) -> dict[str, torch.dtype]:
+    found: dict[str, torch.dtype] = {}
     for row in rows:
         for name, value in row.items():
             floating = isinstance(value, Tensor) and value.is_floating_point()

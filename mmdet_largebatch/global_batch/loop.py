@@ -1,7 +1,8 @@
 """The train loop in which one iteration is one update of the global batch."""
 
+from collections.abc import Iterator
 from math import ceil
-from typing import Any, Dict, Iterator, List, Optional, Union
+from typing import Any
 
 from mmdet.registry import LOOPS
 from mmengine.dist import get_dist_info
@@ -74,10 +75,10 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
     def __init__(
         self,
         runner,
-        dataloader: Union[DataLoader, Dict],
+        dataloader: DataLoader | dict,
         max_epochs: int,
         global_batch_size: int,
-        max_updates: Optional[int] = None,
+        max_updates: int | None = None,
         **kwargs,
     ) -> None:
         _check_positive('global_batch_size', global_batch_size)
@@ -106,7 +107,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             dataset.__getitems__ = SeededFetch(dataset)
         self.unfrozen = Unfrozen(runner.model)
         self._means = LoggedMeans(self.sampler.ranks, self.sampler.micro_batches)
-        self._accumulation: Optional[GradientAccumulator] = None
+        self._accumulation: GradientAccumulator | None = None
 
     @property
     def updates_per_epoch(self) -> int:
@@ -200,7 +201,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         share = self.sampler.share
         accumulation = self._accumulation_of(self.runner.optim_wrapper)
         accumulation.begin()
-        outputs: List[Optional[Dict[str, Any]]] = []
+        outputs: list[dict[str, Any] | None] = []
         for position, number in enumerate(share):
             micro_batch = data_batch if position == 0 else next(micro_batches)
             seed_generators((self.seed, self._iter, number), MODEL)
@@ -316,7 +317,7 @@ def _check_positive(name: str, value: Any) -> None:
         raise SettingError(f'train_cfg.{name}={value}. Must be >= 1.')
 
 
-def _check_stock_settings(max_epochs: Any, settings: Dict[str, Any]) -> None:
+def _check_stock_settings(max_epochs: Any, settings: dict[str, Any]) -> None:
     """Refuse what MMEngine would take and fail on after an epoch, or with a traceback."""
     unknown = sorted(set(settings) - set(STOCK_SETTINGS))
     if unknown:

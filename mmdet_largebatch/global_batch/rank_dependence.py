@@ -1,7 +1,5 @@
 """Which models are beyond what a global batch can promise."""
 
-from typing import Dict, List, Optional
-
 from mmengine.model import is_model_wrapper
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -9,7 +7,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .collectives import collectives, is_sync_bn
 
 
-def rank_dependent_modules(model: nn.Module) -> Dict[str, List[str]]:
+def rank_dependent_modules(model: nn.Module) -> dict[str, list[str]]:
     """Find modules whose result depends on how the global batch is spread over the ranks.
 
     Args:
@@ -17,12 +15,12 @@ def rank_dependent_modules(model: nn.Module) -> Dict[str, List[str]]:
             DDP or not.
 
     Returns:
-        Dict[str, List[str]]: Names of the modules, by what is the matter with them. Empty for a
+        dict[str, list[str]]: Names of the modules, by what is the matter with them. Empty for a
         model that trains the same on any number of ranks.
     """
     if is_model_wrapper(model):
         model = model.module
-    found: Dict[str, List[str]] = {}
+    found: dict[str, list[str]] = {}
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm) and module.training and not is_sync_bn(module):
             kind = 'batch norm that trains its statistics on each rank apart'
@@ -38,7 +36,7 @@ def rank_dependent_modules(model: nn.Module) -> Dict[str, List[str]]:
     return found
 
 
-def uneven_message(model: nn.Module, ranks: int, micro_batches: int) -> Optional[str]:
+def uneven_message(model: nn.Module, ranks: int, micro_batches: int) -> str | None:
     """Say why a model that communicates cannot be trained with shares of different sizes.
 
     A rank with more micro-batches than another would wait for it without end.

@@ -1,9 +1,9 @@
 """The micro-batches of an epoch, formed once for the whole world and dealt to the ranks."""
 
+from collections.abc import Iterator
 from copy import copy
 from itertools import islice
 from math import ceil
-from typing import Iterator, List, Optional
 
 from mmdet.datasets.samplers import AspectRatioBatchSampler
 from mmdet.registry import DATA_SAMPLERS
@@ -59,9 +59,9 @@ class GlobalBatchSampler(Sampler):
         sampler: DefaultSampler,
         batch_size: int,
         global_batch_size: int,
-        grouping: Optional[dict] = None,
+        grouping: dict | None = None,
         drop_last: bool = False,
-        order_seed: Optional[int] = None,
+        order_seed: int | None = None,
     ) -> None:
         if type(sampler) is not DefaultSampler:
             raise SettingError(
@@ -97,11 +97,11 @@ class GlobalBatchSampler(Sampler):
         self._check_length()
 
     @property
-    def share(self) -> List[int]:
-        """List[int]: Numbers of the micro-batches of each update that this rank computes."""
+    def share(self) -> list[int]:
+        """list[int]: Numbers of the micro-batches of each update that this rank computes."""
         return list(range(self.rank, self.micro_batches, self.ranks))
 
-    def begin(self, seed: int, epoch: int, update: int, order_epoch: Optional[int] = None) -> None:
+    def begin(self, seed: int, epoch: int, update: int, order_epoch: int | None = None) -> None:
         """Say what the next iteration goes over.
 
         Args:
@@ -137,7 +137,7 @@ class GlobalBatchSampler(Sampler):
                 f'batch has {self.global_batch_size}. Must be False.'
             )
 
-    def _order(self, number: int) -> Iterator[List[int]]:
+    def _order(self, number: int) -> Iterator[list[int]]:
         """Return the micro-batches of an epoch that have this number in their updates."""
         sampler = copy(self.sampler)
         sampler.rank, sampler.world_size = number, self.micro_batches
@@ -170,7 +170,7 @@ def _check_batch_size(batch_size: int) -> None:
         raise SettingError(f'train_dataloader.batch_size={batch_size!r}. Must be an integer >= 1.')
 
 
-def _checked_grouping(grouping: Optional[dict]) -> Optional[dict]:
+def _checked_grouping(grouping: dict | None) -> dict | None:
     if grouping is None:
         return None
     kind = grouping.get('type')

@@ -1,7 +1,8 @@
 """Random draws that depend on the seed, the update and the micro-batch, and on nothing else."""
 
 import random
-from typing import Any, List, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +16,11 @@ class MicroBatch(list):
 
     Args:
         indices (Sequence[int]): Indices into the dataset.
-        key (Tuple[int, int, int]): Seed of the run, update (from the start of the training) and
+        key (tuple[int, int, int]): Seed of the run, update (from the start of the training) and
             number of the micro-batch within the update.
     """
 
-    def __init__(self, indices: Sequence[int], key: Tuple[int, int, int]) -> None:
+    def __init__(self, indices: Sequence[int], key: tuple[int, int, int]) -> None:
         super().__init__(indices)
         self.key = key
 
@@ -27,11 +28,11 @@ class MicroBatch(list):
         return type(self), (list(self), self.key)
 
 
-def seed_generators(key: Tuple[int, int, int], stream: int) -> None:
+def seed_generators(key: tuple[int, int, int], stream: int) -> None:
     """Seed Python's, NumPy's and PyTorch's generators, those of CUDA devices too.
 
     Args:
-        key (Tuple[int, int, int]): Seed, update and micro-batch, each >= 0.
+        key (tuple[int, int, int]): Seed, update and micro-batch, each >= 0.
         stream (int): ``DATA`` or ``MODEL``.
     """
     words = np.random.SeedSequence((*key, stream)).generate_state(8)
@@ -59,14 +60,14 @@ class SeededFetch:
         self.dataset = dataset
         self.fetch = getattr(dataset, '__getitems__', None)
 
-    def __call__(self, batch: MicroBatch) -> List[Any]:
+    def __call__(self, batch: MicroBatch) -> list[Any]:
         """Load a micro-batch.
 
         Args:
             batch (MicroBatch): Which samples, and what seeds them.
 
         Returns:
-            List[Any]: The samples.
+            list[Any]: The samples.
         """
         seed_generators(batch.key, DATA)
         if self.fetch is not None:

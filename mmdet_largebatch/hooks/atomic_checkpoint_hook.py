@@ -3,9 +3,10 @@
 import os
 import re
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Set, Union
+from typing import Any
 
 from mmdet.registry import HOOKS
 from mmengine.dist import broadcast_object_list, is_main_process
@@ -71,7 +72,7 @@ class AtomicCheckpointHook(CheckpointHook):
             not the one that is given, reads whole, or if it does not belong to the config.
     """
 
-    def __init__(self, *args, every_minutes: Optional[float] = None, **kwargs) -> None:
+    def __init__(self, *args, every_minutes: float | None = None, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         if every_minutes is not None and not (
             isinstance(every_minutes, (int, float)) and every_minutes > 0
@@ -88,16 +89,16 @@ class AtomicCheckpointHook(CheckpointHook):
         self.every_minutes = every_minutes
         # Set by hooks that may end a training within an evaluation.
         self.save_before_evaluations = every_minutes is not None
-        self.newest: Optional[str] = None
+        self.newest: str | None = None
         self.newest_update = -1
         self._complete = False
         self._training = False
-        self._resuming: Optional[Resuming] = None
+        self._resuming: Resuming | None = None
         # The checkpoint from before the evaluation that runs, and whether it is saved once more.
-        self._evaluated: Optional[str] = None
+        self._evaluated: str | None = None
         self._in_best = False
-        self._saves_again: Optional[str] = None
-        self._failure: Optional[str] = None
+        self._saves_again: str | None = None
+        self._failure: str | None = None
 
     def before_run(self, runner: Runner) -> None:
         """Choose the checkpoint to resume from, before MMEngine does.
@@ -113,7 +114,7 @@ class AtomicCheckpointHook(CheckpointHook):
         self._resuming = Resuming(runner)
         if not runner._resume:
             return
-        found: Dict[str, Union[str, List[str], None]] = {}
+        found: dict[str, str | list[str] | None] = {}
         if is_main_process():
             found = self._choose(runner)
         found = _from_main_process(found)
@@ -131,7 +132,7 @@ class AtomicCheckpointHook(CheckpointHook):
             runner._resume = False
         runner._load_from = self.newest = found['path']
 
-    def _choose(self, runner: Runner) -> Dict[str, Union[str, List[str], None]]:
+    def _choose(self, runner: Runner) -> dict[str, str | list[str] | None]:
         given = runner._load_from
         if given is not None:
             defect = os.path.isfile(given) and checkpoint_defect(given)
@@ -154,7 +155,7 @@ class AtomicCheckpointHook(CheckpointHook):
         refused = refused or (path and self._refusal(runner, path))
         return dict(path=path, passed_over=passed_over, refused=refused)
 
-    def _refusal(self, runner: Runner, path: str) -> Optional[str]:
+    def _refusal(self, runner: Runner, path: str) -> str | None:
         try:
             checkpoint = CheckpointLoader.load_checkpoint(path, map_location='meta')
         except SettingError as error:
@@ -296,7 +297,7 @@ class AtomicCheckpointHook(CheckpointHook):
             raise SettingError(self._failure)
         super().after_train(runner)
 
-    def save_now(self, runner: Runner, update: int) -> Optional[str]:
+    def save_now(self, runner: Runner, update: int) -> str | None:
         """Save the state between two updates, unless it is saved already.
 
         Called on every rank.
@@ -312,7 +313,7 @@ class AtomicCheckpointHook(CheckpointHook):
             self._write_restart(runner, update)
         return self.saved_already(runner, update)
 
-    def saved_already(self, runner: Runner, update: int) -> Optional[str]:
+    def saved_already(self, runner: Runner, update: int) -> str | None:
         """Find the checkpoint that holds the state after an update. Called on every rank.
 
         Args:
@@ -325,7 +326,7 @@ class AtomicCheckpointHook(CheckpointHook):
         held = self.newest if self.newest_update == update else None
         return _from_main_process(held)
 
-    def newest_of_main_process(self) -> Optional[str]:
+    def newest_of_main_process(self) -> str | None:
         """Find the newest checkpoint that stands. Called on every rank.
 
         Returns:
@@ -460,7 +461,7 @@ class _Removals:
 
     def __init__(self, backend) -> None:
         self._backend = backend
-        self._held: Optional[List[str]] = None
+        self._held: list[str] | None = None
 
     def __getattr__(self, name: str):
         return getattr(self._backend, name)
@@ -472,7 +473,7 @@ class _Removals:
             self._held.append(path)
 
     @contextmanager
-    def held_back(self) -> Iterator[Set[str]]:
+    def held_back(self) -> Iterator[set[str]]:
         """Remove at the end what is not in the set; nothing where an error ends it."""
         self._held, standing = [], set()
         try:

@@ -3,7 +3,6 @@
 import json
 import math
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
 
 import torch
 from mmdet.registry import HOOKS
@@ -61,7 +60,7 @@ class DivergenceHook(Hook):
     """
 
     def __init__(
-        self, spike: Optional[float] = None, rollbacks: int = 0, lr_factor: float = 0.5
+        self, spike: float | None = None, rollbacks: int = 0, lr_factor: float = 0.5
     ) -> None:
         name = 'DivergenceHook'
         if spike is not None and not (isinstance(spike, (int, float)) and spike > 1):
@@ -121,12 +120,12 @@ class DivergenceHook(Hook):
         if self.rollbacks and runner.iter == 0:
             self._checkpoints.save_now(runner, 0)
 
-    def before_update(self, runner: Runner, outputs: Dict[str, Tensor]) -> None:
+    def before_update(self, runner: Runner, outputs: dict[str, Tensor]) -> None:
         """Judge an update. The train loop calls this between the gradients and the step.
 
         Args:
             runner (Runner): The runner.
-            outputs (Dict[str, Tensor]): Losses and other values of the update, 0-d, the same on
+            outputs (dict[str, Tensor]): Losses and other values of the update, 0-d, the same on
                 every rank.
 
         Raises:
@@ -144,12 +143,12 @@ class DivergenceHook(Hook):
         if reasons:
             self._diverged(runner, reasons, norm)
 
-    def _read(self, runner: Runner, outputs: Dict) -> Tuple[Dict[str, float], float]:
+    def _read(self, runner: Runner, outputs: dict) -> tuple[dict[str, float], float]:
         """Losses and the norm of the gradient, brought to the host together."""
         names = [name for name in outputs if 'loss' in name]
         params = [p for group in runner.optim_wrapper.param_groups for p in group['params']]
         gradients = [p.grad for p in params if p.grad is not None and p.grad.numel() > 0]
-        norms: List[Tensor] = list(torch._foreach_norm(gradients)) if gradients else []
+        norms: list[Tensor] = list(torch._foreach_norm(gradients)) if gradients else []
         device = norms[0].device if norms else torch.device('cpu')
         total = torch.stack([x.to(device).float() for x in norms]).norm() if norms else None
         values = [torch.as_tensor(outputs[name]).detach().to(device) for name in names]
@@ -162,7 +161,7 @@ class DivergenceHook(Hook):
             norm /= scaler.get_scale()
         return dict(zip(names, read, strict=True)), norm
 
-    def _spikes(self, runner: Runner, losses: Dict[str, float]) -> List[str]:
+    def _spikes(self, runner: Runner, losses: dict[str, float]) -> list[str]:
         """Judge the loss by its running mean; one that passes is taken into it."""
         if self.spike is None or 'loss' not in losses:
             return []
@@ -175,7 +174,7 @@ class DivergenceHook(Hook):
         hub.update_info(COUNT, count)
         return []
 
-    def _diverged(self, runner: Runner, reasons: List[str], norm: float) -> None:
+    def _diverged(self, runner: Runner, reasons: list[str], norm: float) -> None:
         lr = max(group['lr'] for group in runner.optim_wrapper.param_groups)
         newest = self._checkpoints and self._checkpoints.newest_of_main_process()
         what = (

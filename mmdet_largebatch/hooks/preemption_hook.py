@@ -1,7 +1,7 @@
 """The hook that ends a training in good order when it is told to go."""
 
 import signal
-from typing import Callable, Optional, Sequence
+from collections.abc import Callable, Sequence
 
 from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
@@ -50,7 +50,7 @@ class PreemptionHook(Hook):
                 f'PreemptionHook: signals={signals!r}. Must be a list of names such as SIGTERM.'
             )
         self.signals = [signal.Signals[name] for name in signals]
-        self._told: Optional[int] = None
+        self._told: int | None = None
         self._handlers: dict = {}
 
     def before_run(self, runner: Runner) -> None:
@@ -125,7 +125,7 @@ class PreemptionHook(Hook):
         self._told = number
 
     def _leave_if_told(
-        self, runner: Runner, update: int, find: Callable[[Runner, int], Optional[str]]
+        self, runner: Runner, update: int, find: Callable[[Runner, int], str | None]
     ) -> None:
         if not self._agreement.any(self._told is not None):
             return

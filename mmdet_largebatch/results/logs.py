@@ -4,14 +4,14 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 from ..errors import SettingError
 from ..hooks.divergence_hook import RECORD
 from ..utils.runner import ENDED
 from .text_log import read_text
 
-Record = Dict[str, Any]
+Record = dict[str, Any]
 
 
 @dataclass
@@ -20,7 +20,7 @@ class Start:
 
     Args:
         folder (Path): That folder.
-        records (List[dict]): The lines of ``vis_data/scalars.json``: those with ``iter`` are of
+        records (list[dict]): The lines of ``vis_data/scalars.json``: those with ``iter`` are of
             updates, the others of evaluations, with the epoch as ``step``.
         divergence (dict, optional): What :class:`DivergenceHook` recorded.
         ended (dict, optional): How the training ended: ``epoch``, ``update``, ``stopped_early``.
@@ -28,9 +28,9 @@ class Start:
     """
 
     folder: Path
-    records: List[Record] = field(default_factory=list)
-    divergence: Optional[Record] = None
-    ended: Optional[Record] = None
+    records: list[Record] = field(default_factory=list)
+    divergence: Record | None = None
+    ended: Record | None = None
     broken: int = 0
 
     @property
@@ -53,14 +53,14 @@ class Start:
         return path.read_text(errors='replace') if path.is_file() else ''
 
 
-def read_starts(work_dir: Path) -> List[Start]:
+def read_starts(work_dir: Path) -> list[Start]:
     """The starts of a training, oldest first.
 
     Args:
         work_dir (Path): The work folder.
 
     Returns:
-        List[Start]: Those that trained, or the newest alone if none came so far.
+        list[Start]: Those that trained, or the newest alone if none came so far.
 
     Raises:
         SettingError: If there is none.
@@ -111,20 +111,20 @@ def _plain(record: Record) -> Record:
     return {key.removeprefix(mode): value for key, value in record.items()}
 
 
-def join(starts: List[Start]) -> Tuple[List[Record], List[Record]]:
+def join(starts: list[Start]) -> tuple[list[Record], list[Record]]:
     """The way of the weights through all starts.
 
     Where a start goes back to an earlier update, as a resumed run and a rollback do, what came
     after that update is not part of the way any more.
 
     Args:
-        starts (List[Start]): The starts, oldest first.
+        starts (list[Start]): The starts, oldest first.
 
     Returns:
-        Tuple[List[dict], List[dict]]: The records of updates and those of evaluations, in order.
+        tuple[list[dict], list[dict]]: The records of updates and those of evaluations, in order.
     """
-    updates: List[Record] = []
-    evaluations: List[Record] = []
+    updates: list[Record] = []
+    evaluations: list[Record] = []
     for record in (record for start in starts for record in start.records):
         step = record['step']
         if 'iter' in record:
@@ -139,6 +139,6 @@ def join(starts: List[Start]) -> Tuple[List[Record], List[Record]]:
     return updates, evaluations
 
 
-def _drop_from(records: List[Record], key: str, value: int) -> None:
+def _drop_from(records: list[Record], key: str, value: int) -> None:
     while records and records[-1][key] >= value:
         records.pop()

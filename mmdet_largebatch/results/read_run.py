@@ -3,7 +3,7 @@
 import math
 import re
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Set, Union
+from typing import Any
 
 from mmengine.config import Config
 
@@ -26,7 +26,7 @@ OF_EVERY_EVALUATION = {'step', 'time', 'data_time', 'memory'}
 ROLLBACK = re.compile(r'Rollback (\d+) of \d+: back to ')
 
 
-def read_run(work_dir: Union[str, Path]) -> Run:
+def read_run(work_dir: str | Path) -> Run:
     """Read what a training logged, by the tools here or by MMDetection's own ``train.py``.
 
     Settings are those of the newest start. A run that was resumed, also on another number of
@@ -104,7 +104,7 @@ def _config(start: Start, work_dir: Path) -> Config:
         raise SettingError(f'config={path}: cannot be read ({error}).') from error
 
 
-def _number(pattern: re.Pattern, text: str) -> Optional[int]:
+def _number(pattern: re.Pattern, text: str) -> int | None:
     found = pattern.search(text)
     return int(found.group(1)) if found else None
 
@@ -119,7 +119,7 @@ def _update(record: Record, accumulated: int) -> LoggedUpdate:
     )
 
 
-def _complete(start: Start, text: str, per_epoch: Optional[int], work_dir: Path) -> None:
+def _complete(start: Start, text: str, per_epoch: int | None, work_dir: Path) -> None:
     """Add what records lack of what the text log says, and take away what was not measured."""
     nothing = epochs_without_detections(text)
     for record in start.records:
@@ -137,24 +137,24 @@ def _complete(start: Start, text: str, per_epoch: Optional[int], work_dir: Path)
             record['nothing'] = True
 
 
-def _ap_keys(evaluations: List[Record], kind: str) -> Optional[str]:
+def _ap_keys(evaluations: list[Record], kind: str) -> str | None:
     """The name of an AP in the log: COCO's, under whatever prefix, or LVIS's."""
     pattern = re.compile(rf'(?:.*/)?{kind}_m?AP')
     keys = {key: None for record in evaluations for key in record if pattern.fullmatch(key)}
     return next((key for key in keys if key == f'coco/{kind}_mAP'), next(iter(keys), None))
 
 
-def _evaluation(record: Record, box: Optional[str], mask: Optional[str]) -> Evaluation:
+def _evaluation(record: Record, box: str | None, mask: str | None) -> Evaluation:
     values = [_measured(record.get(key)) for key in (box, mask)]
     return Evaluation(record['step'], *values, found_nothing=record.get('nothing', False))
 
 
-def _measured(ap: Any) -> Optional[float]:
+def _measured(ap: Any) -> float | None:
     """An AP, or None: COCO and LVIS say -1 where there is no object to be found."""
     return ap if isinstance(ap, (int, float)) and math.isfinite(ap) and ap >= 0 else None
 
 
-def _stopped_at(start: Start, text: str, evaluations: List[Record]) -> Optional[int]:
+def _stopped_at(start: Start, text: str, evaluations: list[Record]) -> int | None:
     """The epoch at which early stopping ended the newest start."""
     if start.ended is not None:
         return start.ended['epoch'] if start.ended['stopped_early'] else None
@@ -162,11 +162,11 @@ def _stopped_at(start: Start, text: str, evaluations: List[Record]) -> Optional[
     return evaluations[-1]['step'] if evaluations and STOPPED.search(text) else None
 
 
-def _recipe(cfg: Config, ranks: Optional[int]) -> Dict[str, Any]:
+def _recipe(cfg: Config, ranks: int | None) -> dict[str, Any]:
     return dict(settings.recipe_of(cfg), global_batch=settings.global_batch(cfg, ranks))
 
 
-def _notes(starts: List[Start], texts: List[str]) -> tuple:
+def _notes(starts: list[Start], texts: list[str]) -> tuple:
     broken = sum(start.broken for start in starts)
     notes = []
     if broken:
@@ -180,8 +180,8 @@ def _notes(starts: List[Start], texts: List[str]) -> tuple:
     return tuple(notes)
 
 
-def _notes_on_metrics(work_dir: Path, evaluations: List[Record], known: Optional[str]) -> tuple:
-    others: Set[str] = {key for record in evaluations for key in record} - OF_EVERY_EVALUATION
+def _notes_on_metrics(work_dir: Path, evaluations: list[Record], known: str | None) -> tuple:
+    others: set[str] = {key for record in evaluations for key in record} - OF_EVERY_EVALUATION
     others = {key for key in others if not key.startswith('loss')}
     if known or not others or others == {'nothing'}:
         return ()

@@ -7,8 +7,8 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Callable, Dict, List, Sequence
 
 import torch
 
@@ -57,7 +57,7 @@ def run_trials(
     """
     devices = _devices(gpus, jobs)
     waiting, running = deque(trials), {}
-    told: List[int] = []
+    told: list[int] = []
     handlers = {
         number: signal.signal(number, lambda number, frame: told.append(number))
         for number in (signal.SIGINT, signal.SIGTERM)
@@ -81,14 +81,14 @@ def run_trials(
         raise Stopped(told[0])
 
 
-def _leave(processes: List[subprocess.Popen], told: List[int]) -> None:
+def _leave(processes: list[subprocess.Popen], told: list[int]) -> None:
     for process in processes:
         process.terminate()
     while any(process.poll() is None for process in processes) and len(told) < 2:
         time.sleep(PAUSE)
 
 
-def _devices(gpus: int, jobs: int) -> List[Dict[str, str]]:
+def _devices(gpus: int, jobs: int) -> list[dict[str, str]]:
     """What says in the environment which GPUs are those of each job."""
     count = torch.cuda.device_count()
     if not count:
@@ -107,7 +107,7 @@ def _devices(gpus: int, jobs: int) -> List[Dict[str, str]]:
 
 
 def _start(
-    trial: Trial, gpus: int, jobs: int, devices: Dict[str, str], lock: int
+    trial: Trial, gpus: int, jobs: int, devices: dict[str, str], lock: int
 ) -> subprocess.Popen:
     words = [trial.config, '--work-dir', trial.folder, '--resume']
     environment = dict(os.environ, **devices)

@@ -1,11 +1,12 @@
 """The trials of a sweep: which there are, the config of each, and whether it is finished."""
 
 import random
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Iterator, List, Optional, Sequence, Tuple
+from typing import Any
 
 from mmengine.config import Config
 
@@ -32,9 +33,9 @@ class Trial:
     """
 
     folder: Path
-    lr: Optional[float]
-    warmup_iters: Optional[int]
-    seed: Optional[int]
+    lr: float | None
+    warmup_iters: int | None
+    seed: int | None
 
     @property
     def config(self) -> Path:
@@ -52,9 +53,9 @@ def combinations(
     lrs: Sequence[float],
     warmups: Sequence[int],
     seeds: Sequence[int],
-    samples: Optional[int] = None,
+    samples: int | None = None,
     sample_seed: int = 0,
-) -> List[Trial]:
+) -> list[Trial]:
     """Every combination of the values, or some of them drawn at random.
 
     Args:
@@ -67,7 +68,7 @@ def combinations(
         sample_seed (int): Seed of that draw. Defaults to 0.
 
     Returns:
-        List[Trial]: The trials, in the order of the values.
+        list[Trial]: The trials, in the order of the values.
 
     Raises:
         SettingError: If there are fewer pairs than samples.
@@ -88,13 +89,13 @@ def combinations(
     ]
 
 
-def _name(lr: Optional[float], warmup: Optional[int], seed: Optional[int]) -> str:
+def _name(lr: float | None, warmup: int | None, seed: int | None) -> str:
     parts = dict(lr=lr, warmup=warmup, seed=seed)
     written = [f'{key}{value}' for key, value in parts.items() if value is not None]
     return '_'.join(written) or 'recipe'
 
 
-def trial_config(cfg: Config, trial: Trial, updates: Optional[int] = None) -> Config:
+def trial_config(cfg: Config, trial: Trial, updates: int | None = None) -> Config:
     """The recipe with the values of one trial.
 
     Args:
@@ -168,7 +169,7 @@ def write_config(trial: Trial, cfg: Config) -> None:
         AtomicFileBackend().put_text(config_text(cfg), trial.config)
 
 
-def _differences(old: Any, new: Any, key: str = '') -> Iterator[Tuple[str, Any, Any]]:
+def _differences(old: Any, new: Any, key: str = '') -> Iterator[tuple[str, Any, Any]]:
     """The keys of two configs whose values differ, with these."""
     if isinstance(old, dict) and isinstance(new, dict):
         for name in {**old, **new}:
@@ -183,7 +184,7 @@ def _plain(value: Any) -> Any:
     return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
-def finished_run(trial: Trial) -> Optional[Run]:
+def finished_run(trial: Trial) -> Run | None:
     """What a trial came to.
 
     Args:

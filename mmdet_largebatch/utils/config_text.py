@@ -1,6 +1,7 @@
 """Write a config to a file that reads back as the same config, whatever form it came in."""
 
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.config.lazy import LazyAttr, LazyObject

@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn, Optional
+from typing import NoReturn
 
 WRONG_SETTING = 2
 DIVERGED = 3
@@ -54,7 +54,7 @@ def tell_launcher(status: int, again: bool) -> bool:
     return True
 
 
-def final_status() -> Optional[int]:
+def final_status() -> int | None:
     """Read the status after which another rank of this machine wants no restart.
 
     Returns:

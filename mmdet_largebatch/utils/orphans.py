@@ -8,10 +8,10 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing.util import register_after_fork
 from threading import Thread
-from typing import Callable, Optional, Sequence
 
 # Seconds between two looks at the parent.
 INTERVAL = 1.0
@@ -32,7 +32,7 @@ def watch_parents() -> None:
 
 
 def ending_with_trainer(
-    signals: Sequence[int], worker_init_fn: Optional[Callable[[int], None]]
+    signals: Sequence[int], worker_init_fn: Callable[[int], None] | None
 ) -> Callable[[int], None]:
     """Let a data worker heed signals only where its trainer sent them, and end with its trainer.
 
@@ -68,7 +68,7 @@ def _end_without(parent: int) -> None:
 
 
 def _start_worker(
-    signals: Sequence[int], worker_init_fn: Optional[Callable[[int], None]], worker: int
+    signals: Sequence[int], worker_init_fn: Callable[[int], None] | None, worker: int
 ) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     Thread(target=_end_with, args=(signals, os.getppid()), daemon=True).start()

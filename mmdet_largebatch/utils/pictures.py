@@ -4,15 +4,16 @@ OpenCV's errors do not, and MMEngine passes them on from a data worker as a long
 """
 
 import errno
+from collections.abc import Callable
 from functools import wraps
-from typing import Any, Callable, Optional
+from typing import Any
 
 import cv2
 from mmcv.transforms import LoadImageFromFile
 
 from ..errors import PictureError
 
-Transform = Callable[[LoadImageFromFile, dict], Optional[dict]]
+Transform = Callable[[LoadImageFromFile, dict], dict | None]
 # The faults of a file. Other system errors, such as those of a network, may pass.
 OF_THE_FILE = {
     errno.ENOENT,
@@ -25,7 +26,7 @@ OF_THE_FILE = {
 }
 
 
-def _defect(error: Exception) -> Optional[str]:
+def _defect(error: Exception) -> str | None:
     """What is wrong with a picture's file, None where the error tells of something else."""
     if isinstance(error, OSError) and error.errno is not None:
         return (error.strerror or str(error)).lower() if error.errno in OF_THE_FILE else None
@@ -39,7 +40,7 @@ def _defect(error: Exception) -> Optional[str]:
 
 def _naming_the_picture(transform: Transform) -> Transform:
     @wraps(transform)
-    def named(self: LoadImageFromFile, results: dict) -> Optional[dict[str, Any]]:
+    def named(self: LoadImageFromFile, results: dict) -> dict[str, Any] | None:
         try:
             return transform(self, results)
         except Exception as error:

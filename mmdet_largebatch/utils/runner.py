@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Optional, Type, TypeVar
+from typing import TypeVar
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
@@ -45,12 +45,12 @@ def is_training(runner: Runner) -> bool:
     return isinstance(loop, BaseLoop) and isinstance(optim_wrapper, BaseOptimWrapper)
 
 
-def find_hook(runner: Runner, kind: Type[AnyHook]) -> Optional[AnyHook]:
+def find_hook(runner: Runner, kind: type[AnyHook]) -> AnyHook | None:
     """The run's hook of one class.
 
     Args:
         runner (Runner): The runner.
-        kind (Type[Hook]): The class.
+        kind (type[Hook]): The class.
 
     Returns:
         Hook, optional: The first hook of that class, None where there is none.
