@@ -16,8 +16,9 @@ from ..utils.exit_codes import (
     DIVERGED,
     STATUS_FILE,
     WRONG_SETTING,
+    Preempted,
+    exit_training,
     final_status,
-    leave,
     tell_launcher,
 )
 from .outputs import check_folder
@@ -117,10 +118,12 @@ def one_line_errors(trains: bool = False) -> Iterator[dict[str, Config]]:
     context: dict[str, Config] = {}
     try:
         yield context
+    except Preempted as end:
+        exit_training(end.code, restart=True)
     except SystemExit as end:
         # Of argparse.
         if end.code == WRONG_SETTING:
-            tell_launcher(WRONG_SETTING, again=False)
+            tell_launcher(WRONG_SETTING, restart=False)
         raise
     except Exception as error:
         line = _explain(error, context.get('cfg'), trains)
@@ -130,10 +133,10 @@ def one_line_errors(trains: bool = False) -> Iterator[dict[str, Config]]:
                 sys.exit(status)
             raise
         status = DIVERGED if isinstance(error, DivergenceError) else WRONG_SETTING
-        speaks = tell_launcher(status, again=False)
+        speaks = tell_launcher(status, restart=False)
         # Of a mistake that one rank alone meets, that rank tells.
         if speaks or (getattr(error, 'alone', False) and STATUS_FILE not in os.environ):
             print(f'error: {line}', file=sys.stderr, flush=True)
         if status == DIVERGED:
-            leave(DIVERGED, again=False)
+            exit_training(DIVERGED, restart=False)
         sys.exit(status)

@@ -12,7 +12,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..errors import RolledBack, SettingError
+from ..errors import SettingError
 from ..optimizers import double_clip_message
 from .eta import CutEta
 from .evaluation import be_patient, forget_evaluation
@@ -27,6 +27,13 @@ from .unused import check_all_used
 
 # Arguments that train_cfg may have besides this loop's own.
 STOCK_SETTINGS = ('val_begin', 'val_interval', 'dynamic_intervals')
+
+
+class RolledBack(Exception):
+    """Raised by a hook that has put the run back to an earlier update.
+
+    :class:`GlobalBatchTrainLoop` catches it and continues from there.
+    """
 
 
 @LOOPS.register_module()

@@ -6,10 +6,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from mmdet.registry import HOOKS
-from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import CheckpointLoader, Runner
@@ -20,7 +19,7 @@ from ..checkpoints.finding import SAVED_AT, checkpoint_defect, newest_checkpoint
 from ..checkpoints.hook_states import HOOKS_STATE, collect
 from ..checkpoints.resuming import Resuming, weights_taken
 from ..errors import SettingError
-from ..utils.dist import Agreement
+from ..utils.dist import any_rank, from_main_process
 from ..utils.runner import is_training
 
 RESTART = 'restart_{}.pth'
@@ -117,7 +116,7 @@ class AtomicCheckpointHook(CheckpointHook):
         found: dict[str, str | list[str] | None] = {}
         if is_main_process():
             found = self._choose(runner)
-        found = _from_main_process(found)
+        found = from_main_process(found)
         # Loaders of other addresses wait for all ranks.
         if found['path'] and '://' in found['path']:
             found['refused'] = self._refusal(runner, found['path'])
@@ -199,7 +198,6 @@ class AtomicCheckpointHook(CheckpointHook):
         if self._local and is_main_process():
             os.makedirs(self.out_dir, exist_ok=True)
             remove_partial_files(self.out_dir)
-        self._agreement = Agreement()
         self._saved_at = time.monotonic()
         self._training = True
 
@@ -240,7 +238,7 @@ class AtomicCheckpointHook(CheckpointHook):
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
         if self.every_minutes is not None:
             due = time.monotonic() - self._saved_at >= 60 * self.every_minutes
-            if self._agreement.any(due):
+            if any_rank(due):
                 self.save_now(runner, runner.iter + 1)
 
     def before_evaluation(self, runner: Runner) -> None:
@@ -324,7 +322,7 @@ class AtomicCheckpointHook(CheckpointHook):
             str, optional: Its path, None where no checkpoint holds it.
         """
         held = self.newest if self.newest_update == update else None
-        return _from_main_process(held)
+        return from_main_process(held)
 
     def newest_of_main_process(self) -> str | None:
         """Find the newest checkpoint that stands. Called on every rank.
@@ -332,7 +330,7 @@ class AtomicCheckpointHook(CheckpointHook):
         Returns:
             str, optional: Its path, None where there is none.
         """
-        return _from_main_process(self.newest)
+        return from_main_process(self.newest)
 
     def _write_restart(self, runner: Runner, update: int) -> bool:
         meta = dict(epoch=runner.epoch, iter=update)
@@ -492,10 +490,3 @@ class _Removals:
 def _is_within_epoch(runner: Runner) -> bool:
     length = getattr(runner.train_loop, 'updates_per_epoch', None)
     return length is not None and runner.iter % length != 0
-
-
-def _from_main_process(value: Any) -> Any:
-    """The main process's value, on every rank."""
-    values = [value]
-    broadcast_object_list(values)
-    return values[0]

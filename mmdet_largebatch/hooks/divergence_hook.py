@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..checkpoints.atomic_file import AtomicFileBackend
 from ..checkpoints.rollback import Switches, roll_back
-from ..errors import DivergenceError, RolledBack, SettingError
-from ..global_batch import GlobalBatchTrainLoop
+from ..errors import DivergenceError, SettingError
+from ..global_batch.loop import GlobalBatchTrainLoop, RolledBack
 from ..utils.runner import find_hook, is_training
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .warmup_step_lr_hook import WarmupStepLRHook

@@ -15,29 +15,36 @@ PREEMPTED = 75
 STATUS_FILE = 'LARGEBATCH_STATUS_FILE'
 
 
-def leave(status: int, again: bool) -> NoReturn:
-    """End this process. To be called on all ranks.
+class Preempted(SystemExit):
+    """Exits a training whose machine is about to be taken away, with status 75."""
 
-    Under ``torchrun`` a process that fails is started again while there are restarts left. So
-    where that would be of no use the launcher is told the status and this process ends with 0.
+    def __init__(self) -> None:
+        super().__init__(PREEMPTED)
+
+
+def exit_training(status: int, restart: bool) -> NoReturn:
+    """Exit this process. To be called on all ranks.
+
+    ``torchrun`` restarts a process that fails while it has restarts left. Where a restart cannot
+    help, the launcher gets the status by a file, and this process exits with 0.
 
     Args:
-        status (int): The status that the training ends with.
-        again (bool): Whether starting it again is of use.
+        status (int): Exit code of the run.
+        restart (bool): Whether a restart can help.
 
     Raises:
         SystemExit: Always.
     """
-    tell_launcher(status, again)
-    sys.exit(0 if os.environ.get(STATUS_FILE) and not again else status)
+    tell_launcher(status, restart)
+    sys.exit(0 if os.environ.get(STATUS_FILE) and not restart else status)
 
 
-def tell_launcher(status: int, again: bool) -> bool:
+def tell_launcher(status: int, restart: bool) -> bool:
     """Write the exit code of the run for the launcher, unless another rank did so already.
 
     Args:
-        status (int): The status that the run ends with.
-        again (bool): Whether starting it again is of use.
+        status (int): Exit code of the run.
+        restart (bool): Whether a restart can help.
 
     Returns:
         bool: True if this rank is the one that speaks: the first that wrote, or without
@@ -48,7 +55,7 @@ def tell_launcher(status: int, again: bool) -> bool:
         return os.environ.get('LOCAL_RANK', '0') == '0'
     try:
         with open(file, 'x') as stream:
-            stream.write(f'{status} {"again" if again else "final"}')
+            stream.write(f'{status} {"again" if restart else "final"}')
     except FileExistsError:
         return False
     return True
