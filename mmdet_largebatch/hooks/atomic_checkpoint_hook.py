@@ -18,6 +18,7 @@ from ..checkpoints.comparing import OPTIMIZER, plain_model, refusal
 from ..checkpoints.finding import SAVED_AT, checkpoint_defect, newest_checkpoint
 from ..checkpoints.hook_states import HOOKS_STATE, collect
 from ..checkpoints.resuming import Resuming, weights_taken
+from ..checks import invalid
 from ..errors import SettingError
 from ..utils.dist import any_rank, from_main_process
 from ..utils.runner import is_training
@@ -76,14 +77,13 @@ class AtomicCheckpointHook(CheckpointHook):
         if every_minutes is not None and not (
             isinstance(every_minutes, (int, float)) and every_minutes > 0
         ):
-            raise SettingError(
-                f'default_hooks.checkpoint.every_minutes={every_minutes!r}. Must be above 0, or '
-                'None for never.'
-            )
+            name = 'default_hooks.checkpoint.every_minutes'
+            raise invalid(name, every_minutes, 'above 0, or None for never')
         if self.filename_tmpl.startswith(('best_', 'restart_')):
-            raise SettingError(
-                f'default_hooks.checkpoint.filename_tmpl={self.filename_tmpl!r}. Must not begin '
-                'with best_ or restart_, which are the names of other checkpoints.'
+            raise invalid(
+                'default_hooks.checkpoint.filename_tmpl',
+                self.filename_tmpl,
+                'a name that does not begin with best_ or restart_, as other checkpoints do',
             )
         self.every_minutes = every_minutes
         # Set by hooks that may end a training within an evaluation.

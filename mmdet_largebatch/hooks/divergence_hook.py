@@ -2,6 +2,7 @@
 
 import json
 import math
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from ..checkpoints.atomic_file import AtomicFileBackend
 from ..checkpoints.rollback import Switches, roll_back
-from ..errors import DivergenceError, SettingError
+from ..checks import check, invalid, is_number
+from ..errors import DivergenceError
 from ..global_batch.loop import GlobalBatchTrainLoop, RolledBack
 from ..utils.runner import find_hook, is_training
 from .atomic_checkpoint_hook import AtomicCheckpointHook
@@ -62,13 +64,13 @@ class DivergenceHook(Hook):
     def __init__(
         self, spike: float | None = None, rollbacks: int = 0, lr_factor: float = 0.5
     ) -> None:
-        name = 'DivergenceHook'
-        if spike is not None and not (isinstance(spike, (int, float)) and spike > 1):
-            raise SettingError(f'{name}: spike={spike!r}. Must be above 1, or None.')
-        if isinstance(rollbacks, bool) or not isinstance(rollbacks, int) or rollbacks < 0:
-            raise SettingError(f'{name}: rollbacks={rollbacks!r}. Must be a whole number >= 0.')
-        if not (isinstance(lr_factor, (int, float)) and 0 < lr_factor <= 1):
-            raise SettingError(f'{name}: lr_factor={lr_factor!r}. Must be in (0, 1].')
+        name = type(self).__name__
+        ok = spike is None or (is_number(spike) and spike > 1)
+        check(ok, f'{name}.spike', spike, 'above 1, or None')
+        ok = is_number(rollbacks, Integral) and rollbacks >= 0
+        check(ok, f'{name}.rollbacks', rollbacks, 'a whole number >= 0')
+        ok = is_number(lr_factor) and 0 < lr_factor <= 1
+        check(ok, f'{name}.lr_factor', lr_factor, 'in (0, 1]')
         self.spike = spike
         self.rollbacks = rollbacks
         self.lr_factor = lr_factor
@@ -86,16 +88,12 @@ class DivergenceHook(Hook):
             return
         loop = runner._train_loop
         if not isinstance(loop, GlobalBatchTrainLoop):
-            raise SettingError(
-                f'DivergenceHook looks at an update before its step. train_cfg.type='
-                f"{type(loop).__name__} must be 'GlobalBatchTrainLoop'."
-            )
+            wanted = "'GlobalBatchTrainLoop': DivergenceHook looks at an update before its step"
+            raise invalid('train_cfg.type', type(loop).__name__, wanted)
         for key, kind in dict(lr=WarmupStepLRHook, checkpoint=AtomicCheckpointHook).items():
-            if self.rollbacks and find_hook(runner, kind) is None:
-                raise SettingError(
-                    f'DivergenceHook: rollbacks={self.rollbacks} needs default_hooks.{key}.type='
-                    f"'{kind.__name__}'. Must be 0 without it."
-                )
+            ok = not self.rollbacks or find_hook(runner, kind) is not None
+            wanted = f"0 without default_hooks.{key}.type='{kind.__name__}'"
+            check(ok, f'{type(self).__name__}.rollbacks', self.rollbacks, wanted)
 
     def before_train(self, runner: Runner) -> None:
         """Take up the LR factor of earlier rollbacks.

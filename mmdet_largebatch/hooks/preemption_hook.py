@@ -4,10 +4,10 @@ import signal
 from collections.abc import Callable, Sequence
 
 from mmdet.registry import HOOKS
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
-from ..errors import SettingError
+from ..checks import invalid
 from ..utils.dist import any_rank, barrier, first_message
 from ..utils.exit_codes import PREEMPTED, Preempted
 from ..utils.orphans import ending_with_trainer
@@ -45,9 +45,8 @@ class PreemptionHook(Hook):
     def __init__(self, signals: Sequence[str] = ('SIGTERM', 'SIGUSR1')) -> None:
         unknown = [name for name in signals if name not in signal.Signals.__members__]
         if unknown or isinstance(signals, str):
-            raise SettingError(
-                f'PreemptionHook: signals={signals!r}. Must be a list of names such as SIGTERM.'
-            )
+            name = f'{type(self).__name__}.signals'
+            raise invalid(name, signals, "a list of names such as 'SIGTERM'")
         self.signals = [signal.Signals[name] for name in signals]
         self._signal_received: int | None = None
         self._handlers: dict = {}
@@ -65,9 +64,11 @@ class PreemptionHook(Hook):
             return
         checkpoints = find_hook(runner, AtomicCheckpointHook)
         if checkpoints is None:
-            raise SettingError(
-                'default_hooks.preemption=PreemptionHook saves by default_hooks.checkpoint. Its '
-                "type must be 'AtomicCheckpointHook'."
+            stock = find_hook(runner, CheckpointHook)
+            raise invalid(
+                'default_hooks.checkpoint.type',
+                stock and type(stock).__name__,
+                "'AtomicCheckpointHook': default_hooks.preemption saves by it",
             )
         checkpoints.save_before_evaluations = True
 

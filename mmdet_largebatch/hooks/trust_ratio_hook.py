@@ -1,5 +1,7 @@
 """Statistics of the trust ratios that LAMB and LARS scale their steps by."""
 
+from numbers import Integral
+
 import numpy as np
 import torch
 from mmdet.registry import HOOKS
@@ -9,7 +11,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ..errors import SettingError
+from ..checks import check, is_number
 from ..optimizers import component_of
 from ..optimizers.base import LayerwiseOptimizer
 
@@ -44,8 +46,8 @@ class TrustRatioHook(Hook):
     priority = 'NORMAL'
 
     def __init__(self, interval: int = 50) -> None:
-        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
-            raise SettingError(f'Invalid interval={interval!r} of TrustRatioHook. Must be >= 1.')
+        ok = is_number(interval, Integral) and interval >= 1
+        check(ok, f'{type(self).__name__}.interval', interval, 'a whole number of updates >= 1')
         self.interval = interval
         self._optimizer: LayerwiseOptimizer | None = None
         self._names: dict[Tensor, str] = {}

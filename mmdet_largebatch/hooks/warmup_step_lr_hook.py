@@ -9,13 +9,13 @@ from mmengine.hooks import Hook, ParamSchedulerHook
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 
-from ..errors import SettingError
-from ..schedulers.checks import (
+from ..checks import (
+    check,
     check_factors,
     check_milestones,
     check_scaling,
     check_warmup,
-    require,
+    invalid,
 )
 from ..schedulers.warmup_step_lr import WarmupStepLR
 from ..utils.runner import is_training
@@ -111,7 +111,7 @@ class WarmupStepLRHook(Hook):
         if self.scale_rule is not None:
             wanted = f'None: no batch size can be read off {type(loop.dataloader).__name__}'
             ok = global_batch is not None
-            require(ok, type(self).__name__, 'scale_rule', self.scale_rule, wanted)
+            check(ok, f'{type(self).__name__}.scale_rule', self.scale_rule, wanted)
             scale = (global_batch / self.base_batch_size) ** SCALE_EXPONENTS[self.scale_rule]
         for group in optim_wrapper.param_groups:
             group['lr'] *= scale
@@ -137,26 +137,28 @@ class WarmupStepLRHook(Hook):
 
     def _check_sole_schedule(self, runner: Runner) -> None:
         """Refuse whatever sets the LR besides this hook, or keeps it from doing so."""
-        owner = type(self).__name__
         if isinstance(runner.optim_wrapper, OptimWrapperDict):
             names = list(runner.optim_wrapper.keys())
-            require(False, owner, 'optim_wrapper', names, 'a single optimizer, not several')
+            raise invalid('optim_wrapper', names, 'a single optimizer, not several')
         others = [type(scheduler).__name__ for scheduler in runner.param_schedulers or []]
-        require(not others, owner, 'param_scheduler', others, 'None: this hook is the schedule')
+        wanted = f'None: {type(self).__name__} is the schedule'
+        check(not others, 'param_scheduler', others, wanted)
         if (runner.auto_scale_lr or {}).get('enable', False):
-            wanted = (
-                'False, since it knows no global batch and would scale what this hook scales: '
-                'use scale_rule and base_batch_size here instead of --auto-scale-lr'
+            raise invalid(
+                'auto_scale_lr.enable',
+                True,
+                'False, since it knows no global batch and would scale the LR a second time: use '
+                'scale_rule and base_batch_size of default_hooks.lr instead of --auto-scale-lr',
             )
-            require(False, owner, 'auto_scale_lr.enable', True, wanted)
         if not any(isinstance(hook, ParamSchedulerHook) for hook in runner.hooks):
             wanted = "dict(type='ParamSchedulerHook'), which steps the schedule"
-            require(False, owner, 'default_hooks.param_scheduler', None, wanted)
+            raise invalid('default_hooks.param_scheduler', None, wanted)
         if any('initial_lr' in group for group in runner.optim_wrapper.param_groups):
-            raise SettingError(
-                f'{owner}: resume={runner._resume!r} must be True, with the checkpoint as '
-                "load_from: the optimizer's state was loaded before the training began and "
-                "holds another schedule's LR"
+            raise invalid(
+                'resume',
+                runner._resume,
+                "True, with the checkpoint as load_from: the optimizer's state was loaded before "
+                "the training began and holds another schedule's LR",
             )
 
     def _global_batch(self, runner: Runner) -> int | None:
@@ -174,8 +176,7 @@ class WarmupStepLRHook(Hook):
             "train_cfg.type='GlobalBatchTrainLoop' with "
             f'global_batch_size={global_batch and global_batch * counts}'
         )
-        owner = type(self).__name__
-        require(counts == 1, owner, 'optim_wrapper.accumulative_counts', counts, wanted)
+        check(counts == 1, 'optim_wrapper.accumulative_counts', counts, wanted)
         return global_batch
 
     def _updates_per_epoch(self, loop: BaseLoop) -> int:
@@ -186,7 +187,7 @@ class WarmupStepLRHook(Hook):
             'GlobalBatchTrainLoop: milestones are in epochs'
         )
         ok = isinstance(loop, EpochBasedTrainLoop)
-        require(ok, type(self).__name__, 'train_cfg.type', type(loop).__name__, wanted)
+        check(ok, 'train_cfg.type', type(loop).__name__, wanted)
         return loop.max_iters // loop.max_epochs
 
     def _in_updates(self, updates_per_epoch: int, loop: BaseLoop) -> tuple[int, list[int]]:
@@ -197,14 +198,15 @@ class WarmupStepLRHook(Hook):
         setting, warmup = 'warmup_iters', self.warmup_iters or 0
         if self.warmup_epochs is not None:
             setting, warmup = 'warmup_epochs', _nearest(self.warmup_epochs * updates_per_epoch)
-        require(warmup <= end, owner, setting, getattr(self, setting), f'no longer than {training}')
+        value = getattr(self, setting)
+        check(warmup <= end, f'{owner}.{setting}', value, f'no longer than {training}')
 
         milestones = [_nearest(epoch * updates_per_epoch) for epoch in self.milestones]
         ok = all(0 < update < end for update in milestones)
-        require(ok, owner, 'milestones', self.milestones, f'inside {training}')
+        check(ok, f'{owner}.milestones', self.milestones, f'inside {training}')
         ok = len(set(milestones)) == len(milestones)
         wanted = f'at least an update apart ({updates_per_epoch} an epoch)'
-        require(ok, owner, 'milestones', self.milestones, wanted)
+        check(ok, f'{owner}.milestones', self.milestones, wanted)
         return warmup, milestones
 
     def _summary(

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ..checks import invalid
 from ..errors import SettingError
-from .checks import invalid
 from .saved_state import SavedState, check_step, describe
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import as_float32
+from ..checks import as_float32
 from .tensors import NORM_BLOCK, batches, norm_of, partial_norms
 
 # Elements that go through all operations together: 4 MiB of each tensor. At an eighth of it, calls

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import as_float32
+from ..checks import as_float32
 from .fused_lamb import BLOCK
 from .tensors import norm_of, partial_norms
 

@@ -18,10 +18,7 @@ import torch
 from mmdet.registry import OPTIMIZERS
 from mmengine.logging import print_log
 
-from ..errors import SettingError
-from .apex_lamb import MOMENTS, ApexLAMB, ApexUnfit
-from .base import LayerwiseOptimizer
-from .checks import (
+from ..checks import (
     check_betas,
     check_choice,
     check_flag,
@@ -29,6 +26,9 @@ from .checks import (
     check_non_negative,
     check_positive_or_none,
 )
+from ..errors import SettingError
+from .apex_lamb import MOMENTS, ApexLAMB, ApexUnfit
+from .base import LayerwiseOptimizer
 from .torch_lamb import TorchLAMB
 
 BACKENDS = ('auto', 'apex', 'torch')

@@ -15,9 +15,9 @@ import torch
 from mmdet.registry import OPTIMIZERS
 from torch import Tensor
 
+from ..checks import as_float32, check_flag, check_fraction, check_non_negative
 from ..errors import SettingError
 from .base import LayerwiseOptimizer, trained
-from .checks import as_float32, check_flag, check_fraction, check_non_negative
 from .fused_lars import Row, Scalars, trust_ratio, update_excluded, update_in_lists, update_on_host
 from .tensors import FUSED_ON, arithmetic_dtype, in_memory_order, is_on_host, l2_norm
 

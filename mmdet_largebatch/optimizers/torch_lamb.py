@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import as_float32
 from .base import Observer, trained
-from .checks import as_float32
 from .fused_lamb import (
     BLOCK,
     Row,

@@ -14,7 +14,7 @@ from mmdet.registry import PARAM_SCHEDULERS
 from mmengine.optim import BaseOptimWrapper, _ParamScheduler
 from torch.optim import Optimizer
 
-from .checks import check_base_lrs, check_factors, check_milestones, check_warmup_iters, require
+from ..checks import check, check_base_lrs, check_factors, check_milestones, check_warmup_iters
 
 
 def warmup_step_factor(
@@ -94,7 +94,7 @@ class WarmupStepLR(_ParamScheduler):
         check_milestones(owner, milestones, Integral, 'whole updates')
         check_factors(owner, gamma, warmup_ratio)
         groups = optimizer.param_groups
-        check_base_lrs(owner, [group.get('initial_lr', group['lr']) for group in groups])
+        check_base_lrs([group.get('initial_lr', group['lr']) for group in groups])
 
         self.warmup_iters = warmup_iters
         self.milestones = list(milestones)
@@ -127,10 +127,9 @@ class WarmupStepLR(_ParamScheduler):
         Raises:
             SettingError: If it is another scheduler's state.
         """
-        require(
+        check(
             set(state_dict) == {'update'},
-            type(self).__name__,
-            "keys of the checkpoint's scheduler state",
+            'param_schedulers of the checkpoint',
             sorted(state_dict),
             "['update']: another scheduler wrote it; to begin from that checkpoint's weights "
             'give it as load_from with resume=False',
