@@ -7,6 +7,7 @@ from typing import Any
 
 from mmengine.runner import CheckpointLoader
 
+from ..compat import checkpoint_loaders
 from .unpickling import load_safely, safe_torch_load
 
 
@@ -49,6 +50,6 @@ def _safely(loader: Callable) -> Callable:
     return load
 
 
-for _prefix, _loader in list(CheckpointLoader._schemes.items()):
+for _prefix, _loader in checkpoint_loaders().items():
     if _prefix:
         CheckpointLoader.register_scheme(_prefix, _safely(_loader), force=True)

@@ -9,6 +9,7 @@ from mmengine.hooks import EMAHook
 from mmengine.optim import OptimWrapper, ReduceOnPlateauParamScheduler
 from mmengine.runner import Runner
 
+from ..compat import load_from, randomness
 from ..errors import SettingError
 from ..optimizers.base import LayerwiseOptimizer
 from ..schedulers import WarmupStepLR
@@ -98,7 +99,7 @@ class Resuming:
                 f'the checkpoint is of epoch {meta["epoch"]}, update {meta["iter"]}, and '
                 f'train_cfg.max_epochs={runner.max_epochs}: nothing is left to train'
             )
-        seed = runner._randomness_cfg.get('seed')
+        seed = randomness(runner).get('seed')
         if seed is not None and meta.get('seed') not in (None, seed):
             lines.append(
                 f'seed {meta["seed"]} of the checkpoint is taken, not randomness.seed={seed}'
@@ -262,7 +263,7 @@ def weights_taken(runner: Runner, checkpoint: dict[str, Any]) -> str:
     ).items():
         if differ[kind]:
             parts.append(f'{len(differ[kind])} {words} (such as {differ[kind][0]})')
-    return f'load_from={runner._load_from}: {", ".join(parts)}.'
+    return f'load_from={load_from(runner)}: {", ".join(parts)}.'
 
 
 def _groups(state: dict[str, Any]) -> list[dict[str, Any]]:

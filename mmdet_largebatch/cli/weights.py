@@ -10,6 +10,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from ..compat import load_from
 from ..errors import SettingError
 
 MISMATCH = re.compile(
@@ -70,4 +71,4 @@ class WeightsCheckHook(Hook):
         Raises:
             SettingError: If they are another model's.
         """
-        check_weights(runner.model, checkpoint, runner._load_from)
+        check_weights(runner.model, checkpoint, load_from(runner))

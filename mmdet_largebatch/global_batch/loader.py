@@ -3,9 +3,9 @@
 from typing import Any
 
 from mmdet.registry import DATASETS
-from mmengine.runner.runner import _SlicedDataset
 from torch.utils.data import Sampler
 
+from ..compat import SlicedDataset
 from ..errors import SettingError
 from ..utils.type_names import type_name
 from .sampler import GlobalBatchSampler, _check_batch_size
@@ -71,7 +71,7 @@ def with_global_batch(dataloader: dict, global_batch_size: int) -> dict:
     return dataloader
 
 
-def first_images(dataset: Any, images: int) -> _SlicedDataset:
+def first_images(dataset: Any, images: int) -> SlicedDataset:
     """Build a dataset and take its first images, as MMEngine does for ``num_batch_per_epoch``.
 
     Args:
@@ -79,7 +79,7 @@ def first_images(dataset: Any, images: int) -> _SlicedDataset:
         images (int): Number of images.
 
     Returns:
-        _SlicedDataset: The images.
+        SlicedDataset: The images.
 
     Raises:
         SettingError: If there are fewer.
@@ -93,7 +93,7 @@ def first_images(dataset: Any, images: int) -> _SlicedDataset:
             f'train_dataloader.num_batch_per_epoch needs {images} images and the dataset has '
             f'{len(dataset)}. Must be at most so many updates of the global batch.'
         )
-    return _SlicedDataset(dataset, images)
+    return SlicedDataset(dataset, images)
 
 
 def _refuse(dataloader: dict) -> None:

@@ -12,6 +12,8 @@ from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..checks import check
+from ..compat import accumulative_counts, randomness
 from ..errors import SettingError
 from ..optimizers import double_clip_message
 from .eta import CutEta
@@ -134,7 +136,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
     @property
     def seed(self) -> int:
         """int: The seed that all ranks share; on resume it is the checkpoint's."""
-        apart = self.runner._randomness_cfg.get('diff_rank_seed', False)
+        apart = randomness(self.runner).get('diff_rank_seed', False)
         return self.runner.seed - (get_dist_info()[0] if apart else 0)
 
     def run(self) -> nn.Module:
@@ -270,12 +272,9 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
                 f'optim_wrapper.type={type(wrapper).__name__}. Must be OptimWrapper or a class '
                 'derived from it under GlobalBatchTrainLoop.'
             )
-        if wrapper._accumulative_counts != 1:
-            raise SettingError(
-                f'optim_wrapper.accumulative_counts={wrapper._accumulative_counts}. Must be 1: '
-                f'train_cfg.global_batch_size={self.global_batch_size} says how much is '
-                'accumulated.'
-            )
+        counts = accumulative_counts(wrapper)
+        wanted = f'1: train_cfg.global_batch_size={self.global_batch_size} says what is accumulated'
+        check(counts == 1, 'optim_wrapper.accumulative_counts', counts, wanted)
         message = double_clip_message(wrapper)
         if message:
             self.runner.logger.warning(message)

@@ -19,6 +19,7 @@ from ..checkpoints.finding import SAVED_AT, checkpoint_defect, newest_checkpoint
 from ..checkpoints.hook_states import HOOKS_STATE, collect
 from ..checkpoints.resuming import Resuming, weights_taken
 from ..checks import invalid
+from ..compat import has_loaded, load_from, resumes, set_load_from, set_resume
 from ..errors import SettingError
 from ..utils.dist import any_rank, from_main_process
 from ..utils.runner import is_training
@@ -108,10 +109,10 @@ class AtomicCheckpointHook(CheckpointHook):
         Raises:
             SettingError: See the class.
         """
-        if not is_training(runner) or runner._has_loaded:
+        if not is_training(runner) or has_loaded(runner):
             return
         self._resuming = Resuming(runner)
-        if not runner._resume:
+        if not resumes(runner):
             return
         found: dict[str, str | list[str] | None] = {}
         if is_main_process():
@@ -128,11 +129,12 @@ class AtomicCheckpointHook(CheckpointHook):
             runner.logger.info(
                 f'work_dir={runner.work_dir} has no checkpoint: the training begins at update 0.'
             )
-            runner._resume = False
-        runner._load_from = self.newest = found['path']
+            set_resume(runner, False)
+        self.newest = found['path']
+        set_load_from(runner, self.newest)
 
     def _choose(self, runner: Runner) -> dict[str, str | list[str] | None]:
-        given = runner._load_from
+        given = load_from(runner)
         if given is not None:
             defect = os.path.isfile(given) and checkpoint_defect(given)
             refused = defect and f'load_from={given}: {defect}. Must be a whole checkpoint.'
@@ -171,7 +173,7 @@ class AtomicCheckpointHook(CheckpointHook):
             runner (Runner): The runner.
             checkpoint (dict): What is being loaded, changed in place.
         """
-        if self._resuming is not None and runner._resume:
+        if self._resuming is not None and resumes(runner):
             for line in self._resuming.prepare(runner, checkpoint):
                 runner.logger.warning(f'Resume: {line}.')
             self._complete = {'optimizer', 'param_schedulers'} <= set(checkpoint)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..checkpoints.atomic_file import AtomicFileBackend
 from ..checkpoints.rollback import Switches, roll_back
 from ..checks import check, invalid, is_number
+from ..compat import train_loop
 from ..errors import DivergenceError
 from ..global_batch.loop import GlobalBatchTrainLoop, RolledBack
 from ..utils.runner import find_hook, is_training
@@ -86,7 +87,7 @@ class DivergenceHook(Hook):
         """
         if not is_training(runner):
             return
-        loop = runner._train_loop
+        loop = train_loop(runner)
         if not isinstance(loop, GlobalBatchTrainLoop):
             wanted = "'GlobalBatchTrainLoop': DivergenceHook looks at an update before its step"
             raise invalid('train_cfg.type', type(loop).__name__, wanted)

@@ -17,6 +17,7 @@ from ..checks import (
     check_warmup,
     invalid,
 )
+from ..compat import accumulative_counts, resumes, train_loop
 from ..schedulers.warmup_step_lr import WarmupStepLR
 from ..utils.runner import is_training
 
@@ -98,7 +99,7 @@ class WarmupStepLRHook(Hook):
         """
         if not is_training(runner):
             return
-        loop, optim_wrapper = runner._train_loop, runner.optim_wrapper
+        loop, optim_wrapper = train_loop(runner), runner.optim_wrapper
         # A test after the training, by the same runner.
         if any(scheduler is self.scheduler for scheduler in runner.param_schedulers or []):
             return
@@ -156,21 +157,21 @@ class WarmupStepLRHook(Hook):
         if any('initial_lr' in group for group in runner.optim_wrapper.param_groups):
             raise invalid(
                 'resume',
-                runner._resume,
+                resumes(runner),
                 "True, with the checkpoint as load_from: the optimizer's state was loaded before "
                 "the training began and holds another schedule's LR",
             )
 
     def _global_batch(self, runner: Runner) -> int | None:
         """Images of one update, None where the loader tells no batch size."""
-        loop = runner._train_loop
+        loop = train_loop(runner)
         if getattr(loop, 'global_batch_size', None) is not None:
             return loop.global_batch_size
         loader = loop.dataloader
         # mmdet's aspect-ratio batches come from a batch sampler: the loader's own size is None.
         batch = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None)
         global_batch = batch and batch * runner.world_size
-        counts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        counts = accumulative_counts(runner.optim_wrapper)
         wanted = (
             f'1 with {type(loop).__name__}, which steps the schedule every micro-batch: use '
             "train_cfg.type='GlobalBatchTrainLoop' with "

@@ -7,6 +7,7 @@ import numpy as np
 from mmengine.config import Config
 from torch.utils.data import DataLoader
 
+from ..compat import accumulative_counts
 from ..errors import SettingError
 from ..global_batch import GlobalBatchTrainLoop
 from ..optimizers import LAMB
@@ -149,7 +150,7 @@ def _plan(runner: DryRunner, ranks: int, ranks_from: str, cfg: Config) -> Plan:
     if isinstance(loop, GlobalBatchTrainLoop):
         accumulated, micro_batches = 1, loop.sampler.micro_batches
     else:
-        accumulated = wrapper._accumulative_counts
+        accumulated = accumulative_counts(wrapper)
         micro_batches = ranks * accumulated
     global_batch = batch * micro_batches
     per_epoch = len(loop.dataloader) / accumulated

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from numbers import Integral
 
 from mmdet.registry import PARAM_SCHEDULERS
-from mmengine.optim import BaseOptimWrapper, _ParamScheduler
+from mmengine.optim import BaseOptimWrapper
 from torch.optim import Optimizer
 
 from ..checks import check, check_base_lrs, check_factors, check_milestones, check_warmup_iters
+from ..compat import ParamScheduler
 
 
 def warmup_step_factor(
@@ -53,7 +54,7 @@ def warmup_step_factor(
 
 
 @PARAM_SCHEDULERS.register_module()
-class WarmupStepLR(_ParamScheduler):
+class WarmupStepLR(ParamScheduler):
     """Linear warmup, then step decay, of every group's LR; everything is counted in updates.
 
     ``lr(update) = base_lr * warmup(update) * gamma ** (milestones passed)``, see

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.config.lazy import LazyAttr, LazyObject
+
+from ..compat import LazyAttr, LazyObject, lazy_dict
 
 
 def config_text(cfg: Config) -> str:
@@ -20,7 +21,7 @@ def config_text(cfg: Config) -> str:
         str: The text; a pure-Python config if the given one is.
     """
     text, imports = cfg.pretty_text, []
-    names = {f'{one.module}.{one}': one for one in _imported(cfg._to_lazy_dict())}
+    names = {f'{one.module}.{one}': one for one in _imported(lazy_dict(cfg))}
     for number, (written, one) in enumerate(sorted(names.items())):
         alias = f'type_{number}'
         imports.append(f'from {one.module} import {one} as {alias}\n')

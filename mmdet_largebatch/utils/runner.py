@@ -9,6 +9,8 @@ from mmengine.hooks import Hook
 from mmengine.optim import BaseOptimWrapper
 from mmengine.runner import BaseLoop, Runner
 
+from ..compat import train_loop
+
 AnyHook = TypeVar('AnyHook', bound=Hook)
 # Record of a start that ended as its config has it, in ``work_dir/<timestamp>``.
 ENDED = 'largebatch.json'
@@ -40,8 +42,7 @@ def is_training(runner: Runner) -> bool:
     Returns:
         bool: True if the train loop and the optimizer are built.
     """
-    # Not `runner.train_loop`: that would build it.
-    loop, optim_wrapper = runner._train_loop, runner.optim_wrapper
+    loop, optim_wrapper = train_loop(runner), runner.optim_wrapper
     return isinstance(loop, BaseLoop) and isinstance(optim_wrapper, BaseOptimWrapper)
 
 
