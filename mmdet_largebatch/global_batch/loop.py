@@ -16,6 +16,7 @@ from ..checks import check
 from ..compat import accumulative_counts, randomness
 from ..errors import SettingError
 from ..optimizers import double_clip_message
+from ..utils.record import note
 from .eta import CutEta
 from .evaluation import be_patient, forget_evaluation
 from .gradient_accumulation import GradientAccumulator
@@ -153,6 +154,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         self._log()
         be_patient(self.runner)
         self._reopen_epoch()
+        self._note()
         if self.end < self.max_iters:
             self.runner.register_hook(CutEta(self.end))
         self.runner.call_hook('before_train')
@@ -290,6 +292,20 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
                 'load_from without --resume.'
             )
         hub.update_info(key, self.updates_per_epoch)
+
+    def _note(self) -> None:
+        if 'RunRecordHook' not in {type(hook).__name__ for hook in self.runner.hooks}:
+            self.runner.register_hook(dict(type='mmdet.RunRecordHook'))
+        note(
+            self.runner,
+            global_batch=self.global_batch_size,
+            micro_batch=self.sampler.batch_size,
+            micro_batches=self.sampler.micro_batches,
+            updates_per_epoch=self.updates_per_epoch,
+            epochs=self.max_epochs,
+            updates=self.max_iters,
+            max_updates=self.end if self.end < self.max_iters else None,
+        )
 
     def _log(self) -> None:
         sampler, logger = self.sampler, self.runner.logger

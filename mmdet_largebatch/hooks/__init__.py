@@ -3,6 +3,7 @@
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .divergence_hook import DivergenceHook
 from .preemption_hook import PreemptionHook
+from .run_record_hook import RunRecordHook
 from .trust_ratio_hook import TrustRatioHook
 from .warmup_step_lr_hook import WarmupStepLRHook
 
@@ -10,6 +11,7 @@ __all__ = [
     'AtomicCheckpointHook',
     'DivergenceHook',
     'PreemptionHook',
+    'RunRecordHook',
     'TrustRatioHook',
     'WarmupStepLRHook',
 ]

@@ -1,9 +1,7 @@
 """The hook that stops a diverging training, or takes it back, before its weights are bad."""
 
-import json
 import math
 from numbers import Integral
-from pathlib import Path
 
 import torch
 from mmdet.registry import HOOKS
@@ -11,12 +9,12 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ..checkpoints.atomic_file import AtomicFileBackend
 from ..checkpoints.rollback import Switches, roll_back
 from ..checks import check, invalid, is_number
 from ..compat import train_loop
 from ..errors import DivergenceError
 from ..global_batch.loop import GlobalBatchTrainLoop, RolledBack
+from ..utils.record import note, write_end, write_record
 from ..utils.runner import find_hook, is_training
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .warmup_step_lr_hook import WarmupStepLRHook
@@ -25,8 +23,6 @@ from .warmup_step_lr_hook import WarmupStepLRHook
 WINDOW = 50
 # Names under which the message hub, and so a checkpoint, keeps what this hook has to remember.
 ROLLBACKS, MEAN, COUNT = 'divergence_rollbacks', 'divergence_mean_loss', 'divergence_updates'
-# What a training that was stopped leaves beside its log, in the folder of that start alone.
-RECORD = 'diverged.json'
 
 
 @HOOKS.register_module()
@@ -39,9 +35,8 @@ class DivergenceHook(Hook):
     finite is left to the scaler, which skips the step and halves the scale; at a scale of 1 or less
     it is not the scale's doing, and counts.
 
-    A training that it stops leaves ``<work_dir>/<timestamp>/diverged.json``: ``update``,
-    ``updates`` (of the whole training), ``epoch`` and ``message``, the line that the training
-    ended with. A new start has a folder of its own, and so none.
+    The record of the start, ``<work_dir>/<timestamp>/largebatch.json``, keeps the update, the epoch
+    and the line that the training ended with.
 
     Args:
         spike (float, optional): An update is bad too if its loss is more than this many times the
@@ -107,6 +102,7 @@ class DivergenceHook(Hook):
             self._switches = Switches(runner)
             self._base_lrs = list(find_hook(runner, WarmupStepLRHook).scheduler.base_values)
             done = runner.message_hub.get_info(ROLLBACKS, 0)
+            note(runner, rollbacks=done)
             if done:
                 self._scale_lr(runner, done)
 
@@ -189,22 +185,8 @@ class DivergenceHook(Hook):
             f'{newest or "none yet"}. Try a longer warmup (default_hooks.lr.warmup_iters), a lower '
             "LR (optim_wrapper.optimizer.lr), or optim_wrapper.optimizer.type='LAMB'."
         )
-        self._record(runner, message)
+        write_end(runner, 'diverged', runner.iter + 1, runner.epoch + 1, message)
         raise DivergenceError(message)
-
-    def _record(self, runner: Runner, message: str) -> None:
-        if runner.rank != 0:
-            return
-        record = dict(
-            update=runner.iter + 1,
-            updates=runner.max_iters,
-            epoch=runner.epoch + 1,
-            message=message,
-        )
-        try:
-            AtomicFileBackend().put_text(json.dumps(record), Path(runner.log_dir) / RECORD)
-        except OSError as error:
-            runner.logger.error(f'{RECORD} cannot be written ({error}).')
 
     def _roll_back(self, runner: Runner, what: str, path: str, number: int) -> None:
         runner.logger.warning(
@@ -213,6 +195,7 @@ class DivergenceHook(Hook):
         )
         roll_back(runner, path, self._switches)
         runner.message_hub.update_info(ROLLBACKS, number)
+        write_record(runner, rollbacks=number)
         self._scale_lr(runner, number)
         self._checkpoints.forget_newest_update()
         raise RolledBack

@@ -11,6 +11,7 @@ from ..checks import invalid
 from ..utils.dist import any_rank, barrier, first_message
 from ..utils.exit_codes import PREEMPTED, Preempted
 from ..utils.orphans import ending_with_trainer
+from ..utils.record import write_end
 from ..utils.runner import find_hook, is_training
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 
@@ -134,9 +135,9 @@ class PreemptionHook(Hook):
         what = first_message(own)
         path = find(runner, update)
         saved = f'update {update} is saved in {path}' if path else 'the state could not be saved'
-        runner.logger.info(
-            f'Preempted ({what}): {saved}. Exit with status {PREEMPTED}; --resume goes on.'
-        )
+        line = f'Preempted ({what}): {saved}. Exit with status {PREEMPTED}; --resume goes on.'
+        runner.logger.info(line)
+        write_end(runner, 'preempted', update, runner.epoch, line)
         # torchrun ends the other ranks as soon as one has exited.
         barrier()
         raise Preempted

@@ -19,6 +19,7 @@ from ..checks import (
 )
 from ..compat import accumulative_counts, resumes, train_loop
 from ..schedulers.warmup_step_lr import WarmupStepLR
+from ..utils.record import note
 from ..utils.runner import is_training
 
 SCALE_EXPONENTS = {'linear': 1.0, 'sqrt': 0.5}
@@ -120,6 +121,13 @@ class WarmupStepLRHook(Hook):
             optim_wrapper, warmup, milestones, self.gamma, self.warmup_ratio
         )
         runner.param_schedulers = [self.scheduler]
+        note(
+            runner,
+            lr=optim_wrapper.optimizer.defaults['lr'] * scale,
+            warmup_updates=warmup,
+            milestones=milestones,
+            gamma=self.gamma,
+        )
         runner.logger.info(self._summary(global_batch, scale, updates_per_epoch, loop.max_iters))
 
     def before_train(self, runner: Runner) -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SettingError
-from ..hooks.divergence_hook import RECORD
-from ..utils.runner import ENDED
+from ..utils.record import read_record
 from .text_log import read_text
 
 Record = dict[str, Any]
@@ -22,15 +21,14 @@ class Start:
         folder (Path): That folder.
         records (list[dict]): The lines of ``vis_data/scalars.json``: those with ``iter`` are of
             updates, the others of evaluations, with the epoch as ``step``.
-        divergence (dict, optional): What :class:`DivergenceHook` recorded.
-        ended (dict, optional): How the training ended: ``epoch``, ``update``, ``stopped_early``.
+        record (dict): What it recorded, see :mod:`mmdet_largebatch.utils.record`; empty for a start
+            of MMDetection's own loops and ``train.py``.
         broken (int): Lines that do not read as JSON.
     """
 
     folder: Path
     records: list[Record] = field(default_factory=list)
-    divergence: Record | None = None
-    ended: Record | None = None
+    record: Record = field(default_factory=dict)
     broken: int = 0
 
     @property
@@ -41,7 +39,12 @@ class Start:
     @property
     def trained(self) -> bool:
         """bool: Whether it did something, which a test in the same folder did not."""
-        return bool(self.records or self.divergence or self.ended)
+        return bool(self.records or self.record)
+
+    @property
+    def ended(self) -> Record:
+        """dict: How it ended; empty where that is not recorded."""
+        return self.record.get('ended') or {}
 
     def text(self) -> str:
         """The text log of rank 0; empty where there is none.
@@ -93,15 +96,10 @@ def _read_start(folder: Path) -> Start:
     if not scalars.is_file():
         # TensorBoard alone, or another backend: the text log has the same, to 4 decimals.
         start.records = read_text(start.text())
-    record = folder / RECORD
-    if record.is_file():
-        start.divergence = json.loads(record.read_text())
-    record = folder / ENDED
-    if record.is_file():
-        try:
-            start.ended = json.loads(record.read_text())['ended']
-        except (KeyError, ValueError):
-            start.broken += 1
+    try:
+        start.record = read_record(folder) or {}
+    except ValueError:
+        start.broken += 1
     return start
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ..errors import SettingError
+from ..utils.record import FINISHED
 from ..utils.type_names import type_name
 from . import settings
 from .logs import Record, Start, join, read_starts
@@ -18,12 +19,9 @@ from .text_log import STOPPED, epochs_without_detections
 RANKS = re.compile(r'^\s+GPU number: (\d+)$', re.M)
 SEED = re.compile(r'^\s+seed: (\d+)$', re.M)
 ITERATIONS = re.compile(r'Epoch\(train\)\s*\[\d+\]\[\s*\d+/(\d+)\]')
-# GlobalBatchTrainLoop's own first line, there before any update is.
-UPDATES = re.compile(r'global batch \d+, (\d+) updates an epoch')
 SAVED = re.compile(r'Saving checkpoint at (\d+) epochs')
 # What is logged of an evaluation that measured nothing.
 OF_EVERY_EVALUATION = {'step', 'time', 'data_time', 'memory'}
-ROLLBACK = re.compile(r'Rollback (\d+) of \d+: back to ')
 
 
 def read_run(work_dir: str | Path) -> Run:
@@ -47,43 +45,48 @@ def read_run(work_dir: str | Path) -> Run:
     cfg = _config(starts[-1], work_dir)
     settings.check_by_epoch(cfg, work_dir)
     texts = [start.text() for start in starts]
-    ranks = [_number(RANKS, text) for text in texts]
+    last = starts[-1].record
+    ranks = [
+        start.record.get('ranks') or _number(RANKS, text)
+        for start, text in zip(starts, texts, strict=True)
+    ]
     # A start that only evaluated, or whose log is rarer than that, says none of its own.
-    counts = (_number(UPDATES, text) or _number(ITERATIONS, text) for text in reversed(texts))
+    counts = (
+        start.record.get('updates_per_epoch') or _number(ITERATIONS, text)
+        for start, text in zip(reversed(starts), reversed(texts), strict=True)
+    )
     per_epoch = next(filter(None, counts), None)
     for start, text in zip(starts, texts, strict=True):
         _complete(start, text, per_epoch, work_dir)
     updates, evaluations = join(starts)
     box, mask = _ap_keys(evaluations, 'bbox'), _ap_keys(evaluations, 'segm')
     accumulated = settings.iterations_per_update(cfg)
-    divergence = starts[-1].divergence
+    ended = starts[-1].ended
     return Run(
         work_dir=work_dir,
-        optimizer=type_name(settings.optimizer_config(cfg)) or None,
-        lr=settings.base_lr(cfg, ranks[-1]),
-        global_batch=settings.global_batch(cfg, ranks[-1]),
+        optimizer=last.get('optimizer') or type_name(settings.optimizer_config(cfg)) or None,
+        lr=last.get('lr') or settings.base_lr(cfg, ranks[-1]),
+        global_batch=last.get('global_batch') or settings.global_batch(cfg, ranks[-1]),
         ranks=tuple(
             number
             for number, before in zip(ranks, [None, *ranks], strict=False)
             if number not in (None, before)
         ),
-        warmup_updates=settings.warmup_updates(cfg, per_epoch),
+        warmup_updates=last.get('warmup_updates', settings.warmup_updates(cfg, per_epoch)),
         epochs=cfg.train_cfg.max_epochs,
-        seed=_number(SEED, texts[-1]),
+        seed=last.get('seed', _number(SEED, texts[-1])),
         updates_per_epoch=per_epoch and -(-per_epoch // accumulated),
         last_start_ended_epochs=max(map(int, SAVED.findall(texts[-1])), default=0),
         evaluates=settings.evaluates_last_epoch(cfg),
         updates=[_update(record, accumulated) for record in updates],
         evaluations=[_evaluation(record, box, mask) for record in evaluations],
-        diverged_at=divergence and divergence['update'],
-        preempted='Preempted (' in texts[-1],
-        rollbacks=max(
-            (int(number) for text in texts for number in ROLLBACK.findall(text)), default=0
-        ),
+        diverged_at=ended['update'] if ended.get('how') == 'diverged' else None,
+        preempted=ended.get('how') == 'preempted',
+        rollbacks=max(start.record.get('rollbacks', 0) for start in starts),
         recipe=_recipe(cfg, ranks[-1]),
         notes=(*_notes(starts, texts), *_notes_on_metrics(work_dir, evaluations, box or mask)),
         max_updates=settings.max_updates(cfg, per_epoch),
-        ended=starts[-1].ended is not None,
+        ended=ended.get('how') in FINISHED,
         stopped_at=_stopped_at(starts[-1], texts[-1], evaluations),
     )
 
@@ -156,8 +159,8 @@ def _measured(ap: Any) -> float | None:
 
 def _stopped_at(start: Start, text: str, evaluations: list[Record]) -> int | None:
     """The epoch at which early stopping ended the newest start."""
-    if start.ended is not None:
-        return start.ended['epoch'] if start.ended['stopped_early'] else None
+    if start.ended:
+        return start.ended['epoch'] if start.ended['how'] == 'stopped early' else None
     # Of MMDetection's own train.py, which keeps no record.
     return evaluations[-1]['step'] if evaluations and STOPPED.search(text) else None
 

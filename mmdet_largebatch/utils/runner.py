@@ -1,10 +1,7 @@
 """What hooks ask about the run that they are in."""
 
-import json
-from pathlib import Path
 from typing import TypeVar
 
-from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.optim import BaseOptimWrapper
 from mmengine.runner import BaseLoop, Runner
@@ -12,25 +9,6 @@ from mmengine.runner import BaseLoop, Runner
 from ..compat import train_loop
 
 AnyHook = TypeVar('AnyHook', bound=Hook)
-# Record of a start that ended as its config has it, in ``work_dir/<timestamp>``.
-ENDED = 'largebatch.json'
-
-
-def record_end(runner: Runner) -> None:
-    """Record that a training ended, for programs: whatever it logged, and to where.
-
-    Args:
-        runner (Runner): The runner, whose ``train`` has returned.
-    """
-    if not is_main_process():
-        return
-    loop = runner.train_loop
-    stopped = bool(getattr(loop, 'stop_training', False)) and loop.epoch < loop.max_epochs
-    ended = dict(epoch=loop.epoch, update=loop.iter, stopped_early=stopped)
-    try:
-        (Path(runner.log_dir) / ENDED).write_text(json.dumps(dict(ended=ended)))
-    except OSError as error:
-        runner.logger.error(f'{runner.log_dir}/{ENDED} cannot be written ({error.strerror}).')
 
 
 def is_training(runner: Runner) -> bool:
