@@ -28,4 +28,4 @@ class PictureError(SettingError):
 
 
 class DivergenceError(RuntimeError):
-    """A training that was stopped because it diverged."""
+    """A training diverged and was stopped."""

@@ -1,4 +1,4 @@
-"""Which checkpoint of a folder is the newest that reads whole."""
+"""Find the newest valid checkpoint."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ SAVED_AT = 'saved_at'
 
 
 class Candidate(NamedTuple):
-    """A file that may be the newest checkpoint."""
+    """A candidate for the newest checkpoint."""
 
     saved_at: int
     update: int
@@ -42,7 +42,7 @@ def _look_into(path: str | Path) -> Candidate:
 
 
 def _damage(path: str) -> str | None:
-    """What is wrong with a checkpoint whose checksums do not hold.
+    """Verify the checksums of a checkpoint, and describe its damage.
 
     PyTorch writes a checksum of every tensor and reads none; a flipped bit loads as a weight.
     """
@@ -57,7 +57,7 @@ def _damage(path: str) -> str | None:
 
 
 def checkpoint_defect(path: str | Path) -> str | None:
-    """What is wrong with a checkpoint file, if it does not read whole.
+    """Return the defect of a checkpoint file.
 
     Args:
         path (str or Path): A file on a local file system.
@@ -71,7 +71,7 @@ def checkpoint_defect(path: str | Path) -> str | None:
 def newest_checkpoint(
     folders: list[str | Path], pattern: str = '*.pth'
 ) -> tuple[str | None, list[str]]:
-    """The checkpoint that was saved last among those that read whole.
+    """Find the newest valid checkpoint.
 
     Files named ``best_*`` are left out: they hold no optimizer. So are those without a training's
     progress in them, such as published weights.

@@ -214,7 +214,7 @@ class Resuming:
         return [*lines, *self._learning_rate(checkpoint, states)]
 
     def _learning_rate(self, checkpoint: dict[str, Any], states: list[dict]) -> list[str]:
-        """The config's LR where it was changed and the schedule is a factor of it."""
+        """Return the config's LR where it was changed and the schedule scales it."""
         state = checkpoint.get('optimizer')
         if not state:
             return []
@@ -267,7 +267,7 @@ def weights_taken(runner: Runner, checkpoint: dict[str, Any]) -> str:
 
 
 def _groups(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """The groups in MMEngine's order, the settings that it logs by last."""
+    """Return the groups in MMEngine's order, with the group that it logs last."""
     base = state.get('base_param_settings')
     return [*state['param_groups'], *([base] if base is not None else [])]
 

@@ -11,7 +11,7 @@ from ..compat import resumed_keys, resumes, set_resume, stop_workers, switched, 
 
 
 class Switches:
-    """What mmdet's ``PipelineSwitchHook`` and ``YOLOXModeSwitchHook`` switch, as it was at first.
+    """The initial state of what ``PipelineSwitchHook`` and ``YOLOXModeSwitchHook`` switch.
 
     The hooks switch once in a process and never back.
 

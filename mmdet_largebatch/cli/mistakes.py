@@ -1,4 +1,4 @@
-"""A user's mistake ends a command-line tool with one line."""
+"""End a command-line tool with one line on a user's mistake."""
 
 import os
 import sys
@@ -51,7 +51,7 @@ def check_work_dir(cfg: Config) -> None:
 
 
 def _broken_checkpoint(cfg: Config) -> str | None:
-    """What is wrong with the checkpoint that a run loads, if it does not read."""
+    """Return the defect of the checkpoint that a run loads."""
     path = cfg.get('load_from')
     if not path or not os.path.isfile(path):
         return None
@@ -72,7 +72,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _saved_before(error: Exception, cfg: Config | None, trains: bool) -> str:
-    """The checkpoint that a training that met a broken picture goes on from."""
+    """Name the checkpoint to resume from, for a training that met a broken picture."""
     if not isinstance(error, PictureError) or not cfg or not trains:
         return ''
     pointer = Path(cfg.work_dir) / 'last_checkpoint'
@@ -81,7 +81,7 @@ def _saved_before(error: Exception, cfg: Config | None, trains: bool) -> str:
 
 
 def _explain(error: Exception, cfg: Config | None, trains: bool) -> str | None:
-    """The one line that tells a user's mistake, or None where the error is not one."""
+    """Return the line for a user's mistake; None for any other error."""
     if isinstance(error, DivergenceError):
         return str(error)
     if isinstance(error, SettingError):

@@ -1,4 +1,4 @@
-"""The config of a data loader, with a sampler of the global batch put into it."""
+"""Put the sampler of the global batch into a data loader's config."""
 
 from typing import Any
 

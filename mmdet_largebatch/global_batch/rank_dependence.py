@@ -1,4 +1,4 @@
-"""Which models are beyond what a global batch can promise."""
+"""Find modules whose output depends on the number of ranks."""
 
 from mmengine.model import is_model_wrapper
 from torch import nn

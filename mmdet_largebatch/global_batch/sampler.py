@@ -1,4 +1,4 @@
-"""The micro-batches of an epoch, formed once for the whole world and dealt to the ranks."""
+"""Form the micro-batches of an epoch once, and deal them to the ranks."""
 
 from collections.abc import Iterator
 from copy import copy

@@ -12,7 +12,7 @@ DATA, MODEL = 0, 1
 
 
 class MicroBatch(list):
-    """The indices of one micro-batch, with what its random draws are seeded by.
+    """The indices of one micro-batch, with the seed of its random draws.
 
     Args:
         indices (Sequence[int]): Indices into the dataset.

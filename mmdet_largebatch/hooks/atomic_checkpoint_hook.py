@@ -457,7 +457,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
 
 class _Removals:
-    """A file backend whose removals can be held back until what replaces the file stands."""
+    """A file backend that can defer removals until the new file is written."""
 
     def __init__(self, backend) -> None:
         self._backend = backend

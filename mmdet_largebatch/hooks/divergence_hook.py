@@ -1,4 +1,4 @@
-"""The hook that stops a diverging training, or takes it back, before its weights are bad."""
+"""Stop a diverging training, or roll it back, before its weights are lost."""
 
 import math
 from numbers import Integral

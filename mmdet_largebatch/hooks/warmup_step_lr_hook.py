@@ -1,4 +1,4 @@
-"""The hook that turns a recipe's epochs into updates and installs the schedule."""
+"""Convert a recipe's epochs into updates and install the LR schedule."""
 
 import math
 from collections.abc import Sequence
@@ -200,7 +200,7 @@ class WarmupStepLRHook(Hook):
         return loop.max_iters // loop.max_epochs
 
     def _in_updates(self, updates_per_epoch: int, loop: BaseLoop) -> tuple[int, list[int]]:
-        """The length of the warmup and the milestones in updates of this training."""
+        """Return the warmup and the milestones in updates."""
         owner = type(self).__name__
         end = loop.max_iters
         training = f'the training of {end / updates_per_epoch:g} epochs ({end} updates)'

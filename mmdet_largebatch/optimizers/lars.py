@@ -195,7 +195,7 @@ class LARS(LayerwiseOptimizer):
 
 
 def _fused_row(p: Tensor, buf: Tensor | None, with_momentum: bool) -> Row | None:
-    """The tensors of a parameter as the fused kernel takes them; None if it cannot."""
+    """Return the tensors of a parameter for the fused kernel; None if it cannot take them."""
     kept = buf is not None and with_momentum
     tensors = (p, p.grad, buf) if kept else (p, p.grad)
     if p.device.type not in FUSED_ON or any([x.dtype != torch.float32 for x in tensors]):

@@ -1,4 +1,4 @@
-"""What deserves a second look before a planned training is started."""
+"""Warn about settings that deserve a second look."""
 
 import numpy as np
 from mmdet.models.detectors import TwoStageDetector

@@ -1,4 +1,4 @@
-"""A Runner taken up to where its training would begin, as one of any number of ranks.
+"""Prepare a Runner up to the start of its training, as one of any number of ranks.
 
 The plan is read off the objects that a training builds (model, loader, loop, optimizer, schedule),
 so that it cannot differ from the training, and a setting that the training would refuse is refused
@@ -85,7 +85,7 @@ class DryRunner(Runner):
         return model
 
     def build_logger(self, *args, **kwargs) -> MMLogger:
-        """A logger without a file, silent but for errors.
+        """Return a logger without a file, which logs errors alone.
 
         Args:
             *args: Not used.
@@ -133,7 +133,7 @@ class DryRunner(Runner):
 
 @contextmanager
 def dry_run(cfg: Config, ranks: int, images: int | None) -> Iterator[DryRunner]:
-    """A prepared :class:`DryRunner` that takes itself for rank 0 of ``ranks``.
+    """Prepare a :class:`DryRunner` as rank 0 of ``ranks``.
 
     PyTorch's fake process group, which communicates nothing, says so to MMEngine.
 
@@ -177,7 +177,7 @@ def dry_run(cfg: Config, ranks: int, images: int | None) -> Iterator[DryRunner]:
 
 
 def _harmless(cfg: Config) -> Config:
-    """A copy of a config that starts no processes and needs no GPU."""
+    """Copy a config so that it starts no processes and needs no GPU."""
     cfg = deepcopy(cfg)
     cfg.launcher, cfg.resume, cfg.load_from = 'none', False, None
     cfg.visualizer = dict(type='Visualizer', vis_backends=[])

@@ -1,4 +1,4 @@
-"""The figures of a training, from its config."""
+"""Compute the figures of a training from its config."""
 
 from dataclasses import dataclass, field
 from math import ceil
@@ -34,7 +34,7 @@ class Decay:
 
 @dataclass
 class Plan:
-    """What a training will be. Numbers of images, updates and bytes are of the whole training.
+    """The figures of a training; images, updates and bytes are totals.
 
     Args:
         ranks (int): Number of ranks.
@@ -127,7 +127,7 @@ def make_plan(cfg: Config, ranks: int | None = None, images: int | None = None) 
 
 
 def own_ranks(cfg: Config) -> tuple[int, str]:
-    """The number of ranks that a recipe is made for.
+    """Return the number of ranks that a recipe is made for.
 
     Args:
         cfg (Config): The config.

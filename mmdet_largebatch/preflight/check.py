@@ -17,7 +17,7 @@ from .sources import Metric, Source, metrics_of, sources_of
 
 @dataclass
 class Findings:
-    """What was seen so far.
+    """Findings of the checks so far.
 
     Attributes:
         warnings (list[str]): What the user should know.

@@ -1,4 +1,4 @@
-"""What came of trainings: read from their logs, tabulated and drawn."""
+"""Read, tabulate and draw the results of trainings."""
 
 from .curves import draw_curves
 from .heatmap import draw_heatmap, is_grid

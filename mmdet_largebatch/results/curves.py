@@ -44,7 +44,7 @@ def draw_curves(runs: Sequence[Run], path: str | Path, group_seeds: bool = False
 
 
 def curves_figure(runs: Sequence[Run], group_seeds: bool = False) -> Figure:
-    """The picture of :func:`draw_curves`.
+    """Return the figure of :func:`draw_curves`.
 
     Args:
         runs (Sequence[Run]): The runs, at least one.

@@ -23,7 +23,7 @@ Cells = dict[tuple[float, int], list[Run]]
 
 
 def is_grid(runs: Sequence[Run]) -> bool:
-    """Whether runs are a sweep of the LR and the warmup and of nothing else.
+    """Return True if runs differ in LR and warmup alone.
 
     Args:
         runs (Sequence[Run]): The runs.
@@ -56,7 +56,7 @@ def draw_heatmap(runs: Sequence[Run], path: str | Path) -> None:
 
 
 def heatmap_figure(runs: Sequence[Run]) -> Figure:
-    """The picture of :func:`draw_heatmap`.
+    """Return the figure of :func:`draw_heatmap`.
 
     Args:
         runs (Sequence[Run]): The runs.
@@ -162,7 +162,7 @@ def _outline(axes: Axes, place: tuple[int, int], **style) -> Rectangle:
 
 
 def _cell(group: list[Run], key: str) -> tuple[float | None, str]:
-    """The value that gives a cell its colour, and what is written into it."""
+    """Return the value that colours a cell, and its text."""
     if not group:
         return None, '-'
     values = [getattr(run, key) for run in group if run.status == 'done']

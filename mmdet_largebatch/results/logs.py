@@ -1,4 +1,4 @@
-"""The logs that MMEngine leaves in a work folder, one set for each start of a training."""
+"""Read the logs of every start of a training from its work folder."""
 
 import json
 import re
@@ -15,7 +15,7 @@ Record = dict[str, Any]
 
 @dataclass
 class Start:
-    """What one start of a training left in ``work_dir/<timestamp>``.
+    """The logs of one start of a training, in ``work_dir/<timestamp>``.
 
     Args:
         folder (Path): That folder.
@@ -47,7 +47,7 @@ class Start:
         return self.record.get('ended') or {}
 
     def text(self) -> str:
-        """The text log of rank 0; empty where there is none.
+        """Return the text log of rank 0; empty if there is none.
 
         Returns:
             str: The text.
@@ -57,7 +57,7 @@ class Start:
 
 
 def read_starts(work_dir: Path) -> list[Start]:
-    """The starts of a training, oldest first.
+    """Return the starts of a training, oldest first.
 
     Args:
         work_dir (Path): The work folder.
@@ -104,13 +104,13 @@ def _read_start(folder: Path) -> Start:
 
 
 def _plain(record: Record) -> Record:
-    """A record without the prefixes of ``log_processor.log_with_hierarchy``."""
+    """Strip the prefixes of ``log_processor.log_with_hierarchy`` from a record."""
     mode = 'train/' if 'iter' in record else 'val/'
     return {key.removeprefix(mode): value for key, value in record.items()}
 
 
 def join(starts: list[Start]) -> tuple[list[Record], list[Record]]:
-    """The way of the weights through all starts.
+    """Merge the logs of all restarts, dropping updates that a later restart recomputed.
 
     Where a start goes back to an earlier update, as a resumed run and a rollback do, what came
     after that update is not part of the way any more.

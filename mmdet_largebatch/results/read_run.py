@@ -1,4 +1,4 @@
-"""A run, read from its work folder."""
+"""Read a run from its work folder."""
 
 import math
 import re
@@ -92,7 +92,7 @@ def read_run(work_dir: str | Path) -> Run:
 
 
 def _config(start: Start, work_dir: Path) -> Config:
-    """The config that the visualizer dumped, or the Runner's own copy beside the folder."""
+    """Load the config that the visualizer dumped, or the Runner's own copy."""
     copies = [start.config, *sorted(work_dir.glob('*.py'), key=lambda path: -path.stat().st_mtime)]
     path = next((path for path in copies if path.is_file()), None)
     if path is None:
@@ -141,7 +141,7 @@ def _complete(start: Start, text: str, per_epoch: int | None, work_dir: Path) ->
 
 
 def _ap_keys(evaluations: list[Record], kind: str) -> str | None:
-    """The name of an AP in the log: COCO's, under whatever prefix, or LVIS's."""
+    """Return the key of an AP in the log: COCO's, with any prefix, or LVIS's."""
     pattern = re.compile(rf'(?:.*/)?{kind}_m?AP')
     keys = {key: None for record in evaluations for key in record if pattern.fullmatch(key)}
     return next((key for key in keys if key == f'coco/{kind}_mAP'), next(iter(keys), None))
@@ -153,12 +153,12 @@ def _evaluation(record: Record, box: str | None, mask: str | None) -> Evaluation
 
 
 def _measured(ap: Any) -> float | None:
-    """An AP, or None: COCO and LVIS say -1 where there is no object to be found."""
+    """Return an AP; None for the -1 of COCO and LVIS, which means no ground truth."""
     return ap if isinstance(ap, (int, float)) and math.isfinite(ap) and ap >= 0 else None
 
 
 def _stopped_at(start: Start, text: str, evaluations: list[Record]) -> int | None:
-    """The epoch at which early stopping ended the newest start."""
+    """Return the epoch at which early stopping ended the newest start."""
     if start.ended:
         return start.ended['epoch'] if start.ended['how'] == 'stopped early' else None
     # Of MMDetection's own train.py, which keeps no record.

@@ -1,4 +1,4 @@
-"""One training as its logs tell it, and the figures that follow from that."""
+"""A training as read from its logs, and the figures derived from them."""
 
 import math
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Run:
-    """A training, of all its starts. What its logs do not say is None.
+    """A training, with all its starts. Values that its logs lack are None.
 
     Args:
         work_dir (Path): Its work folder.

@@ -1,4 +1,4 @@
-"""The settings of a training, from the config that MMEngine dumped."""
+"""Read the settings of a training from the config that MMEngine dumped."""
 
 import copy
 import math
@@ -69,7 +69,7 @@ def check_logged(cfg: Config) -> None:
 
 
 def optimizer_config(cfg: Config | dict[str, Any]) -> dict[str, Any]:
-    """The config of the optimizer.
+    """Return the config of the optimizer.
 
     Args:
         cfg (Config or dict): The config.
@@ -81,7 +81,7 @@ def optimizer_config(cfg: Config | dict[str, Any]) -> dict[str, Any]:
 
 
 def lr_hook(cfg: Config | dict[str, Any]) -> dict[str, Any]:
-    """The config of :class:`WarmupStepLRHook`.
+    """Return the config of :class:`WarmupStepLRHook`.
 
     Args:
         cfg (Config or dict): The config.
@@ -198,7 +198,7 @@ def warmup_updates(cfg: Config, iterations_per_epoch: int | None) -> int | None:
 
 
 def evaluates_last_epoch(cfg: Config) -> bool:
-    """Whether an evaluation follows the last epoch.
+    """Return True if an evaluation follows the last epoch.
 
     Args:
         cfg (Config): The config.
@@ -211,7 +211,7 @@ def evaluates_last_epoch(cfg: Config) -> bool:
 
 
 def recipe_of(cfg: Config) -> dict[str, Any]:
-    """The config without the seed and without what is of the place and the start.
+    """Return the config without the seed, the paths and the launch settings.
 
     Args:
         cfg (Config): The config.
@@ -229,7 +229,7 @@ def recipe_of(cfg: Config) -> dict[str, Any]:
 
 
 def without_lr_and_warmup(recipe: dict[str, Any]) -> dict[str, Any]:
-    """What the runs of a sweep have in common.
+    """Return the settings that the runs of a sweep share.
 
     Args:
         recipe (dict): From :func:`recipe_of`.

@@ -1,4 +1,4 @@
-"""How pictures look: colours, dashes and markers, and how they are saved."""
+"""Colours, dashes and markers of the figures, and how they are saved."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X', '*', '<', '>', 'h', 'p')
 
 
 def run_styles(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """How the line of each run is drawn; no two of 12 look the same in print.
+    """Return the style of each run's line; 12 runs stay distinct in print.
 
     Where runs share their optimizer and LR with others, two and more on average, as in a sweep,
     these are what the colour stands for, and dashes tell the runs of one colour apart. Otherwise

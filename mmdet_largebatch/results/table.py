@@ -1,4 +1,4 @@
-"""The results as a table: exact values in CSV, rounded ones in Markdown."""
+"""Write the results as a table: exact values in CSV, rounded values in Markdown."""
 
 import csv
 import io
@@ -50,7 +50,7 @@ def group_by_seed(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def table_rows(runs: Sequence[Run], group_seeds: bool = False) -> list[Row]:
-    """A row a run, or a row a recipe.
+    """Return one row for each run, or for each recipe.
 
     Args:
         runs (Sequence[Run]): The runs.
@@ -114,7 +114,7 @@ def _row_of_group(group: list[Run], name: str) -> Row:
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
-    """The rows for people: AP to 3 decimals, as COCO's evaluation prints it.
+    """Format the rows as Markdown, with AP to 3 decimals as COCO's evaluation prints it.
 
     Args:
         rows (Sequence[dict]): From :func:`table_rows`.

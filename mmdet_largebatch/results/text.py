@@ -6,7 +6,7 @@ from .run import Run
 
 
 def number(value: float | None) -> str:
-    """A setting to read.
+    """Format a setting.
 
     Args:
         value (float, optional): The number.
@@ -18,7 +18,7 @@ def number(value: float | None) -> str:
 
 
 def rate(value: float) -> str:
-    """A speed to read.
+    """Format a speed.
 
     Args:
         value (float): The speed.
@@ -30,7 +30,7 @@ def rate(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time to read.
+    """Format a time.
 
     Args:
         seconds (float): The time.
@@ -43,7 +43,7 @@ def duration(seconds: float) -> str:
 
 
 def distinct_names(runs: Sequence[Run]) -> list[str]:
-    """The names of the work folders, with as much of their paths as tells them apart.
+    """Return the names of the work folders, with as much of their paths as differs.
 
     Args:
         runs (Sequence[Run]): The runs.
@@ -74,7 +74,7 @@ SETTINGS: dict[str, Callable[[Run], str | None]] = {
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
-    """What tells each run from the others: settings that are not the same in all, and the status.
+    """Return a label for each run: the settings that differ, and the status.
 
     The optimizer is always there; a run alone has its batch, LR and warmup too.
 

@@ -1,4 +1,4 @@
-"""What MMEngine's text log says of updates and evaluations."""
+"""Parse updates and evaluations from MMEngine's text log."""
 
 import re
 from typing import Any

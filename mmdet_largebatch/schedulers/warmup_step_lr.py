@@ -25,7 +25,7 @@ def warmup_step_factor(
     gamma: float,
     warmup_ratio: float,
 ) -> float:
-    """What the base LR is multiplied by at one update.
+    """Return the factor of the base LR at one update.
 
     Args:
         update (int): The update, counted from 0.
@@ -110,7 +110,7 @@ class WarmupStepLR(ParamScheduler):
         return [base_lr * factor for base_lr in self.base_values]
 
     def state_dict(self) -> dict:
-        """The number of updates done, the one thing the config does not say.
+        """Return the number of updates done; everything else is in the config.
 
         Returns:
             dict: ``{'update': int}``.

@@ -1,4 +1,4 @@
-"""The processes of a sweep: started, several at a time, and stopped in good order."""
+"""Run the trainings of a sweep, several at a time, and stop them."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ PAUSE = 0.2
 
 
 class Stopped(Exception):
-    """A sweep was told to stop, and its trainings were.
+    """A sweep received a signal, and has stopped its trainings.
 
     Args:
         number (int): The signal.
@@ -89,7 +89,7 @@ def _leave(processes: list[subprocess.Popen], told: list[int]) -> None:
 
 
 def _devices(gpus: int, jobs: int) -> list[dict[str, str]]:
-    """What says in the environment which GPUs are those of each job."""
+    """Return the environment variables that give each job its GPUs."""
     count = torch.cuda.device_count()
     if not count:
         return [{}] * jobs

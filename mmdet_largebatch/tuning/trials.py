@@ -1,4 +1,4 @@
-"""The trials of a sweep: which there are, the config of each, and whether it is finished."""
+"""List the trials of a sweep, write their configs and read their results."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ FINISHED = ('done', 'diverged', 'nan')
 
 @dataclass(frozen=True)
 class Trial:
-    """One training of a sweep. What is None is the recipe's own.
+    """One training of a sweep. None stands for the recipe's own value.
 
     Args:
         folder (Path): Its work folder.
@@ -96,7 +96,7 @@ def _name(lr: float | None, warmup: int | None, seed: int | None) -> str:
 
 
 def trial_config(cfg: Config, trial: Trial, updates: int | None = None) -> Config:
-    """The recipe with the values of one trial.
+    """Return the recipe with the values of one trial.
 
     Args:
         cfg (Config): The recipe; it is not changed.
@@ -170,7 +170,7 @@ def write_config(trial: Trial, cfg: Config) -> None:
 
 
 def _differences(old: Any, new: Any, key: str = '') -> Iterator[tuple[str, Any, Any]]:
-    """The keys of two configs whose values differ, with these."""
+    """Iterate over the keys and values in which two configs differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         for name in {**old, **new}:
             where = f'{key}.{name}' if key else name
@@ -185,7 +185,7 @@ def _plain(value: Any) -> Any:
 
 
 def finished_run(trial: Trial) -> Run | None:
-    """What a trial came to.
+    """Return the run of a finished trial.
 
     Args:
         trial (Trial): The trial.

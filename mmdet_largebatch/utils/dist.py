@@ -1,4 +1,4 @@
-"""What ranks agree on between two updates, over one CPU process group.
+"""Agree between ranks over one CPU process group.
 
 The group uses gloo, whatever backend the gradients use: neither a GPU nor its queue of work is
 touched. Every function is collective: all ranks call it at the same point of the program.

@@ -27,7 +27,7 @@ OF_THE_FILE = {
 
 
 def _defect(error: Exception) -> str | None:
-    """What is wrong with a picture's file, None where the error tells of something else."""
+    """Return the defect of a picture's file; None for any other error."""
     if isinstance(error, OSError) and error.errno is not None:
         return (error.strerror or str(error)).lower() if error.errno in OF_THE_FILE else None
     if isinstance(error, cv2.error):

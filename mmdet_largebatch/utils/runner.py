@@ -1,4 +1,4 @@
-"""What hooks ask about the run that they are in."""
+"""Look up parts of a run, for hooks."""
 
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ AnyHook = TypeVar('AnyHook', bound=Hook)
 
 
 def is_training(runner: Runner) -> bool:
-    """Whether a run is a training, at a time when hooks may be asked before its loop starts.
+    """Return True if a run is a training; ``before_run`` precedes ``val`` and ``test`` too.
 
     Args:
         runner (Runner): The runner; it fires ``before_run`` ahead of ``val`` and ``test`` too.
@@ -25,7 +25,7 @@ def is_training(runner: Runner) -> bool:
 
 
 def find_hook(runner: Runner, kind: type[AnyHook]) -> AnyHook | None:
-    """The run's hook of one class.
+    """Return the hook of one class.
 
     Args:
         runner (Runner): The runner.
