@@ -166,6 +166,7 @@ def resume_config(loop: str, workers: int, shapes: Path, work_dir: Path, name: s
     if loop == 'GlobalBatchTrainLoop':
         cfg.train_cfg.global_batch_size = COUNT
     else:
+        del cfg.default_hooks['divergence']
         cfg.optim_wrapper.accumulative_counts = COUNT
         length = dict(max_epochs=12) if 'Epoch' in loop else dict(max_iters=12 * COUNT * UPDATES)
         cfg.train_cfg = dict(type=loop, **length)

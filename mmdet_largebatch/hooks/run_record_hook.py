@@ -1,7 +1,9 @@
 """Record what a run resolved, and how it ended."""
 
-from importlib.metadata import packages_distributions, version
-
+import mmcv
+import mmdet
+import mmengine
+import torch
 from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -10,7 +12,7 @@ from ..compat import accumulative_counts
 from ..utils.record import note, write_end, write_record
 from ..version import __version__
 
-STACK = ('torch', 'mmengine', 'mmcv', 'mmdet')
+STACK = (torch, mmengine, mmcv, mmdet)
 
 
 @HOOKS.register_module()
@@ -31,7 +33,7 @@ class RunRecordHook(Hook):
         note(
             runner,
             version=__version__,
-            stack=_stack(),
+            stack={package.__name__: str(package.__version__) for package in STACK},
             ranks=runner.world_size,
             seed=runner.seed,
             optimizer=type(runner.optim_wrapper.optimizer).__name__,
@@ -56,9 +58,3 @@ class RunRecordHook(Hook):
 
 def _updates(runner: Runner) -> int:
     return -(-runner.iter // accumulative_counts(runner.optim_wrapper))
-
-
-def _stack() -> dict[str, str]:
-    """Return the versions of the packages; the forks have other distribution names."""
-    names = packages_distributions()
-    return {name: version(names[name][0]) for name in STACK if name in names}
