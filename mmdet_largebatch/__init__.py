@@ -20,17 +20,17 @@ if _missing:
 
 # mmdet may print while it is imported. Standard output is for what a tool prints.
 with redirect_stdout(sys.stderr):
-    from . import batching, checkpoints, hooks, optimizers, pictures, schedule
+    from . import checkpoints, global_batch, hooks, optimizers, schedulers
+    from .utils import pictures  # noqa: F401
 from .errors import DivergenceError, SettingError  # noqa: E402
 
 __all__ = [
     'DivergenceError',
     'SettingError',
     '__version__',
-    'batching',
     'checkpoints',
+    'global_batch',
     'hooks',
     'optimizers',
-    'pictures',
-    'schedule',
+    'schedulers',
 ]

@@ -12,9 +12,9 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
-from mmdet_largebatch.batching import GlobalBatchTrainLoop
+from mmdet_largebatch.global_batch import GlobalBatchTrainLoop
 from mmdet_largebatch.optimizers import LAMB, LARS
-from mmdet_largebatch.schedule import WarmupStepLR
+from mmdet_largebatch.schedulers import WarmupStepLR
 
 CONFIGS = ROOT / 'configs'
 COCO, SHAPES = 'mask_rcnn/mask-rcnn_r50_fpn_{}_coco.py', 'shapes/mask-rcnn_r18_fpn_{}_shapes.py'

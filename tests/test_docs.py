@@ -13,10 +13,10 @@ from common import ROOT, data_options
 from mmengine.config import Config
 from work_folders import SGD, whole, write
 
+from mmdet_largebatch.hooks import WarmupStepLRHook
 from mmdet_largebatch.planning.dry_runner import dry_run
-from mmdet_largebatch.schedule import WarmupStepLRHook
-from mmdet_largebatch.sweep import combinations, trial_config
-from mmdet_largebatch.training import find_hook
+from mmdet_largebatch.tuning import combinations, trial_config
+from mmdet_largebatch.utils.runner import find_hook
 
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 SHAPES = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'

@@ -17,15 +17,9 @@ from mmengine.config import Config, DictAction
 from tqdm import tqdm
 
 from mmdet_largebatch import SettingError
-from mmdet_largebatch.cli import (
-    check_work_dir,
-    load_config,
-    look_at_data,
-    one_line_errors,
-)
-from mmdet_largebatch.exit_status import PREEMPTED, WRONG_SETTING
+from mmdet_largebatch.cli import check_work_dir, load_config, look_at_data, one_line_errors
 from mmdet_largebatch.results import Run, write_report
-from mmdet_largebatch.sweep import (
+from mmdet_largebatch.tuning import (
     Stopped,
     Trial,
     combinations,
@@ -34,6 +28,7 @@ from mmdet_largebatch.sweep import (
     trial_config,
     write_config,
 )
+from mmdet_largebatch.utils.exit_codes import PREEMPTED, WRONG_SETTING
 
 
 def number_from(least: int, kind: type = int) -> Callable[[str], float]:

@@ -16,7 +16,7 @@ from mmdet_largebatch.cli import (
     one_line_errors,
     use_gloo_without_gpu,
 )
-from mmdet_largebatch.training import record_end
+from mmdet_largebatch.hooks import RunRecordHook
 
 
 def parse_args() -> argparse.Namespace:
@@ -60,8 +60,8 @@ def main() -> None:
         check_work_dir(cfg)
         use_gloo_without_gpu(cfg)
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        runner.register_hook(RunRecordHook())
         runner.train()
-        record_end(runner)
 
 
 if __name__ == '__main__':

@@ -155,7 +155,7 @@ def check_groups(param_groups: list[dict[str, Any]]) -> None:
 
 
 def is_on_gpu(p: Tensor) -> bool:
-    """Whether Apex's kernels can reach a tensor.
+    """Return True if Apex's kernels can address a tensor.
 
     Args:
         p (Tensor): A parameter.
@@ -167,7 +167,7 @@ def is_on_gpu(p: Tensor) -> bool:
 
 
 def _fault(p: Tensor, device: torch.device) -> str | None:
-    """What keeps a parameter from Apex."""
+    """Return the reason why Apex cannot take a parameter."""
     if not is_on_gpu(p):
         return f'Apex needs CUDA parameters, and one is on {p.device}'
     if p.device != device:

@@ -17,7 +17,7 @@ _APPLIED = ('lr_mult', 'decay_mult')
 
 
 def component_of(name: str) -> str:
-    """The part of a detector that a parameter belongs to.
+    """Return the component of the detector that a parameter belongs to.
 
     Args:
         name (str): The parameter's name, as in ``model.named_parameters()``.
@@ -138,7 +138,7 @@ class MergedGroupsConstructor(DefaultOptimWrapperConstructor):
         return merged
 
     def _setting(self, group: dict[str, Any], name: str) -> dict[str, Any]:
-        """What tells a group from others, the optimizer's own options filled in."""
+        """Return the key of a group: all its options, with the optimizer's defaults."""
         own = {'lr': self.base_lr, 'weight_decay': self.base_wd}
         setting = {option: value for option, value in own.items() if value is not None}
         setting |= {k: v for k, v in _options(group).items() if k not in _APPLIED}
