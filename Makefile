@@ -15,7 +15,8 @@ lint: env
 
 docs: env
 	python -m pip --disable-pip-version-check install --quiet -r requirements-docs.txt
-	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+	@# --quiet would hide the warnings that --strict counts.
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 bench: env
 	python tools/make_shapes.py
