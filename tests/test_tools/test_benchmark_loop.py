@@ -1,7 +1,5 @@
 """The part of tools/benchmark_loop.py that resumes, on an epoch of 8 updates in place of 917."""
 
-import sys
-
 import pytest
 from common import ROOT
 
@@ -9,7 +7,6 @@ from common import ROOT
 @pytest.fixture
 def module(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / 'tools'))
-    monkeypatch.delitem(sys.modules, 'benchmark_resume', raising=False)
     import benchmark_resume
 
     for name, value in dict(PICTURES=4, TIMES=4, UPDATES=8, DONE=6).items():
