@@ -113,18 +113,18 @@ def find_fused_lamb() -> type:
         from apex.optimizers import FusedLAMB
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name == 'apex':
-            raise ApexUnfit("NVIDIA's Apex is not installed (how is in the README)") from error
+            raise ApexUnfit("NVIDIA's Apex is not installed (see docs/install.md)") from error
         raise ApexUnfit(
             "the installed package 'apex' is not NVIDIA's, or is broken: it has no "
             f'apex.optimizers.FusedLAMB ({_one_line(error)}). The one of that name on the Python '
-            "index is a web-framework toolkit; how to install NVIDIA's is in the README"
+            "index is a web-framework toolkit; see docs/install.md for NVIDIA's"
         ) from error
     try:
         import amp_C  # noqa: F401
     except Exception as error:
         raise ApexUnfit(
             "NVIDIA's Apex is installed without a working CUDA extension amp_C "
-            f'({_one_line(error)}; how is in the README)'
+            f'({_one_line(error)}; see docs/install.md)'
         ) from error
     return FusedLAMB
 

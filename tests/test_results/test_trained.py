@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -172,6 +173,30 @@ def test_a_resumed_run_is_joined_where_it_went_on(resumed):
     assert read_ap(run) == logged_ap(log_of_first)[:1] + logged_ap(log_of_second)
     assert (run.status_text, run.epochs, run.updates_per_epoch) == (ended(log_of_second), 3, 5)
     assert (run.global_batch, run.ranks, run.warmup_updates) == (4, (1,), 2)
+
+
+def test_the_quickstart_prints_a_line_for_each_epoch_and_keeps_the_log(resumed, tmp_path):
+    text = logs(resumed)[1]
+    done = subprocess.run(
+        [sys.executable, ROOT / 'tools/epoch_lines.py', tmp_path / 'log'],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (tmp_path / 'log').read_text() == text
+    losses = {
+        record['epoch']: record['loss']
+        for line in sorted(resumed.glob('*/vis_data/scalars.json'))[1].read_text().splitlines()
+        if 'iter' in (record := json.loads(line))
+    }
+    lines = done.stdout.splitlines()
+    # Resumed after the first update of epoch 2, whose evaluation is the first.
+    assert [int(re.match(r'epoch +(\d+): loss ', line)[1]) for line in lines] == [2, 3]
+    for line, (epoch, box, mask) in zip(lines, logged_ap(text), strict=True):
+        printed = [f'{x:.4f}' if x is not None else '-' for x in (box, mask)]
+        said = re.search(r'loss (\S+), box AP (\S+), mask AP (\S+), time left ', line).groups()
+        assert said == (f'{losses[epoch]:.4f}', *printed)
 
 
 def test_each_start_records_what_it_resolved_and_how_it_ended(resumed, diverged):
