@@ -7,6 +7,8 @@ Importing this package registers everything it has in MMDetection's registries; 
 import sys
 from contextlib import redirect_stdout
 from importlib.util import find_spec
+from io import StringIO
+from warnings import catch_warnings, filterwarnings
 
 from .version import __version__
 
@@ -18,14 +20,29 @@ if _missing:
         "'mmdet_largebatch[openmmlab]' for OpenMMLab's releases, not both: they share import names."
     )
 
-# mmdet may print while it is imported. Standard output is for what a tool prints.
-with redirect_stdout(sys.stderr):
-    from . import pictures, registry
-    from .batching import GlobalBatchSampler, GlobalBatchTrainLoop
-    from .checkpoints import AtomicCheckpointHook
-    from .hooks import DivergenceHook, PreemptionHook, TrustRatioHook
+# While it is imported mmdet prints and warns about optional packages that it lacks.
+_printed = StringIO()
+with redirect_stdout(_printed), catch_warnings():
+    filterwarnings('ignore', 'faster_coco_eval is not installed')
+    import mmdet.datasets
+    import mmdet.evaluation  # noqa: F401
+
+    from . import registry
+    from .global_batch import GlobalBatchSampler, GlobalBatchTrainLoop
+    from .hooks import (
+        AtomicCheckpointHook,
+        DivergenceHook,
+        PreemptionHook,
+        RunRecordHook,
+        TrustRatioHook,
+        WarmupStepLRHook,
+    )
     from .optimizers import LAMB, LARS, MergedGroupsConstructor
-    from .schedule import WarmupStepLR, WarmupStepLRHook
+    from .schedulers import WarmupStepLR
+    from .utils import pictures  # noqa: F401
+for _line in _printed.getvalue().splitlines():
+    if 'Could not import OneDL' not in _line:
+        print(_line, file=sys.stderr)
 from .errors import DivergenceError, SettingError  # noqa: E402
 
 __all__ = [
@@ -38,11 +55,11 @@ __all__ = [
     'LARS',
     'MergedGroupsConstructor',
     'PreemptionHook',
+    'RunRecordHook',
     'SettingError',
     'TrustRatioHook',
     'WarmupStepLR',
     'WarmupStepLRHook',
     '__version__',
-    'pictures',
     'registry',
 ]

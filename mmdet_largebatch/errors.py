@@ -28,11 +28,4 @@ class PictureError(SettingError):
 
 
 class DivergenceError(RuntimeError):
-    """A training that was stopped because it diverged."""
-
-
-class RolledBack(Exception):
-    """Takes the train loop out of an epoch after a hook has put the run back to an earlier update.
-
-    It is not an error: :class:`GlobalBatchTrainLoop` goes on from where the run stands now.
-    """
+    """A training diverged and was stopped."""

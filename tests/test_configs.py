@@ -12,9 +12,9 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
-from mmdet_largebatch.batching import GlobalBatchTrainLoop
+from mmdet_largebatch.global_batch import GlobalBatchTrainLoop
 from mmdet_largebatch.optimizers import LAMB, LARS
-from mmdet_largebatch.schedule import WarmupStepLR
+from mmdet_largebatch.schedulers import WarmupStepLR
 
 CONFIGS = ROOT / 'configs'
 COCO, SHAPES = 'mask_rcnn/mask-rcnn_r50_fpn_{}_coco.py', 'shapes/mask-rcnn_r18_fpn_{}_shapes.py'
@@ -195,7 +195,7 @@ def check_decay_and_adaptation(optimizer, trained):
 
 def test_the_lines_of_the_readme_put_lamb_into_a_config_of_mmdet(tmp_path):
     """The two python blocks of that section, under a `_base_` as a user has it."""
-    section = (ROOT / 'README.md').read_text().split('## LAMB in a config of yours')[1]
+    section = (ROOT / 'README.md').read_text().split('## Into your own config')[1]
     blocks = [block.split('```')[0] for block in section.split('```python\n')[1:3]]
     path = tmp_path / 'mine.py'
     path.write_text(

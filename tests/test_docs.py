@@ -1,6 +1,7 @@
-"""Every command of README.md and docs: run in a short form, run by another test, or said why not."""
+"""The pages: each command runs here, in another test, or has a reason; each name and path exists."""
 
 import ast
+import importlib
 import logging
 import re
 import runpy
@@ -8,18 +9,23 @@ import shlex
 import sys
 from dataclasses import dataclass
 
+import mmdet.registry
 import pytest
 from common import CUT, ROOT, data_options
 from mmengine.config import Config
 from work_folders import SGD, whole, write
 
 from mmdet_largebatch.cli.sweep import parse_args
+from mmdet_largebatch.hooks import WarmupStepLRHook
 from mmdet_largebatch.planning.dry_runner import dry_run
-from mmdet_largebatch.schedule import WarmupStepLRHook
-from mmdet_largebatch.sweep import combinations, trial_config
-from mmdet_largebatch.training import find_hook
+from mmdet_largebatch.tuning import combinations, trial_config
+from mmdet_largebatch.utils.runner import find_hook
 
-PAGES = [ROOT / 'README.md', *sorted(ROOT.glob('docs/*.md')), *sorted(ROOT.glob('configs/*/*.md'))]
+PAGES = [
+    *(ROOT / 'README.md', ROOT / 'CONTRIBUTING.md'),
+    *sorted(ROOT.glob('docs/*.md')),
+    *sorted(ROOT.glob('configs/*/*.md')),
+]
 SHAPES = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 LAMB = 'configs/mask_rcnn/mask-rcnn_r50_fpn_64xb2-lamb-1x_coco.py'
 
@@ -43,6 +49,7 @@ RECIPES = By('tests/test_configs.py::test_two_updates')
 LAUNCHED = By('tests/test_tools/test_train_and_test.py::test_log_says_what_runs')
 MACHINES = Not('several machines')
 INSTALLS = Not('it installs into an environment, as the set-up of these tests does')
+SUITE = Not('it runs these tests')
 APEX = Not('a build of Apex, which needs CUDA or the network')
 COMMANDS = {
     'bash tools/miniature.sh tune': 'miniature',
@@ -50,7 +57,11 @@ COMMANDS = {
     'bash tools/miniature.sh more': 'miniature',
     'bash tools/quickstart.sh': Not('13 minutes; its stages are make_shapes, dist_train, dist_test and draw_detections'),
     'bash tools/quickstart.sh --epochs 1': Not('it sets up an environment first'),
-    'bash tools/run_tests.sh': Not('it runs these tests'),
+    'bash tools/run_tests.sh': SUITE,
+    'bash tools/run_tests.sh tests/test_optimizers': SUITE,
+    'tools/setup_env.sh': INSTALLS,
+    'source .venv/bin/activate': INSTALLS,
+    'pre-commit install': Not('it writes into .git'),
     'pip install --no-build-isolation -e .': INSTALLS,
     'pip install torch setuptools ninja psutil wheel': INSTALLS,
     "pip install --no-build-isolation -e '.[onedl]'": INSTALLS,
@@ -120,6 +131,53 @@ def test_the_files_of_each_command_are_there():
                 assert (ROOT / word).exists(), line
 
 
+@pytest.mark.parametrize('page', [*PAGES, ROOT / 'CHANGELOG.md'], ids=lambda page: page.name)
+def test_links_and_paths_of_a_page_exist(page):
+    """As on a repository page; `mkdocs build --strict` checks the links of the site."""
+    text = re.sub(r'^```.*?^```', '', page.read_text(), flags=re.M | re.S)
+    for link in re.findall(r'\]\(([^)]+)\)', text):
+        path, _, anchor = link.partition('#')
+        if path.startswith('https://'):
+            continue
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r'^#+ (.*)', target.read_text(), re.M)
+            assert anchor in [re.sub(r'[^\w -]', '', x).lower().replace(' ', '-') for x in headings]
+    for path in re.findall(r'`((?:configs|docs|mmdet_largebatch|tests|tools)/[\w./-]*)`', text):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_readme_lists_each_registered_component():
+    importlib.import_module('mmdet_largebatch.cli')  # Registers BoxTTAModel.
+    names = (
+        'HOOKS',
+        'LOOPS',
+        'DATA_SAMPLERS',
+        'MODELS',
+        'OPTIMIZERS',
+        'OPTIM_WRAPPER_CONSTRUCTORS',
+    )
+    registered = {
+        (name, registry)
+        for registry in (*names, 'PARAM_SCHEDULERS')
+        for name, kind in getattr(mmdet.registry, registry).module_dict.items()
+        if kind.__module__.startswith('mmdet_largebatch.')
+    }
+    section = (ROOT / 'README.md').read_text().split('## Components')[1].split('\n## ')[0]
+    rows = [line.split('|')[1:3] for line in section.splitlines() if line.startswith('| `')]
+    listed = {
+        (name, registry.strip(' `'))
+        for classes, registry in rows
+        for name in re.findall(r'`(\w+)`', classes)
+    }
+    assert listed == registered
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / 'README.md').read_text().splitlines()) <= 150
+
+
 @pytest.mark.parametrize('how', sorted({x.test for x in COMMANDS.values() if isinstance(x, By)}))
 def test_the_other_test_is_there(how):
     path, _, name = how.partition('::')
@@ -152,13 +210,13 @@ def quoted(page, beginning):
 
 
 @pytest.mark.parametrize('line', [x for x in SHORT if COMMANDS[x] == 'plan'])
-def test_plan_prints_what_the_readme_shows(line, run, tmp_path, monkeypatch):
+def test_plan_prints_what_the_page_shows(line, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = shlex.split(line)[1:]
     words[1] = str(ROOT / words[1])
     status, out, err = run(*words)
     assert status == 0, err
-    assert out.startswith(quoted('README.md', 'ranks ') + '\n')
+    assert out.startswith(quoted('docs/tools.md', 'ranks ') + '\n')
     assert (tmp_path / words[-1]).stat().st_size > 0
 
 
@@ -223,7 +281,7 @@ def test_benchmark_of_the_loop(line, command, shapes):
 def test_lines_of_the_log_are_those_that_are_quoted():
     """The schedule's on the recipe for shapes, the loop's on that of batch 128 with 8 ranks."""
     for config, ranks, images, page, beginning in (
-        (SHAPES, 2, 512, 'README.md', 'WarmupStepLRHook: '),
+        (SHAPES, 2, 512, 'docs/schedule.md', 'WarmupStepLRHook: '),
         (LAMB, 8, 117_266, 'docs/global_batch.md', '8 ranks, '),
     ):
         lines = []

@@ -116,6 +116,7 @@ def test_both_families_are_tested_with_the_same_versions_of_all_else():
         'onedl-mmengine',
         'onedl-mmcv',
         'onedl-mmdetection',
+        'codespell',
         'ruff',
     }
     assert openmmlab.keys() - forks.keys() == {'mmengine', 'mmcv', 'mmdet'}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmdet_largebatch.type_names import type_name
+from mmdet_largebatch.utils.type_names import type_name
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,11 @@ sampler takes to get there at COCO's size.
 import argparse
 import sys
 import tempfile
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from itertools import cycle, islice
 from pathlib import Path
 from time import perf_counter, process_time
-from typing import Iterator, List
 
 import numpy as np
 import torch
@@ -32,8 +32,8 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 from torch.utils.data import DataLoader
 
-from mmdet_largebatch.batching.seeding import MODEL, seed_generators
 from mmdet_largebatch.cli import look_at_data, one_line_errors
+from mmdet_largebatch.global_batch.seeding import MODEL, seed_generators
 
 LOG_INTERVAL, UNTIMED = 8, 5  # updates
 # Micro-batches of an update, the ratio that is allowed, and pairs where --pairs does not say.
@@ -59,10 +59,10 @@ class Side:
 
     Args:
         cfg (Config): Config of its runner.
-        samples (List[dict]): The dataset, loaded; filled in if it is empty.
+        samples (list[dict]): The dataset, loaded; filled in if it is empty.
     """
 
-    def __init__(self, cfg: Config, samples: List[dict]) -> None:
+    def __init__(self, cfg: Config, samples: list[dict]) -> None:
         self.runner = at_loop_start(cfg)
         self.loop = self.runner.train_loop
         self.dataset = self.loop.dataloader.dataset
@@ -73,11 +73,11 @@ class Side:
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
 
-    def load(self, micro_batches: List[List[int]]) -> None:
+    def load(self, micro_batches: list[list[int]]) -> None:
         """Set what the loop learns from; the loader works in this process.
 
         Args:
-            micro_batches (List[List[int]]): Indices of each micro-batch.
+            micro_batches (list[list[int]]): Indices of each micro-batch.
         """
         collate = self.loop.dataloader.collate_fn
         self.data = iter(DataLoader(self.dataset, batch_sampler=micro_batches, collate_fn=collate))
@@ -159,7 +159,7 @@ def measure_pairs(part: str, pairs: int, shapes: Path, work_dir: Path) -> list:
     del cfgs[1].default_hooks['lr']
     cfgs[1].param_scheduler = get_config('mmdet::_base_/schedules/schedule_1x.py').param_scheduler
 
-    samples: List[dict] = []
+    samples: list[dict] = []
     ours, stock = (Side(cfg, samples) for cfg in cfgs)
     # Both take these, of the first epoch over and over; the sampler is left out of the time.
     micro_batches = list(ours.loop.sampler)
@@ -183,12 +183,12 @@ def measure_pairs(part: str, pairs: int, shapes: Path, work_dir: Path) -> list:
     ]
 
 
-def print_table(head: str, rows: List[list]) -> None:
+def print_table(head: str, rows: list[list]) -> None:
     """Print a table in Markdown.
 
     Args:
         head (str): Heads of the columns, with ``|`` between them.
-        rows (List[list]): The rows.
+        rows (list[list]): The rows.
     """
     lines = [head.split('|'), ['---'] * len(rows[0]), *rows]
     print('\n' + '\n'.join(f'| {" | ".join(map(str, line))} |' for line in lines), flush=True)

@@ -4,7 +4,6 @@ import multiprocessing
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Dict, List, Optional, Tuple
 
 import torch
 from mmcv.transforms import LoadImageFromFile
@@ -16,7 +15,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
 from mmdet_largebatch import SettingError
-from mmdet_largebatch.batching import GlobalBatchSampler
+from mmdet_largebatch.global_batch import GlobalBatchSampler
 
 RECIPE = Path(__file__).parents[1] / 'configs/shapes/mask-rcnn_r18_fpn_2xb8-sgd-1x_shapes.py'
 DONE, UPDATES = 900, 917
@@ -73,7 +72,7 @@ class CountedImage(LoadImageFromFile):
 
     read = multiprocessing.Value('q', 0)
 
-    def transform(self, results: dict) -> Optional[dict]:
+    def transform(self, results: dict) -> dict | None:
         """Load the picture.
 
         Args:
@@ -97,7 +96,7 @@ class OneWeight(BaseModel):
 
     def forward(
         self, inputs: torch.Tensor, data_samples: list, mode: str
-    ) -> Dict[str, torch.Tensor]:
+    ) -> dict[str, torch.Tensor]:
         """The loss.
 
         Args:
@@ -106,7 +105,7 @@ class OneWeight(BaseModel):
             mode (str): ``'loss'``.
 
         Returns:
-            Dict[str, torch.Tensor]: The loss, 0-d.
+            dict[str, torch.Tensor]: The loss, 0-d.
         """
         return dict(loss=inputs.mean() * self.weight)
 
@@ -119,12 +118,12 @@ class Marks(Hook):
     """Notes when an iteration of the resumed run is done, and how many pictures were read by then.
 
     Args:
-        iterations (List[int]): Which ones, counted from 1; after the last the training ends.
+        iterations (list[int]): Which ones, counted from 1; after the last the training ends.
     """
 
     priority = 'VERY_LOW'
 
-    def __init__(self, iterations: List[int]) -> None:
+    def __init__(self, iterations: list[int]) -> None:
         self.iterations, self.done, self.found = iterations, 0, []
         CountedImage.read.value = 0
         self.begin = perf_counter()
@@ -167,13 +166,14 @@ def resume_config(loop: str, workers: int, shapes: Path, work_dir: Path, name: s
     if loop == 'GlobalBatchTrainLoop':
         cfg.train_cfg.global_batch_size = COUNT
     else:
+        del cfg.default_hooks['divergence']
         cfg.optim_wrapper.accumulative_counts = COUNT
         length = dict(max_epochs=12) if 'Epoch' in loop else dict(max_iters=12 * COUNT * UPDATES)
         cfg.train_cfg = dict(type=loop, **length)
     return cfg
 
 
-def resume(loop: str, workers: int, shapes: Path, work_dir: Path) -> List[Tuple[float, int]]:
+def resume(loop: str, workers: int, shapes: Path, work_dir: Path) -> list[tuple[float, int]]:
     """Resume at update 900 of 917.
 
     Args:
@@ -183,7 +183,7 @@ def resume(loop: str, workers: int, shapes: Path, work_dir: Path) -> List[Tuple[
         work_dir (Path): Where the runners log.
 
     Returns:
-        List[Tuple[float, int]]: Seconds from the loop's start, and pictures read, until the first
+        list[tuple[float, int]]: Seconds from the loop's start, and pictures read, until the first
         update is done; and until the first that learns from pictures not passed before.
     """
     name = f'resume-{loop}-{workers}'
@@ -209,7 +209,7 @@ def resume(loop: str, workers: int, shapes: Path, work_dir: Path) -> List[Tuple[
     return [marks.found[0], marks.found[-1]]
 
 
-def measure_resume(shapes: Path, work_dir: Path) -> List[list]:
+def measure_resume(shapes: Path, work_dir: Path) -> list[list]:
     """Resume each loop, with and without data workers.
 
     Args:
@@ -217,7 +217,7 @@ def measure_resume(shapes: Path, work_dir: Path) -> List[list]:
         work_dir (Path): Where the runners log.
 
     Returns:
-        List[list]: Rows of a table: loop, data workers, and what :func:`resume` gives.
+        list[list]: Rows of a table: loop, data workers, and what :func:`resume` gives.
     """
     rows = []
     for loop in ('GlobalBatchTrainLoop', 'EpochBasedTrainLoop', 'IterBasedTrainLoop'):
@@ -230,11 +230,11 @@ def measure_resume(shapes: Path, work_dir: Path) -> List[list]:
 class LikeCoco(BaseDataset):
     """As many entries as COCO has, none with a picture: 7 objects of 24 corners each."""
 
-    def load_data_list(self) -> List[dict]:
+    def load_data_list(self) -> list[dict]:
         """The entries, every fourth in portrait.
 
         Returns:
-            List[dict]: As mmdet's ``CocoDataset`` makes them.
+            list[dict]: As mmdet's ``CocoDataset`` makes them.
         """
         rng = torch.Generator().manual_seed(0)
         entries = []
@@ -252,11 +252,11 @@ class LikeCoco(BaseDataset):
         return [entries[number % 64] for number in range(COCO_PICTURES)]
 
 
-def measure_sampler() -> List[list]:
+def measure_sampler() -> list[list]:
     """Time the sampler until it has given the first update's micro-batches, at COCO's size.
 
     Returns:
-        List[list]: Rows of a table: ranks, update to begin with, seconds.
+        list[list]: Rows of a table: ranks, update to begin with, seconds.
     """
     sampler = GlobalBatchSampler(
         DefaultSampler(LikeCoco(), seed=0),

@@ -11,7 +11,6 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import List, Tuple
 
 import cv2
 import numpy as np
@@ -37,7 +36,7 @@ def polygon(kind: str, center: np.ndarray, radius: float, angle: float) -> np.nd
     return center + radius * np.stack([np.cos(turns), np.sin(turns)], axis=1)
 
 
-def place(rng: np.random.Generator, size: int, number: int) -> List[Tuple[np.ndarray, float]]:
+def place(rng: np.random.Generator, size: int, number: int) -> list[tuple[np.ndarray, float]]:
     """Circles inside the picture that do not touch, at most ``number`` of them.
 
     Args:
@@ -46,9 +45,9 @@ def place(rng: np.random.Generator, size: int, number: int) -> List[Tuple[np.nda
         number (int): Circles asked for; fewer where no room is left.
 
     Returns:
-        List[Tuple[np.ndarray, float]]: Center (x, y) and radius of each, in pixels.
+        list[tuple[np.ndarray, float]]: Center (x, y) and radius of each, in pixels.
     """
-    placed: List[Tuple[np.ndarray, float]] = []
+    placed: list[tuple[np.ndarray, float]] = []
     for _ in range(20 * number):
         radius = rng.uniform(0.1, 0.22) * size
         center = rng.uniform(radius + 1, size - radius - 1, 2)
@@ -59,7 +58,7 @@ def place(rng: np.random.Generator, size: int, number: int) -> List[Tuple[np.nda
     return placed
 
 
-def draw(rng: np.random.Generator, size: int) -> Tuple[np.ndarray, List[Tuple[int, np.ndarray]]]:
+def draw(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
     """One picture and what stands in it.
 
     Args:
@@ -67,7 +66,7 @@ def draw(rng: np.random.Generator, size: int) -> Tuple[np.ndarray, List[Tuple[in
         size (int): Width and height in pixels.
 
     Returns:
-        Tuple[np.ndarray, List[Tuple[int, np.ndarray]]]: The picture, uint8 of shape
+        tuple[np.ndarray, list[tuple[int, np.ndarray]]]: The picture, uint8 of shape
         (size, size, 3), and for each shape its index in ``CLASSES`` and its corners.
     """
     background = rng.uniform(40, 215, 3)

@@ -32,19 +32,37 @@ fi
 tools/setup_env.sh
 source .venv${STACK:+-$STACK}/bin/activate
 
+mkdir -p "$work"
+log=$work/quickstart.log
+# Run a command with its output in the log; its last lines are shown if it fails.
+logged() {
+    if ! "$@" >>"$log" 2>&1; then
+        tail -n 20 "$log" >&2
+        echo "error: $* failed; the whole log is $log" >&2
+        exit 1
+    fi
+}
+
 echo "== Shapes"
 python tools/make_shapes.py
 
 if [ -f "$work/epoch_$epochs.pth" ]; then
     echo "== Training is done: $work/epoch_$epochs.pth"
 else
-    echo "== Training with LAMB, $epochs epochs on 2 processes"
-    tools/dist_train.sh $config 2 --work-dir "$work" --resume ${options[@]+"${options[@]}"}
+    echo "== Training with LAMB, $epochs epochs on 2 processes. The whole log: $log"
+    if ! tools/dist_train.sh $config 2 --work-dir "$work" --resume ${options[@]+"${options[@]}"} 2>&1 |
+        python tools/epoch_lines.py "$log"; then
+        tail -n 20 "$log" >&2
+        echo "error: the training failed; the whole log is $log" >&2
+        exit 1
+    fi
 fi
 
 echo "== Evaluation"
-python tools/test.py $config "$work/epoch_$epochs.pth" --work-dir "$work/test" | tee "$work/test.txt"
-python tools/draw_detections.py $config "$work/epoch_$epochs.pth" --out "$work/detections.png"
-echo "== box AP  $(grep -o 'coco/bbox_mAP: [0-9.]*' "$work/test.txt" | cut -d ' ' -f 2)"
-echo "== mask AP $(grep -o 'coco/segm_mAP: [0-9.]*' "$work/test.txt" | cut -d ' ' -f 2)"
+logged python tools/test.py $config "$work/epoch_$epochs.pth" --work-dir "$work/test"
+logged python tools/draw_detections.py $config "$work/epoch_$epochs.pth" --out "$work/detections.png"
+# Of the last evaluation in the log.
+ap() { grep -o "coco/$1_mAP: [0-9.]*" "$log" | tail -n 1 | cut -d ' ' -f 2; }
+echo "== box AP  $(ap bbox)"
+echo "== mask AP $(ap segm)"
 echo "== picture $work/detections.png"

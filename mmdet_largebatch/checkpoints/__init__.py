@@ -1,14 +1,12 @@
-"""Checkpoints that are whole or absent: how they are written, found and loaded."""
+"""Atomic checkpoint files: how they are written, found, compared and loaded."""
 
-from .checkpoint_hook import AtomicCheckpointHook
+from .atomic_file import AtomicFileBackend
 from .finding import checkpoint_defect, newest_checkpoint
 from .loading import load_from_local
 from .unpickling import trust_checkpoints
-from .whole_file import WholeFileBackend
 
 __all__ = [
-    'AtomicCheckpointHook',
-    'WholeFileBackend',
+    'AtomicFileBackend',
     'checkpoint_defect',
     'load_from_local',
     'newest_checkpoint',

@@ -2,14 +2,14 @@
 
 import ast
 import re
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from ..type_names import type_name
+from ..utils.type_names import type_name
 
 # Key of a checkpoint's meta: class of the optimizer, and its groups' options by the config.
 OPTIMIZER = 'optimizer'
@@ -18,12 +18,12 @@ INSTEAD = 'to begin from its weights, give it as load_from without --resume'
 OF_PARAMETERS_SHAPE = ('exp_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'momentum_buffer', 'square_avg')
 
 
-def refusal(runner: Runner, checkpoint: Dict[str, Any], path: str) -> Optional[str]:
+def refusal(runner: Runner, checkpoint: dict[str, Any], path: str) -> str | None:
     """Find why a training cannot be resumed from a checkpoint.
 
     Args:
         runner (Runner): The runner, with model, optimizer and schedulers built.
-        checkpoint (Dict[str, Any]): The checkpoint.
+        checkpoint (dict[str, Any]): The checkpoint.
         path (str): Its path, for the message.
 
     Returns:
@@ -43,15 +43,15 @@ def refusal(runner: Runner, checkpoint: Dict[str, Any], path: str) -> Optional[s
     return difference and f'{difference} Must be the same to resume from {path}; {INSTEAD}.'
 
 
-def compare_weights(model: nn.Module, state_dict: Dict[str, Any]) -> Dict[str, List[str]]:
+def compare_weights(model: nn.Module, state_dict: dict[str, Any]) -> dict[str, list[str]]:
     """Compare names and shapes of a model's weights with a checkpoint's.
 
     Args:
         model (nn.Module): The model.
-        state_dict (Dict[str, Any]): The checkpoint's weights.
+        state_dict (dict[str, Any]): The checkpoint's weights.
 
     Returns:
-        Dict[str, List[str]]: Names under ``'shape'``, ``'missing'`` and ``'unexpected'``. Counters
+        dict[str, list[str]]: Names under ``'shape'``, ``'missing'`` and ``'unexpected'``. Counters
         of batch norm may be missing, as in MMEngine.
     """
     own, saved = plain_model(model).state_dict(), _without_wrapper(state_dict)
@@ -74,19 +74,19 @@ def plain_model(model: nn.Module) -> nn.Module:
     return model.module if is_model_wrapper(model) else model
 
 
-def _without_wrapper(state_dict: Dict[str, Any]) -> Dict[str, Any]:
+def _without_wrapper(state_dict: dict[str, Any]) -> dict[str, Any]:
     return {re.sub(r'^module\.', '', name): value for name, value in state_dict.items()}
 
 
-def _shape(value: Any) -> Optional[Tuple[int, ...]]:
+def _shape(value: Any) -> tuple[int, ...] | None:
     return tuple(value.shape) if hasattr(value, 'shape') else None
 
 
-def _and_more(names: List[str]) -> str:
+def _and_more(names: list[str]) -> str:
     return names[0] + (f' and {len(names) - 1} more' if len(names) > 1 else '')
 
 
-def _model_difference(runner: Runner, state_dict: Dict[str, Any]) -> Optional[str]:
+def _model_difference(runner: Runner, state_dict: dict[str, Any]) -> str | None:
     differ = compare_weights(runner.model, state_dict)
     if differ['shape']:
         name = differ['shape'][0]
@@ -102,14 +102,14 @@ def _model_difference(runner: Runner, state_dict: Dict[str, Any]) -> Optional[st
     return None
 
 
-def settings_of(optim_wrapper: OptimWrapper) -> Dict[str, Any]:
+def settings_of(optim_wrapper: OptimWrapper) -> dict[str, Any]:
     """Describe an optimizer as its config made it, to be kept in checkpoints.
 
     Args:
         optim_wrapper (OptimWrapper): The wrapper, before it trains.
 
     Returns:
-        Dict[str, Any]: ``type``, and ``groups`` with the options of each in plain types.
+        dict[str, Any]: ``type``, and ``groups`` with the options of each in plain types.
     """
     groups = [
         {key: _listed(value) for key, value in group.items() if _is_option(key, value)}
@@ -128,7 +128,7 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _optimizer_difference(runner: Runner, checkpoint: Dict[str, Any]) -> Optional[str]:
+def _optimizer_difference(runner: Runner, checkpoint: dict[str, Any]) -> str | None:
     optimizer, state = runner.optim_wrapper.optimizer, checkpoint.get('optimizer')
     if not state:
         return None
@@ -159,14 +159,14 @@ def _optimizer_difference(runner: Runner, checkpoint: Dict[str, Any]) -> Optiona
     )
 
 
-def _groups(sizes: List[int]) -> str:
+def _groups(sizes: list[int]) -> str:
     if len(sizes) > 3:
         return f'{sum(sizes)} tensors in {len(sizes)} groups'
     tensors = ' and '.join(map(str, sizes))
     return f'{tensors} tensors in {len(sizes)} group{"s" if len(sizes) > 1 else ""}'
 
 
-def _state_difference(runner: Runner, state: Dict[str, Any]) -> Optional[str]:
+def _state_difference(runner: Runner, state: dict[str, Any]) -> str | None:
     names = {id(p): name for name, p in plain_model(runner.model).named_parameters()}
     for p, of_p in _states(runner, state):
         for key in OF_PARAMETERS_SHAPE:
@@ -180,22 +180,22 @@ def _state_difference(runner: Runner, state: Dict[str, Any]) -> Optional[str]:
     return None
 
 
-def _states(runner: Runner, state: Dict[str, Any]) -> List[Tuple[nn.Parameter, Dict[str, Any]]]:
+def _states(runner: Runner, state: dict[str, Any]) -> list[tuple[nn.Parameter, dict[str, Any]]]:
     """Each trained parameter with its state in the checkpoint, empty where it has none."""
     params = [p for group in runner.optim_wrapper.optimizer.param_groups for p in group['params']]
     ids = [number for group in state['param_groups'] for number in group['params']]
     return [(p, state['state'].get(number, {})) for p, number in zip(params, ids, strict=True)]
 
 
-def without_state(runner: Runner, state: Dict[str, Any]) -> List[str]:
+def without_state(runner: Runner, state: dict[str, Any]) -> list[str]:
     """Find parameters that train and have no state in a checkpoint where others have.
 
     Args:
         runner (Runner): The runner.
-        state (Dict[str, Any]): The checkpoint's optimizer, of the same groups.
+        state (dict[str, Any]): The checkpoint's optimizer, of the same groups.
 
     Returns:
-        List[str]: Their names.
+        list[str]: Their names.
     """
     names = {id(p): name for name, p in plain_model(runner.model).named_parameters()}
     pairs = _states(runner, state)
@@ -204,7 +204,7 @@ def without_state(runner: Runner, state: Dict[str, Any]) -> List[str]:
     return [names.get(id(p), '?') for p, of_p in pairs if p.requires_grad and not of_p]
 
 
-def _scheduler_difference(runner: Runner, checkpoint: Dict[str, Any]) -> Optional[str]:
+def _scheduler_difference(runner: Runner, checkpoint: dict[str, Any]) -> str | None:
     own, saved = runner.param_schedulers, checkpoint.get('param_schedulers')
     if not isinstance(own, list) or not isinstance(saved, list):
         return None
@@ -233,7 +233,7 @@ def _configured_type(cfg: Any) -> str:
     return ''
 
 
-def _argument(node: Optional[ast.AST], name: str) -> Optional[ast.AST]:
+def _argument(node: ast.AST | None, name: str) -> ast.AST | None:
     """A keyword of ``dict(...)`` or a key of ``{...}``."""
     if isinstance(node, ast.Call):
         return next((word.value for word in node.keywords if word.arg == name), None)

@@ -1,8 +1,8 @@
-"""Which checkpoint of a folder is the newest that reads whole."""
+"""Find the newest valid checkpoint."""
 
 import os
 from pathlib import Path
-from typing import List, NamedTuple, Optional, Tuple, Union
+from typing import NamedTuple
 from zipfile import ZipFile, is_zipfile
 
 from .unpickling import UnsafeCheckpoint, load_safely
@@ -12,15 +12,15 @@ SAVED_AT = 'saved_at'
 
 
 class Candidate(NamedTuple):
-    """A file that may be the newest checkpoint."""
+    """A candidate for the newest checkpoint."""
 
     saved_at: int
     update: int
     path: str
-    defect: Optional[str]
+    defect: str | None
 
 
-def _look_into(path: Union[str, Path]) -> Candidate:
+def _look_into(path: str | Path) -> Candidate:
     """Read a checkpoint's meta, without its tensors where the format lets it."""
     path = str(path)
     saved_at = os.stat(path).st_mtime_ns
@@ -41,8 +41,8 @@ def _look_into(path: Union[str, Path]) -> Candidate:
     return Candidate(meta.get(SAVED_AT, saved_at), update, path, None)
 
 
-def _damage(path: str) -> Optional[str]:
-    """What is wrong with a checkpoint whose checksums do not hold.
+def _damage(path: str) -> str | None:
+    """Verify the checksums of a checkpoint, and describe its damage.
 
     PyTorch writes a checksum of every tensor and reads none; a flipped bit loads as a weight.
     """
@@ -56,8 +56,8 @@ def _damage(path: str) -> Optional[str]:
     return part and f'its part {part} is damaged: the checksum is another'
 
 
-def checkpoint_defect(path: Union[str, Path]) -> Optional[str]:
-    """What is wrong with a checkpoint file, if it does not read whole.
+def checkpoint_defect(path: str | Path) -> str | None:
+    """Return the defect of a checkpoint file.
 
     Args:
         path (str or Path): A file on a local file system.
@@ -69,19 +69,19 @@ def checkpoint_defect(path: Union[str, Path]) -> Optional[str]:
 
 
 def newest_checkpoint(
-    folders: List[Union[str, Path]], pattern: str = '*.pth'
-) -> Tuple[Optional[str], List[str]]:
-    """The checkpoint that was saved last among those that read whole.
+    folders: list[str | Path], pattern: str = '*.pth'
+) -> tuple[str | None, list[str]]:
+    """Find the newest valid checkpoint.
 
     Files named ``best_*`` are left out: they hold no optimizer. So are those without a training's
     progress in them, such as published weights.
 
     Args:
-        folders (List[str or Path]): Where to look for ``*.pth`` files.
+        folders (list[str or Path]): Where to look for ``*.pth`` files.
         pattern (str): Further names to look for. Defaults to ``'*.pth'``.
 
     Returns:
-        Tuple[str or None, List[str]]: Its path, None where there is none; and a line for each file
+        tuple[str or None, list[str]]: Its path, None where there is none; and a line for each file
         newer than that which was passed over.
     """
     files = {

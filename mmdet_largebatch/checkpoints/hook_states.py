@@ -1,6 +1,6 @@
 """State of hooks in a checkpoint: MMEngine saves none."""
 
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ HOOKS_STATE = 'hooks'
 FIELDS = {EarlyStoppingHook: ('wait_count', 'best_score'), SyncBuffersHook: ('called_in_train',)}
 
 
-def collect(runner: Runner) -> Dict[str, List[Optional[Dict[str, Any]]]]:
+def collect(runner: Runner) -> dict[str, list[dict[str, Any] | None]]:
     """Collect the state of every hook that has one.
 
     A hook has one if it offers ``state_dict()`` and ``load_state_dict(state)``, or is MMEngine's
@@ -23,10 +23,10 @@ def collect(runner: Runner) -> Dict[str, List[Optional[Dict[str, Any]]]]:
         runner (Runner): The runner.
 
     Returns:
-        Dict[str, List[dict or None]]: For each class name the states of its hooks, in their order.
+        dict[str, list[dict or None]]: For each class name the states of its hooks, in their order.
         None stands for a state that holds more than numbers, strings, tensors, lists and dicts.
     """
-    states: Dict[str, List[Optional[Dict[str, Any]]]] = {}
+    states: dict[str, list[dict[str, Any] | None]] = {}
     for hook in runner.hooks:
         fields = _fields(hook)
         if fields:
@@ -44,15 +44,15 @@ def collect(runner: Runner) -> Dict[str, List[Optional[Dict[str, Any]]]]:
     return states
 
 
-def restore(runner: Runner, states: Dict[str, List[Optional[Dict[str, Any]]]]) -> List[str]:
+def restore(runner: Runner, states: dict[str, list[dict[str, Any] | None]]) -> list[str]:
     """Put the states of hooks back.
 
     Args:
         runner (Runner): The runner.
-        states (Dict[str, List[dict or None]]): As :func:`collect` returns them.
+        states (dict[str, list[dict or None]]): As :func:`collect` returns them.
 
     Returns:
-        List[str]: Names of hooks that have a state and found none.
+        list[str]: Names of hooks that have a state and found none.
     """
     left = {name: list(of_class) for name, of_class in states.items()}
     without = []

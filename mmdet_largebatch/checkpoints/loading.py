@@ -2,17 +2,17 @@
 
 import functools
 import os
-from typing import Any, Callable, Dict, Union
+from collections.abc import Callable
+from typing import Any
 
 from mmengine.runner import CheckpointLoader
 
+from ..compat import checkpoint_loaders
 from .unpickling import load_safely, safe_torch_load
 
 
 @CheckpointLoader.register_scheme(prefixes='', force=True)
-def load_from_local(
-    filename: str, map_location: Union[str, Callable, None] = None
-) -> Dict[str, Any]:
+def load_from_local(filename: str, map_location: str | Callable | None = None) -> dict[str, Any]:
     """Load a local checkpoint: weights, or all that a training saves.
 
     MMEngine 0.10.7 leaves the choice of an unpickler to ``torch.load``, which refuses since torch
@@ -26,7 +26,7 @@ def load_from_local(
         map_location (str or Callable, optional): As for :func:`torch.load`.
 
     Returns:
-        Dict[str, Any]: The checkpoint.
+        dict[str, Any]: The checkpoint.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -50,6 +50,6 @@ def _safely(loader: Callable) -> Callable:
     return load
 
 
-for _prefix, _loader in list(CheckpointLoader._schemes.items()):
+for _prefix, _loader in checkpoint_loaders().items():
     if _prefix:
         CheckpointLoader.register_scheme(_prefix, _safely(_loader), force=True)

@@ -3,16 +3,17 @@
 import inspect
 from collections import Counter
 from math import isfinite
-from typing import Any, Dict, List
+from typing import Any
 
 from mmengine.hooks import EMAHook
 from mmengine.optim import OptimWrapper, ReduceOnPlateauParamScheduler
 from mmengine.runner import Runner
 
+from ..compat import load_from, randomness
 from ..errors import SettingError
 from ..optimizers.base import LayerwiseOptimizer
-from ..schedule import WarmupStepLR
-from ..training import find_hook
+from ..schedulers import WarmupStepLR
+from ..utils.runner import find_hook
 from .comparing import OPTIMIZER, compare_weights, settings_of, without_state
 from .hook_states import HOOKS_STATE, restore
 
@@ -41,15 +42,15 @@ class Resuming:
         self._scaler = scaler and scaler.state_dict()
         self._behind = False
 
-    def prepare(self, runner: Runner, checkpoint: Dict[str, Any]) -> List[str]:
+    def prepare(self, runner: Runner, checkpoint: dict[str, Any]) -> list[str]:
         """Put the config's settings into a checkpoint that is being loaded.
 
         Args:
             runner (Runner): The runner.
-            checkpoint (Dict[str, Any]): The checkpoint, changed in place.
+            checkpoint (dict[str, Any]): The checkpoint, changed in place.
 
         Returns:
-            List[str]: Lines that say what is taken from where.
+            list[str]: Lines that say what is taken from where.
         """
         lines = [*self._progress(runner, checkpoint), *self._averages(runner, checkpoint)]
         without = restore(runner, checkpoint.get(HOOKS_STATE, {}))
@@ -88,7 +89,7 @@ class Resuming:
                     if scheduler.by_epoch is by_epoch:
                         scheduler.step()
 
-    def _progress(self, runner: Runner, checkpoint: Dict[str, Any]) -> List[str]:
+    def _progress(self, runner: Runner, checkpoint: dict[str, Any]) -> list[str]:
         meta, lines = checkpoint['meta'], []
         if 'message_hub' not in checkpoint:
             checkpoint['message_hub'] = dict(log_scalars={}, runtime_info={}, resumed_keys={})
@@ -98,7 +99,7 @@ class Resuming:
                 f'the checkpoint is of epoch {meta["epoch"]}, update {meta["iter"]}, and '
                 f'train_cfg.max_epochs={runner.max_epochs}: nothing is left to train'
             )
-        seed = runner._randomness_cfg.get('seed')
+        seed = randomness(runner).get('seed')
         if seed is not None and meta.get('seed') not in (None, seed):
             lines.append(
                 f'seed {meta["seed"]} of the checkpoint is taken, not randomness.seed={seed}'
@@ -117,7 +118,7 @@ class Resuming:
             )
         return lines
 
-    def _averages(self, runner: Runner, checkpoint: Dict[str, Any]) -> List[str]:
+    def _averages(self, runner: Runner, checkpoint: dict[str, Any]) -> list[str]:
         average, hook = checkpoint.get('ema_state_dict'), find_hook(runner, EMAHook)
         if average is None:
             line = 'no averaged weights (EMAHook) in the checkpoint: the average begins here'
@@ -133,7 +134,7 @@ class Resuming:
             'with the trained weights, without an average'
         ]
 
-    def _loss_scaler(self, state: Dict[str, Any]) -> List[str]:
+    def _loss_scaler(self, state: dict[str, Any]) -> list[str]:
         saved = state.get('loss_scaler')
         if saved and self._scaler:
             for key in ('growth_factor', 'backoff_factor', 'growth_interval'):
@@ -145,7 +146,7 @@ class Resuming:
             return ['no loss scale in the checkpoint (it was trained without AMP): it begins anew']
         return ["the checkpoint's loss scale is left: this run is without AMP"] if saved else []
 
-    def _options(self, runner: Runner, checkpoint: Dict[str, Any]) -> List[str]:
+    def _options(self, runner: Runner, checkpoint: dict[str, Any]) -> list[str]:
         """Options of the groups that the config says, and that the schedule does not."""
         state, lines = checkpoint['optimizer'], []
         missing = without_state(runner, state)
@@ -185,7 +186,7 @@ class Resuming:
             scheduled.add('betas')
         return names - scheduled - {'lr', 'params', 'self'}
 
-    def _schedule(self, checkpoint: Dict[str, Any]) -> List[str]:
+    def _schedule(self, checkpoint: dict[str, Any]) -> list[str]:
         states = checkpoint.get('param_schedulers')
         if not states:
             self._behind = True
@@ -212,8 +213,8 @@ class Resuming:
                 )
         return [*lines, *self._learning_rate(checkpoint, states)]
 
-    def _learning_rate(self, checkpoint: Dict[str, Any], states: List[Dict]) -> List[str]:
-        """The config's LR where it was changed and the schedule is a factor of it."""
+    def _learning_rate(self, checkpoint: dict[str, Any], states: list[dict]) -> list[str]:
+        """Return the config's LR where it was changed and the schedule scales it."""
         state = checkpoint.get('optimizer')
         if not state:
             return []
@@ -243,12 +244,12 @@ class Resuming:
         return [f'optim_wrapper, as the config says: {change}']
 
 
-def weights_taken(runner: Runner, checkpoint: Dict[str, Any]) -> str:
+def weights_taken(runner: Runner, checkpoint: dict[str, Any]) -> str:
     """Sum up which weights of a checkpoint a model takes that does not resume.
 
     Args:
         runner (Runner): The runner.
-        checkpoint (Dict[str, Any]): The checkpoint.
+        checkpoint (dict[str, Any]): The checkpoint.
 
     Returns:
         str: One line.
@@ -262,11 +263,11 @@ def weights_taken(runner: Runner, checkpoint: Dict[str, Any]) -> str:
     ).items():
         if differ[kind]:
             parts.append(f'{len(differ[kind])} {words} (such as {differ[kind][0]})')
-    return f'load_from={runner._load_from}: {", ".join(parts)}.'
+    return f'load_from={load_from(runner)}: {", ".join(parts)}.'
 
 
-def _groups(state: Dict[str, Any]) -> List[Dict[str, Any]]:
-    """The groups in MMEngine's order, the settings that it logs by last."""
+def _groups(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the groups in MMEngine's order, with the group that it logs last."""
     base = state.get('base_param_settings')
     return [*state['param_groups'], *([base] if base is not None else [])]
 

@@ -1,15 +1,17 @@
 """Bring a running training to the state that a restarted process would have."""
 
-from typing import Any, Dict
+from typing import Any
 
 from mmengine.hooks import EMAHook, IterTimerHook, RuntimeInfoHook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from ..compat import resumed_keys, resumes, set_resume, stop_workers, switched, undo_switch
+
 
 class Switches:
-    """What mmdet's ``PipelineSwitchHook`` and ``YOLOXModeSwitchHook`` switch, as it was at first.
+    """The initial state of what ``PipelineSwitchHook`` and ``YOLOXModeSwitchHook`` switch.
 
     The hooks switch once in a process and never back.
 
@@ -18,8 +20,8 @@ class Switches:
     """
 
     def __init__(self, runner: Runner) -> None:
-        self._hooks = [hook for hook in runner.hooks if hasattr(hook, '_has_switched')]
-        self._before: list[tuple[Any, Dict[str, Any]]] = []
+        self._hooks = [hook for hook in runner.hooks if switched(hook) is not None]
+        self._before: list[tuple[Any, dict[str, Any]]] = []
         if self._hooks:
             self._keep(runner.train_dataloader.dataset, 'pipeline', '_skip_type_keys')
             for module in _plain_model(runner).modules():
@@ -36,15 +38,15 @@ class Switches:
         Args:
             runner (Runner): The runner.
         """
-        if not any(hook._has_switched for hook in self._hooks):
+        if not any(map(switched, self._hooks)):
             return
         for owner, values in self._before:
             for name, value in values.items():
                 setattr(owner, name, value)
         for hook in self._hooks:
-            hook._has_switched = False
+            undo_switch(hook)
         # Workers hold copies of the data set.
-        runner.train_dataloader._iterator = None
+        stop_workers(runner.train_dataloader)
 
 
 def roll_back(runner: Runner, path: str, switches: Switches) -> None:
@@ -59,19 +61,21 @@ def roll_back(runner: Runner, path: str, switches: Switches) -> None:
     """
     hub = runner.message_hub
     # What was noted since the checkpoint.
+    kept = resumed_keys(hub)
     for noted in (hub.log_scalars, hub.runtime_info):
-        for key in [key for key in noted if hub._resumed_keys.get(key)]:
+        for key in [key for key in noted if kept.get(key)]:
             noted.pop(key)
-            hub._resumed_keys.pop(key)
+            kept.pop(key)
     for hook in runner.hooks:
         if isinstance(hook, EMAHook) and hasattr(hook.ema_model, 'steps'):
             # A checkpoint without an average leaves the count alone.
             hook.ema_model.steps.zero_()
-    started_by_resuming, runner._resume = runner._resume, True
+    started_by_resuming = resumes(runner)
+    set_resume(runner, True)
     try:
         runner.resume(path)
     finally:
-        runner._resume = started_by_resuming
+        set_resume(runner, started_by_resuming)
     runner.optim_wrapper.initialize_count_status(runner.model, runner.iter, runner.max_iters)
     switches.put_back(runner)
     for hook in runner.hooks:

@@ -9,9 +9,10 @@ functions of this module and not by NumPy's own ``__setstate__``, which trusts w
 import re
 from _compat_pickle import IMPORT_MAPPING
 from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pickle import UnpicklingError
-from typing import Any, Callable, Iterator, List, Optional, Set, Tuple, Union
+from typing import Any
 from zipfile import is_zipfile
 
 import numpy as np
@@ -54,11 +55,11 @@ def trust_checkpoints(trusted: bool) -> None:
 
 def load_safely(
     file: Any,
-    map_location: Union[str, Callable, None] = None,
+    map_location: str | Callable | None = None,
     pickle_module: Any = None,
     *,
-    weights_only: Optional[bool] = None,
-    mmap: Optional[bool] = None,
+    weights_only: bool | None = None,
+    mmap: bool | None = None,
 ) -> Any:
     """Load a checkpoint as ``torch.load`` does, unless it asks for more than a checkpoint needs.
 
@@ -128,7 +129,7 @@ class _Dtype:
             raise UnpicklingError(f'GLOBAL numpy.dtype({name!r})')
         self.dtype = np.dtype(name)
 
-    def __setstate__(self, state: Tuple) -> None:
+    def __setstate__(self, state: tuple) -> None:
         _, order, *rest = state
         if order not in ('<', '>', '=', '|') or any(x is not None for x in rest[:3]):
             raise UnpicklingError('GLOBAL numpy.dtype with fields')
@@ -139,7 +140,7 @@ class _Dtype:
 class _Array:
     """Stands for a NumPy array while a file is read."""
 
-    def __setstate__(self, state: Tuple) -> None:
+    def __setstate__(self, state: tuple) -> None:
         _, shape, dtype, fortran, raw = state
         if type(dtype) is not _Dtype or type(raw) is not bytes:
             raise UnpicklingError('GLOBAL numpy.ndarray of objects')
@@ -185,7 +186,7 @@ def _attribute(*args: Any) -> Callable:
     raise UnpicklingError(f'GLOBAL getattr({", ".join(map(repr, args))})')
 
 
-_GLOBALS: List[Tuple[Any, str]] = [
+_GLOBALS: list[tuple[Any, str]] = [
     (HistoryBuffer, 'mmengine.logging.history_buffer.HistoryBuffer'),
     (_ONE_CYCLE, 'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler'),
     (_attribute, 'builtins.getattr'),
@@ -197,7 +198,7 @@ _GLOBALS: List[Tuple[Any, str]] = [
 ]
 
 
-def _without_stand_ins(x: Any, seen: Set[int]) -> Any:
+def _without_stand_ins(x: Any, seen: set[int]) -> Any:
     """Put arrays and dtypes where their stand-ins are."""
     if type(x) is _Array:
         return x.value

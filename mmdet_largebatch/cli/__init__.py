@@ -1,4 +1,4 @@
-"""What the command-line tools share."""
+"""Shared code of the command-line tools."""
 
 from .data import look_at_data
 from .launch import (

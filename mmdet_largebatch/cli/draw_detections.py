@@ -5,7 +5,6 @@ python tools/draw_detections.py CONFIG CHECKPOINT --out detections.png
 
 import argparse
 from pathlib import Path
-from typing import List
 
 import matplotlib
 
@@ -41,14 +40,14 @@ from . import (
 LABEL_HEIGHT, LABEL_WIDTH = 0.052, 0.024
 
 
-def free_spot(box: np.ndarray, width: float, size: float, taken: List[tuple]) -> tuple:
+def free_spot(box: np.ndarray, width: float, size: float, taken: list[tuple]) -> tuple:
     """Where the label of a box hides no other label.
 
     Args:
         box (np.ndarray): Left, top, right and bottom of the detection, in pixels.
         width (float): Width of the label in pixels.
         size (float): Width and height of the picture in pixels.
-        taken (List[tuple]): Left, top and width of the labels drawn already; this one is added.
+        taken (list[tuple]): Left, top and width of the labels drawn already; this one is added.
 
     Returns:
         tuple: Left and top of the label, in pixels.
@@ -70,11 +69,11 @@ def free_spot(box: np.ndarray, width: float, size: float, taken: List[tuple]) ->
     return left, top
 
 
-def colour(palette: List[tuple] | str | None, label: int) -> np.ndarray:
+def colour(palette: list[tuple] | str | None, label: int) -> np.ndarray:
     """The colour of a class.
 
     Args:
-        palette (List[tuple] or str, optional): The dataset's colours in 0 to 255, or a name that
+        palette (list[tuple] or str, optional): The dataset's colours in 0 to 255, or a name that
             mmdet knows.
         label (int): The class.
 

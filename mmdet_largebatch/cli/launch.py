@@ -12,7 +12,7 @@ from mmengine.utils import digit_version
 
 from ..checkpoints import trust_checkpoints
 from ..errors import SettingError
-from ..orphans import watch_parents
+from ..utils.orphans import watch_parents
 from .config_fixes import leave_out_worker_options, take_out_hooks
 
 
@@ -58,7 +58,7 @@ def add_common_arguments(parser: ArgumentParser) -> None:
 
 
 def load_config(args: Namespace) -> Config:
-    """The config that a tool was called with.
+    """Load the config of a tool's command line.
 
     Args:
         args (Namespace): The parsed ``config``, ``work_dir``, ``cfg_options``, ``launcher`` and
@@ -122,7 +122,7 @@ def check_settings(cfg: Config, names: list[str]) -> None:
 
 
 def _said(error: Exception) -> str:
-    """An error in one line, without the full stop."""
+    """Return an error in one line, without the full stop."""
     return f'{type(error).__name__}: {" ".join(str(error).split())}'.rstrip('.')
 
 

@@ -1,10 +1,10 @@
-"""A user's mistake ends a command-line tool with one line."""
+"""End a command-line tool with one line on a user's mistake."""
 
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, Iterator, Optional
 
 from mmdet.registry import OPTIMIZERS
 from mmengine.config import Config
@@ -12,18 +12,19 @@ from mmengine.runner import find_latest_checkpoint
 
 from ..checkpoints import checkpoint_defect
 from ..errors import DivergenceError, PictureError, SettingError
-from ..exit_status import (
+from ..utils.exit_codes import (
     DIVERGED,
     STATUS_FILE,
     WRONG_SETTING,
+    Preempted,
+    exit_training,
     final_status,
-    leave,
     tell_launcher,
 )
 from .outputs import check_folder
 
 
-def check_checkpoint(name: str, path: Optional[str]) -> None:
+def check_checkpoint(name: str, path: str | None) -> None:
     """Refuse a checkpoint that is not there. Addresses (``scheme://...``) are left to MMEngine.
 
     Args:
@@ -49,8 +50,8 @@ def check_work_dir(cfg: Config) -> None:
     check_folder('work_dir', cfg.work_dir, '; set it by --work-dir')
 
 
-def _broken_checkpoint(cfg: Config) -> Optional[str]:
-    """What is wrong with the checkpoint that a run loads, if it does not read."""
+def _broken_checkpoint(cfg: Config) -> str | None:
+    """Return the defect of the checkpoint that a run loads."""
     path = cfg.get('load_from')
     if not path or not os.path.isfile(path):
         return None
@@ -58,7 +59,7 @@ def _broken_checkpoint(cfg: Config) -> Optional[str]:
     return defect and f'checkpoint={path}: {defect}.'
 
 
-def _unknown_optimizer(cfg: Config) -> Optional[str]:
+def _unknown_optimizer(cfg: Config) -> str | None:
     """MMEngine fails on an optimizer's name that is not registered without saying the name."""
     name = (cfg.get('optim_wrapper') or {}).get('optimizer', {}).get('type')
     if isinstance(name, str) and OPTIMIZERS.get(name) is None:
@@ -70,8 +71,8 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [''])[0]
 
 
-def _saved_before(error: Exception, cfg: Optional[Config], trains: bool) -> str:
-    """The checkpoint that a training that met a broken picture goes on from."""
+def _saved_before(error: Exception, cfg: Config | None, trains: bool) -> str:
+    """Name the checkpoint to resume from, for a training that met a broken picture."""
     if not isinstance(error, PictureError) or not cfg or not trains:
         return ''
     pointer = Path(cfg.work_dir) / 'last_checkpoint'
@@ -79,8 +80,8 @@ def _saved_before(error: Exception, cfg: Optional[Config], trains: bool) -> str:
     return f' --resume then goes on from {newest}.' if newest else ''
 
 
-def _explain(error: Exception, cfg: Optional[Config], trains: bool) -> Optional[str]:
-    """The one line that tells a user's mistake, or None where the error is not one."""
+def _explain(error: Exception, cfg: Config | None, trains: bool) -> str | None:
+    """Return the line for a user's mistake; None for any other error."""
     if isinstance(error, DivergenceError):
         return str(error)
     if isinstance(error, SettingError):
@@ -100,7 +101,7 @@ def _explain(error: Exception, cfg: Optional[Config], trains: bool) -> Optional[
 
 
 @contextmanager
-def one_line_errors(trains: bool = False) -> Iterator[Dict[str, Config]]:
+def one_line_errors(trains: bool = False) -> Iterator[dict[str, Config]]:
     """End the program with one line, with status 2 on a user's mistake, 3 on a divergence.
 
     A :class:`SettingError` is a mistake. So is an error that a library raised where the
@@ -112,15 +113,17 @@ def one_line_errors(trains: bool = False) -> Iterator[Dict[str, Config]]:
         trains (bool): Whether the tool trains. Defaults to False.
 
     Yields:
-        Dict[str, Config]: A place for the config, under ``'cfg'``, once it is loaded.
+        dict[str, Config]: A place for the config, under ``'cfg'``, once it is loaded.
     """
-    context: Dict[str, Config] = {}
+    context: dict[str, Config] = {}
     try:
         yield context
+    except Preempted as end:
+        exit_training(end.code, restart=True)
     except SystemExit as end:
         # Of argparse.
         if end.code == WRONG_SETTING:
-            tell_launcher(WRONG_SETTING, again=False)
+            tell_launcher(WRONG_SETTING, restart=False)
         raise
     except Exception as error:
         line = _explain(error, context.get('cfg'), trains)
@@ -130,10 +133,10 @@ def one_line_errors(trains: bool = False) -> Iterator[Dict[str, Config]]:
                 sys.exit(status)
             raise
         status = DIVERGED if isinstance(error, DivergenceError) else WRONG_SETTING
-        speaks = tell_launcher(status, again=False)
+        speaks = tell_launcher(status, restart=False)
         # Of a mistake that one rank alone meets, that rank tells.
         if speaks or (getattr(error, 'alone', False) and STATUS_FILE not in os.environ):
             print(f'error: {line}', file=sys.stderr, flush=True)
         if status == DIVERGED:
-            leave(DIVERGED, again=False)
+            exit_training(DIVERGED, restart=False)
         sys.exit(status)

@@ -62,7 +62,7 @@ def is_final(file: Path) -> bool:
     """Tell whether a rank wrote a status after which a restart is of no use.
 
     Args:
-        file (Path): The status file, see mmdet_largebatch/exit_status.py.
+        file (Path): The status file, see mmdet_largebatch/utils/exit_codes.py.
 
     Returns:
         bool: True if so.

@@ -17,9 +17,8 @@ from mmengine.config import Config, DictAction
 from tqdm import tqdm
 
 from ..errors import SettingError
-from ..exit_status import PREEMPTED, WRONG_SETTING
 from ..results import Run, write_report
-from ..sweep import (
+from ..tuning import (
     Stopped,
     Trial,
     combinations,
@@ -28,12 +27,8 @@ from ..sweep import (
     trial_config,
     write_config,
 )
-from . import (
-    check_work_dir,
-    load_config,
-    look_at_data,
-    one_line_errors,
-)
+from ..utils.exit_codes import PREEMPTED, WRONG_SETTING
+from . import check_work_dir, load_config, look_at_data, one_line_errors
 
 
 def number_from(least: int, kind: type = int) -> Callable[[str], float]:

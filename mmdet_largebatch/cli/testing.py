@@ -1,4 +1,4 @@
-"""What ``test.py`` adds to MMEngine's test: test-time augmentation, pictures of every rank."""
+"""Test-time augmentation, and pictures of every rank, for ``test.py``."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from ..errors import SettingError
-from ..type_names import type_name
+from ..utils.type_names import type_name
 
 
 @MODELS.register_module()
@@ -56,7 +56,7 @@ def use_test_time_augmentation(cfg: Config) -> None:
 
 
 def _datasets(dataset: dict) -> Iterator[dict]:
-    """The datasets that have a pipeline of their own, out of wrapped and concatenated ones."""
+    """Return the datasets that have a pipeline, inside of wrappers."""
     inner = dataset.get('datasets') or [dataset[key] for key in ('dataset',) if key in dataset]
     for one in inner:
         yield from _datasets(one)
@@ -65,7 +65,7 @@ def _datasets(dataset: dict) -> Iterator[dict]:
 
 
 def _flipped(pipeline: list[dict]) -> list[dict]:
-    """A pipeline whose last transform packs the picture and its mirror image."""
+    """Return a pipeline that packs each picture and its mirror image."""
     *before, pack = deepcopy(pipeline or [{}])
     if type_name(pack) != 'PackDetInputs':
         raise SettingError(

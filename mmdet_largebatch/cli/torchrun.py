@@ -24,27 +24,27 @@ import socket
 import sys
 import tempfile
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
-from typing import List, Mapping
 
 # A rendezvous of our own, see rendezvous.py.
 BACKEND = 'largebatch'
 
 
 def torchrun_arguments(
-    tool: str, config: str, gpus: str, arguments: List[str], environment: Mapping[str, str]
-) -> List[str]:
+    tool: str, config: str, gpus: str, arguments: list[str], environment: Mapping[str, str]
+) -> list[str]:
     """What torchrun is called with.
 
     Args:
         tool (str): ``train.py`` or ``test.py``.
         config (str): Path of the config.
         gpus (str): Number of processes on this machine.
-        arguments (List[str]): Arguments of the tool.
+        arguments (list[str]): Arguments of the tool.
         environment (Mapping[str, str]): The settings that the module's docstring lists.
 
     Returns:
-        List[str]: The arguments.
+        list[str]: The arguments.
 
     Raises:
         ValueError: With one line for the user, if a setting is wrong.
@@ -139,13 +139,13 @@ def check_port(environment: Mapping[str, str]) -> None:
         raise ValueError(f'PORT={port}: in use on this machine. Must be {other}.')
 
 
-def launch(tool: str, arguments: List[str], file: Path) -> int:
+def launch(tool: str, arguments: list[str], file: Path) -> int:
     """Run torchrun.
 
     Args:
         tool (str): What it starts, for the message.
-        arguments (List[str]): Its arguments.
-        file (Path): Where a rank writes the status of the run, see mmdet_largebatch/exit_status.py.
+        arguments (list[str]): Its arguments.
+        file (Path): Where a rank writes the exit code of the run, see utils/exit_codes.py.
 
     Returns:
         int: The status that the run ended with, 128 and the signal's number where that killed it.
@@ -208,7 +208,7 @@ def main() -> int:
     os.environ['PET_SHUTDOWN_TIMEOUT'] = os.environ.get('SHUTDOWN_SECONDS') or '110'
     os.environ['LARGEBATCH_LAUNCHER'] = str(os.getpid())
     with tempfile.TemporaryDirectory() as folder:
-        # Says more than torchrun can: see mmdet_largebatch/exit_status.py.
+        # Says more than torchrun can: see mmdet_largebatch/utils/exit_codes.py.
         file = Path(folder, 'status')
         os.environ['LARGEBATCH_STATUS_FILE'] = str(file)
         return launch(args.tool, words, file)

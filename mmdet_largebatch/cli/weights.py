@@ -2,13 +2,15 @@
 
 import re
 from collections import OrderedDict
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from ..compat import load_from
 from ..errors import SettingError
 
 MISMATCH = re.compile(
@@ -69,4 +71,4 @@ class WeightsCheckHook(Hook):
         Raises:
             SettingError: If they are another model's.
         """
-        check_weights(runner.model, checkpoint, runner._load_from)
+        check_weights(runner.model, checkpoint, load_from(runner))

@@ -1,9 +1,7 @@
-"""The hook that stops a diverging training, or takes it back, before its weights are bad."""
+"""Stop a diverging training, or roll it back, before its weights are lost."""
 
-import json
 import math
-from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from numbers import Integral
 
 import torch
 from mmdet.registry import HOOKS
@@ -11,20 +9,20 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ..batching import GlobalBatchTrainLoop
-from ..checkpoints import AtomicCheckpointHook
 from ..checkpoints.rollback import Switches, roll_back
-from ..checkpoints.whole_file import WholeFileBackend
-from ..errors import DivergenceError, RolledBack, SettingError
-from ..schedule import WarmupStepLRHook
-from ..training import find_hook, is_training
+from ..checks import check, invalid, is_number
+from ..compat import train_loop
+from ..errors import DivergenceError
+from ..global_batch.loop import GlobalBatchTrainLoop, RolledBack
+from ..utils.record import note, write_end, write_record
+from ..utils.runner import find_hook, is_training
+from .atomic_checkpoint_hook import AtomicCheckpointHook
+from .warmup_step_lr_hook import WarmupStepLRHook
 
 # Updates that the running mean of the loss is taken over, about; before as many it does not judge.
 WINDOW = 50
 # Names under which the message hub, and so a checkpoint, keeps what this hook has to remember.
 ROLLBACKS, MEAN, COUNT = 'divergence_rollbacks', 'divergence_mean_loss', 'divergence_updates'
-# What a training that was stopped leaves beside its log, in the folder of that start alone.
-RECORD = 'diverged.json'
 
 
 @HOOKS.register_module()
@@ -37,9 +35,8 @@ class DivergenceHook(Hook):
     finite is left to the scaler, which skips the step and halves the scale; at a scale of 1 or less
     it is not the scale's doing, and counts.
 
-    A training that it stops leaves ``<work_dir>/<timestamp>/diverged.json``: ``update``,
-    ``updates`` (of the whole training), ``epoch`` and ``message``, the line that the training
-    ended with. A new start has a folder of its own, and so none.
+    The record of the start, ``<work_dir>/<timestamp>/largebatch.json``, keeps the update, the epoch
+    and the line that the training ended with.
 
     Args:
         spike (float, optional): An update is bad too if its loss is more than this many times the
@@ -61,15 +58,15 @@ class DivergenceHook(Hook):
     """
 
     def __init__(
-        self, spike: Optional[float] = None, rollbacks: int = 0, lr_factor: float = 0.5
+        self, spike: float | None = None, rollbacks: int = 0, lr_factor: float = 0.5
     ) -> None:
-        name = 'DivergenceHook'
-        if spike is not None and not (isinstance(spike, (int, float)) and spike > 1):
-            raise SettingError(f'{name}: spike={spike!r}. Must be above 1, or None.')
-        if isinstance(rollbacks, bool) or not isinstance(rollbacks, int) or rollbacks < 0:
-            raise SettingError(f'{name}: rollbacks={rollbacks!r}. Must be a whole number >= 0.')
-        if not (isinstance(lr_factor, (int, float)) and 0 < lr_factor <= 1):
-            raise SettingError(f'{name}: lr_factor={lr_factor!r}. Must be in (0, 1].')
+        name = type(self).__name__
+        ok = spike is None or (is_number(spike) and spike > 1)
+        check(ok, f'{name}.spike', spike, 'above 1, or None')
+        ok = is_number(rollbacks, Integral) and rollbacks >= 0
+        check(ok, f'{name}.rollbacks', rollbacks, 'a whole number >= 0')
+        ok = is_number(lr_factor) and 0 < lr_factor <= 1
+        check(ok, f'{name}.lr_factor', lr_factor, 'in (0, 1]')
         self.spike = spike
         self.rollbacks = rollbacks
         self.lr_factor = lr_factor
@@ -85,18 +82,14 @@ class DivergenceHook(Hook):
         """
         if not is_training(runner):
             return
-        loop = runner._train_loop
+        loop = train_loop(runner)
         if not isinstance(loop, GlobalBatchTrainLoop):
-            raise SettingError(
-                f'DivergenceHook looks at an update before its step. train_cfg.type='
-                f"{type(loop).__name__} must be 'GlobalBatchTrainLoop'."
-            )
+            wanted = "'GlobalBatchTrainLoop': DivergenceHook looks at an update before its step"
+            raise invalid('train_cfg.type', type(loop).__name__, wanted)
         for key, kind in dict(lr=WarmupStepLRHook, checkpoint=AtomicCheckpointHook).items():
-            if self.rollbacks and find_hook(runner, kind) is None:
-                raise SettingError(
-                    f'DivergenceHook: rollbacks={self.rollbacks} needs default_hooks.{key}.type='
-                    f"'{kind.__name__}'. Must be 0 without it."
-                )
+            ok = not self.rollbacks or find_hook(runner, kind) is not None
+            wanted = f"0 without default_hooks.{key}.type='{kind.__name__}'"
+            check(ok, f'{type(self).__name__}.rollbacks', self.rollbacks, wanted)
 
     def before_train(self, runner: Runner) -> None:
         """Take up the LR factor of earlier rollbacks.
@@ -109,6 +102,7 @@ class DivergenceHook(Hook):
             self._switches = Switches(runner)
             self._base_lrs = list(find_hook(runner, WarmupStepLRHook).scheduler.base_values)
             done = runner.message_hub.get_info(ROLLBACKS, 0)
+            note(runner, rollbacks=done)
             if done:
                 self._scale_lr(runner, done)
 
@@ -121,12 +115,12 @@ class DivergenceHook(Hook):
         if self.rollbacks and runner.iter == 0:
             self._checkpoints.save_now(runner, 0)
 
-    def before_update(self, runner: Runner, outputs: Dict[str, Tensor]) -> None:
+    def before_update(self, runner: Runner, outputs: dict[str, Tensor]) -> None:
         """Judge an update. The train loop calls this between the gradients and the step.
 
         Args:
             runner (Runner): The runner.
-            outputs (Dict[str, Tensor]): Losses and other values of the update, 0-d, the same on
+            outputs (dict[str, Tensor]): Losses and other values of the update, 0-d, the same on
                 every rank.
 
         Raises:
@@ -144,12 +138,12 @@ class DivergenceHook(Hook):
         if reasons:
             self._diverged(runner, reasons, norm)
 
-    def _read(self, runner: Runner, outputs: Dict) -> Tuple[Dict[str, float], float]:
+    def _read(self, runner: Runner, outputs: dict) -> tuple[dict[str, float], float]:
         """Losses and the norm of the gradient, brought to the host together."""
         names = [name for name in outputs if 'loss' in name]
         params = [p for group in runner.optim_wrapper.param_groups for p in group['params']]
         gradients = [p.grad for p in params if p.grad is not None and p.grad.numel() > 0]
-        norms: List[Tensor] = list(torch._foreach_norm(gradients)) if gradients else []
+        norms: list[Tensor] = list(torch._foreach_norm(gradients)) if gradients else []
         device = norms[0].device if norms else torch.device('cpu')
         total = torch.stack([x.to(device).float() for x in norms]).norm() if norms else None
         values = [torch.as_tensor(outputs[name]).detach().to(device) for name in names]
@@ -162,7 +156,7 @@ class DivergenceHook(Hook):
             norm /= scaler.get_scale()
         return dict(zip(names, read, strict=True)), norm
 
-    def _spikes(self, runner: Runner, losses: Dict[str, float]) -> List[str]:
+    def _spikes(self, runner: Runner, losses: dict[str, float]) -> list[str]:
         """Judge the loss by its running mean; one that passes is taken into it."""
         if self.spike is None or 'loss' not in losses:
             return []
@@ -175,7 +169,7 @@ class DivergenceHook(Hook):
         hub.update_info(COUNT, count)
         return []
 
-    def _diverged(self, runner: Runner, reasons: List[str], norm: float) -> None:
+    def _diverged(self, runner: Runner, reasons: list[str], norm: float) -> None:
         lr = max(group['lr'] for group in runner.optim_wrapper.param_groups)
         newest = self._checkpoints and self._checkpoints.newest_of_main_process()
         what = (
@@ -191,22 +185,8 @@ class DivergenceHook(Hook):
             f'{newest or "none yet"}. Try a longer warmup (default_hooks.lr.warmup_iters), a lower '
             "LR (optim_wrapper.optimizer.lr), or optim_wrapper.optimizer.type='LAMB'."
         )
-        self._record(runner, message)
+        write_end(runner, 'diverged', runner.iter + 1, runner.epoch + 1, message)
         raise DivergenceError(message)
-
-    def _record(self, runner: Runner, message: str) -> None:
-        if runner.rank != 0:
-            return
-        record = dict(
-            update=runner.iter + 1,
-            updates=runner.max_iters,
-            epoch=runner.epoch + 1,
-            message=message,
-        )
-        try:
-            WholeFileBackend().put_text(json.dumps(record), Path(runner.log_dir) / RECORD)
-        except OSError as error:
-            runner.logger.error(f'{RECORD} cannot be written ({error}).')
 
     def _roll_back(self, runner: Runner, what: str, path: str, number: int) -> None:
         runner.logger.warning(
@@ -215,6 +195,7 @@ class DivergenceHook(Hook):
         )
         roll_back(runner, path, self._switches)
         runner.message_hub.update_info(ROLLBACKS, number)
+        write_record(runner, rollbacks=number)
         self._scale_lr(runner, number)
         self._checkpoints.forget_newest_update()
         raise RolledBack

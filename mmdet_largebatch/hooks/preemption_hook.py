@@ -1,34 +1,34 @@
-"""The hook that ends a training in good order when it is told to go."""
+"""Save and exit on SIGTERM or SIGUSR1."""
 
 import signal
-from typing import Callable, Optional, Sequence
+from collections.abc import Callable, Sequence
 
 from mmdet.registry import HOOKS
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
-from ..agreement import Agreement
-from ..checkpoints import AtomicCheckpointHook
-from ..errors import SettingError
-from ..exit_status import PREEMPTED, leave
-from ..orphans import ending_with_trainer
-from ..training import find_hook, is_training
+from ..checks import invalid
+from ..utils.dist import any_rank, barrier, first_message
+from ..utils.exit_codes import PREEMPTED, Preempted
+from ..utils.orphans import ending_with_trainer
+from ..utils.record import write_end
+from ..utils.runner import find_hook, is_training
+from .atomic_checkpoint_hook import AtomicCheckpointHook
 
 
 @HOOKS.register_module()
 class PreemptionHook(Hook):
-    """Save and leave when a signal tells any rank that its machine will be taken away.
+    """Save and exit when any rank receives a signal that its machine will be taken away.
 
-    The signal sets a flag and interrupts nothing. When the update that is being computed is
-    finished, or the batch of an evaluation, the ranks agree that one of them was told, and every
-    rank exits with status 75. After an update the state is saved, unless the last checkpoint holds
-    it. Before an evaluation it was saved already: within one, hooks such as ``EMAHook`` have other
-    weights in the model. Under
-    ``torchrun`` with restarts that starts the training again, and ``slurm_train.sh --requeue`` puts
-    the job back into the queue; resumed, it goes on with the next update, after the evaluation of
-    the last epoch if that was not finished. Further signals change nothing.
+    The signal sets a flag and interrupts nothing. After the current update, or the current batch
+    of an evaluation, the ranks agree that one of them received a signal, and every rank exits with
+    status 75. After an update the state is saved, unless the last checkpoint holds it. Before an
+    evaluation it is always saved, because hooks such as ``EMAHook`` exchange the weights during
+    one. ``torchrun`` with restarts then restarts the run, and ``slurm_train.sh --requeue`` puts
+    the job back into the queue. The resumed run continues with the next update, after the last
+    epoch's evaluation if that was not finished. Further signals change nothing.
 
-    The same signals do not end data workers, unless their own trainer sends them: some schedulers
+    Data workers ignore the same signals, unless their own trainer sends them: some schedulers
     signal all processes of a job at once.
 
     Args:
@@ -46,15 +46,14 @@ class PreemptionHook(Hook):
     def __init__(self, signals: Sequence[str] = ('SIGTERM', 'SIGUSR1')) -> None:
         unknown = [name for name in signals if name not in signal.Signals.__members__]
         if unknown or isinstance(signals, str):
-            raise SettingError(
-                f'PreemptionHook: signals={signals!r}. Must be a list of names such as SIGTERM.'
-            )
+            name = f'{type(self).__name__}.signals'
+            raise invalid(name, signals, "a list of names such as 'SIGTERM'")
         self.signals = [signal.Signals[name] for name in signals]
-        self._told: Optional[int] = None
+        self._signal_received: int | None = None
         self._handlers: dict = {}
 
     def before_run(self, runner: Runner) -> None:
-        """Look for what saves.
+        """Find the checkpoint hook.
 
         Args:
             runner (Runner): The runner.
@@ -66,21 +65,22 @@ class PreemptionHook(Hook):
             return
         checkpoints = find_hook(runner, AtomicCheckpointHook)
         if checkpoints is None:
-            raise SettingError(
-                'default_hooks.preemption=PreemptionHook saves by default_hooks.checkpoint. Its '
-                "type must be 'AtomicCheckpointHook'."
+            stock = find_hook(runner, CheckpointHook)
+            raise invalid(
+                'default_hooks.checkpoint.type',
+                stock and type(stock).__name__,
+                "'AtomicCheckpointHook': default_hooks.preemption saves by it",
             )
         checkpoints.save_before_evaluations = True
 
     def before_train(self, runner: Runner) -> None:
-        """Begin to listen.
+        """Install the signal handlers.
 
         Args:
             runner (Runner): The runner.
         """
         self._checkpoints = find_hook(runner, AtomicCheckpointHook)
-        self._agreement = Agreement()
-        self._told = None
+        self._signal_received = None
         loaders = [runner.train_dataloader]
         if runner.val_loop is not None:
             loaders.append(runner.val_dataloader)
@@ -89,7 +89,7 @@ class PreemptionHook(Hook):
         self._handlers = {number: signal.signal(number, self._note) for number in self.signals}
 
     def after_train(self, runner: Runner) -> None:
-        """Stop listening.
+        """Restore the signal handlers.
 
         Args:
             runner (Runner): The runner.
@@ -99,7 +99,7 @@ class PreemptionHook(Hook):
         self._handlers = {}
 
     def after_train_iter(self, runner: Runner, batch_idx, data_batch=None, outputs=None) -> None:
-        """Leave between two updates, if a rank was told to.
+        """Exit between two updates, if a rank received a signal.
 
         Args:
             runner (Runner): The runner.
@@ -107,10 +107,10 @@ class PreemptionHook(Hook):
             data_batch (Any): Not used.
             outputs (dict, optional): Not used.
         """
-        self._leave_if_told(runner, runner.iter + 1, self._checkpoints.save_now)
+        self._exit_if_signaled(runner, runner.iter + 1, self._checkpoints.save_now)
 
     def after_val_iter(self, runner: Runner, batch_idx, data_batch=None, outputs=None) -> None:
-        """Leave between two batches of an evaluation, if a rank was told to.
+        """Exit between two batches of an evaluation, if a rank received a signal.
 
         Args:
             runner (Runner): The runner.
@@ -119,24 +119,25 @@ class PreemptionHook(Hook):
             outputs (Sequence, optional): Not used.
         """
         if self._handlers:
-            self._leave_if_told(runner, runner.iter, self._checkpoints.saved_already)
+            self._exit_if_signaled(runner, runner.iter, self._checkpoints.saved_already)
 
     def _note(self, number: int, frame) -> None:
-        self._told = number
+        self._signal_received = number
 
-    def _leave_if_told(
-        self, runner: Runner, update: int, find: Callable[[Runner, int], Optional[str]]
+    def _exit_if_signaled(
+        self, runner: Runner, update: int, find: Callable[[Runner, int], str | None]
     ) -> None:
-        if not self._agreement.any(self._told is not None):
+        if not any_rank(self._signal_received is not None):
             return
-        what = self._agreement.first(
-            '' if self._told is None else f'{signal.Signals(self._told).name} on rank {runner.rank}'
-        )
+        own = ''
+        if self._signal_received is not None:
+            own = f'{signal.Signals(self._signal_received).name} on rank {runner.rank}'
+        what = first_message(own)
         path = find(runner, update)
         saved = f'update {update} is saved in {path}' if path else 'the state could not be saved'
-        runner.logger.info(
-            f'Preempted ({what}): {saved}. Exit with status {PREEMPTED}; --resume goes on.'
-        )
-        # torchrun ends the other ranks as soon as one has left.
-        self._agreement.wait()
-        leave(PREEMPTED, again=True)
+        line = f'Preempted ({what}): {saved}. Exit with status {PREEMPTED}; --resume goes on.'
+        runner.logger.info(line)
+        write_end(runner, 'preempted', update, runner.epoch, line)
+        # torchrun ends the other ranks as soon as one has exited.
+        barrier()
+        raise Preempted

@@ -1,6 +1,6 @@
 """Statistics of the trust ratios that LAMB and LARS scale their steps by."""
 
-from typing import Dict, List, Optional, Tuple, Union
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -11,13 +11,13 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ..errors import SettingError
+from ..checks import check, is_number
 from ..optimizers import component_of
 from ..optimizers.base import LayerwiseOptimizer
 
 QUANTITIES = ('trust_ratio', 'weight_norm', 'update_norm')
 STATISTICS = dict(min=np.min, median=np.median, max=np.max)
-Number = Union[Tensor, float]
+Number = Tensor | float
 
 
 @HOOKS.register_module()
@@ -46,12 +46,12 @@ class TrustRatioHook(Hook):
     priority = 'NORMAL'
 
     def __init__(self, interval: int = 50) -> None:
-        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
-            raise SettingError(f'Invalid interval={interval!r} of TrustRatioHook. Must be >= 1.')
+        ok = is_number(interval, Integral) and interval >= 1
+        check(ok, f'{type(self).__name__}.interval', interval, 'a whole number of updates >= 1')
         self.interval = interval
-        self._optimizer: Optional[LayerwiseOptimizer] = None
-        self._names: Dict[Tensor, str] = {}
-        self._seen: List[Tuple[Tensor, Number, Number, Number]] = []
+        self._optimizer: LayerwiseOptimizer | None = None
+        self._names: dict[Tensor, str] = {}
+        self._seen: list[tuple[Tensor, Number, Number, Number]] = []
         self._due = False
 
     def before_train(self, runner: Runner) -> None:
@@ -73,7 +73,7 @@ class TrustRatioHook(Hook):
             self._names = {p: name for name, p in model.named_parameters()}
 
     def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
     ) -> None:
         """Listen to the step of an update that is due.
 
@@ -90,8 +90,8 @@ class TrustRatioHook(Hook):
         self,
         runner: Runner,
         batch_idx: int,
-        data_batch: Optional[dict] = None,
-        outputs: Optional[dict] = None,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
     ) -> None:
         """Write what was heard.
 
@@ -131,7 +131,7 @@ class TrustRatioHook(Hook):
     def _observe(self, p: Tensor, ratio: Number, p_norm: Number, update_norm: Number) -> None:
         self._seen.append((p, ratio, p_norm, update_norm))
 
-    def _statistics(self) -> Dict[str, float]:
+    def _statistics(self) -> dict[str, float]:
         components = np.array([component_of(self._names[p]) for p, *_ in self._seen])
         numbers = _on_host([number for _, *numbers in self._seen for number in numbers])
         table = numbers.reshape(-1, len(QUANTITIES))
@@ -143,7 +143,7 @@ class TrustRatioHook(Hook):
         }
 
 
-def _on_host(numbers: List[Number]) -> np.ndarray:
+def _on_host(numbers: list[Number]) -> np.ndarray:
     """Numbers as float64, those of a device in one copy."""
     if all(isinstance(number, float) for number in numbers):
         return np.array(numbers)

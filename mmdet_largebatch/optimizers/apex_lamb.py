@@ -113,18 +113,18 @@ def find_fused_lamb() -> type:
         from apex.optimizers import FusedLAMB
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name == 'apex':
-            raise ApexUnfit("NVIDIA's Apex is not installed (how is in the README)") from error
+            raise ApexUnfit("NVIDIA's Apex is not installed (see docs/install.md)") from error
         raise ApexUnfit(
             "the installed package 'apex' is not NVIDIA's, or is broken: it has no "
             f'apex.optimizers.FusedLAMB ({_one_line(error)}). The one of that name on the Python '
-            "index is a web-framework toolkit; how to install NVIDIA's is in the README"
+            "index is a web-framework toolkit; see docs/install.md for NVIDIA's"
         ) from error
     try:
         import amp_C  # noqa: F401
     except Exception as error:
         raise ApexUnfit(
             "NVIDIA's Apex is installed without a working CUDA extension amp_C "
-            f'({_one_line(error)}; how is in the README)'
+            f'({_one_line(error)}; see docs/install.md)'
         ) from error
     return FusedLAMB
 
@@ -155,7 +155,7 @@ def check_groups(param_groups: list[dict[str, Any]]) -> None:
 
 
 def is_on_gpu(p: Tensor) -> bool:
-    """Whether Apex's kernels can reach a tensor.
+    """Return True if Apex's kernels can address a tensor.
 
     Args:
         p (Tensor): A parameter.
@@ -167,7 +167,7 @@ def is_on_gpu(p: Tensor) -> bool:
 
 
 def _fault(p: Tensor, device: torch.device) -> str | None:
-    """What keeps a parameter from Apex."""
+    """Return the reason why Apex cannot take a parameter."""
     if not is_on_gpu(p):
         return f'Apex needs CUDA parameters, and one is on {p.device}'
     if p.device != device:

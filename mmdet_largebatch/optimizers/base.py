@@ -1,4 +1,4 @@
-"""What LAMB and LARS share: checked groups, float32 state, dense gradients, observed ratios."""
+"""Base class of LAMB and LARS: checked groups, float32 state, observed trust ratios."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ..checks import invalid
 from ..errors import SettingError
-from .checks import invalid
 from .saved_state import SavedState, check_step, describe
 
 
 def trained(group: dict[str, Any]) -> list[Tensor]:
-    """The parameters of a group that an update changes.
+    """Return the parameters of a group that an update changes.
 
     Args:
         group (dict[str, Any]): A group of an optimizer.

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import as_float32
+from ..checks import as_float32
 from .tensors import NORM_BLOCK, batches, norm_of, partial_norms
 
 # Elements that go through all operations together: 4 MiB of each tensor. At an eighth of it, calls
@@ -139,7 +139,7 @@ def update_in_lists(
 
 
 def _batch_sizes(lengths: Sequence[int], limit: int) -> Iterator[int]:
-    """How many tensors go together, so that each batch has one tensor or at most ``limit``."""
+    """Split tensors into batches of at most ``limit`` elements, or of one tensor."""
     count = elements = 0
     for length in lengths:
         if count and elements + length > limit:
@@ -220,7 +220,7 @@ class UpdateInBlocks:
             start, kept = start + length, kept + length if keep else kept
 
     def _clipped(self, w: Tensor, g: Tensor, k: Scalars, c: float | None) -> Tensor:
-        """The gradient of steps 1 and 2, that in ``p.grad`` left as it is."""
+        """Return the gradient after steps 1 and 2; ``p.grad`` is not changed."""
         room = self.buffer[-g.numel() :]
         if c is not None:
             # A CPU multiplies faster than it divides.

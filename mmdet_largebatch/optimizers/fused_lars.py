@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import as_float32
+from ..checks import as_float32
 from .fused_lamb import BLOCK
 from .tensors import norm_of, partial_norms
 
@@ -99,7 +99,7 @@ def update_in_lists(rows: Sequence[Row], k: Scalars) -> list[tuple[Tensor, Tenso
 
 
 def trust_ratio(p_norm: Tensor, g_norm: Tensor, k: Scalars) -> Tensor:
-    """The paper's local learning rate, still on its device.
+    """Return the paper's local learning rate, on its device.
 
     Args:
         p_norm (Tensor): ||p||, of any shape.

@@ -18,10 +18,7 @@ import torch
 from mmdet.registry import OPTIMIZERS
 from mmengine.logging import print_log
 
-from ..errors import SettingError
-from .apex_lamb import MOMENTS, ApexLAMB, ApexUnfit
-from .base import LayerwiseOptimizer
-from .checks import (
+from ..checks import (
     check_betas,
     check_choice,
     check_flag,
@@ -29,6 +26,9 @@ from .checks import (
     check_non_negative,
     check_positive_or_none,
 )
+from ..errors import SettingError
+from .apex_lamb import MOMENTS, ApexLAMB, ApexUnfit
+from .base import LayerwiseOptimizer
 from .torch_lamb import TorchLAMB
 
 BACKENDS = ('auto', 'apex', 'torch')
@@ -219,7 +219,7 @@ class LAMB(LayerwiseOptimizer):
         self._backend, self.running_backend = backend, running
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled: the state, and the backend by name.
+        """Return the state to pickle, with the backend by name.
 
         Returns:
             dict[str, Any]: The attributes for ``__setstate__``.
@@ -243,7 +243,7 @@ class LAMB(LayerwiseOptimizer):
 
 
 def double_clip_message(optim_wrapper: Any) -> str | None:
-    """A warning for when both LAMB and its optim wrapper clip gradients.
+    """Return a warning if both LAMB and its optim wrapper clip gradients.
 
     Args:
         optim_wrapper (OptimWrapper): MMEngine's wrapper of the optimizer.

@@ -15,17 +15,10 @@ import torch
 from mmdet.registry import OPTIMIZERS
 from torch import Tensor
 
+from ..checks import as_float32, check_flag, check_fraction, check_non_negative
 from ..errors import SettingError
 from .base import LayerwiseOptimizer, trained
-from .checks import as_float32, check_flag, check_fraction, check_non_negative
-from .fused_lars import (
-    Row,
-    Scalars,
-    trust_ratio,
-    update_excluded,
-    update_in_lists,
-    update_on_host,
-)
+from .fused_lars import Row, Scalars, trust_ratio, update_excluded, update_in_lists, update_on_host
 from .tensors import FUSED_ON, arithmetic_dtype, in_memory_order, is_on_host, l2_norm
 
 
@@ -202,7 +195,7 @@ class LARS(LayerwiseOptimizer):
 
 
 def _fused_row(p: Tensor, buf: Tensor | None, with_momentum: bool) -> Row | None:
-    """The tensors of a parameter as the fused kernel takes them; None if it cannot."""
+    """Return the tensors of a parameter for the fused kernel; None if it cannot take them."""
     kept = buf is not None and with_momentum
     tensors = (p, p.grad, buf) if kept else (p, p.grad)
     if p.device.type not in FUSED_ON or any([x.dtype != torch.float32 for x in tensors]):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging import LogRecord
 from typing import Any
 
 import torch.nn as nn
 from mmdet.registry import OPTIM_WRAPPER_CONSTRUCTORS
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger, print_log
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from torch.optim import Optimizer
 
@@ -17,7 +20,7 @@ _APPLIED = ('lr_mult', 'decay_mult')
 
 
 def component_of(name: str) -> str:
-    """The part of a detector that a parameter belongs to.
+    """Return the component of the detector that a parameter belongs to.
 
     Args:
         name (str): The parameter's name, as in ``model.named_parameters()``.
@@ -91,6 +94,16 @@ class MergedGroupsConstructor(DefaultOptimWrapperConstructor):
             f'{f", and {frozen} frozen ones" if frozen else ""}.',
             logger='current',
         )
+        for number, group in enumerate(groups):
+            count = sum(p.numel() for p in group['params'])
+            settings = {'lr': group['lr'], 'weight_decay': group.get('weight_decay')}
+            settings |= {k: group[k] for k in ('component',) if k in group}
+            told = ', '.join(f'{k}={v}' for k, v in settings.items() if v is not None)
+            print_log(
+                f'Parameter group {number}: {len(group["params"])} tensors, {count:,} elements, '
+                f'{told}',
+                logger='current',
+            )
         optim_wrapper.optimizer.register_load_state_dict_pre_hook(_with_frozen)
         return optim_wrapper
 
@@ -114,7 +127,8 @@ class MergedGroupsConstructor(DefaultOptimWrapperConstructor):
         try:
             for p in frozen:
                 p.requires_grad = True
-            super().add_params(single, module, prefix=prefix, **kwargs)
+            with _without_lines('paramwise_options'):
+                super().add_params(single, module, prefix=prefix, **kwargs)
         finally:
             for p in frozen:
                 p.requires_grad = False
@@ -138,13 +152,28 @@ class MergedGroupsConstructor(DefaultOptimWrapperConstructor):
         return merged
 
     def _setting(self, group: dict[str, Any], name: str) -> dict[str, Any]:
-        """What tells a group from others, the optimizer's own options filled in."""
+        """Return the key of a group: all its options, with the optimizer's defaults."""
         own = {'lr': self.base_lr, 'weight_decay': self.base_wd}
         setting = {option: value for option, value in own.items() if value is not None}
         setting |= {k: v for k, v in _options(group).items() if k not in _APPLIED}
         if self.by_component:
             setting['component'] = component_of(name)
         return setting
+
+
+@contextmanager
+def _without_lines(beginning: str) -> Iterator[None]:
+    """Keep MMEngine's log lines that begin so, one for each tensor and option, out of the log."""
+    logger = MMLogger.get_current_instance()
+
+    def keep(record: LogRecord) -> bool:
+        return not record.getMessage().startswith(beginning)
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
 
 
 def _options(group: dict[str, Any]) -> dict[str, Any]:

@@ -276,7 +276,7 @@ def _mismatch(
 def _fault(
     x: Any, p: Tensor, exact: bool = False, device: torch.device | None = None
 ) -> tuple[str, str] | None:
-    """What is wrong with a tensor of a parameter, and what it must be.
+    """Return the defect of a state tensor and the requirement.
 
     With ``exact`` its dtype has to be the arithmetic's, with ``device`` it has to be there.
     """

@@ -15,7 +15,7 @@ _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def arithmetic_dtype(param: Tensor) -> torch.dtype:
-    """The dtype in which a parameter is updated and its state kept.
+    """Return the dtype of a parameter's update and state.
 
     Args:
         param (Tensor): The parameter.
@@ -27,7 +27,7 @@ def arithmetic_dtype(param: Tensor) -> torch.dtype:
 
 
 def is_on_host(x: Tensor) -> bool:
-    """Whether a number can be read from a tensor without waiting.
+    """Return True if a tensor's values can be read without waiting for a device.
 
     Args:
         x (Tensor): Any tensor.
@@ -39,7 +39,7 @@ def is_on_host(x: Tensor) -> bool:
 
 
 def l2_norm(x: Tensor) -> Tensor:
-    """The L2 norm of a tensor, good to a few units of its last place at any size.
+    """Return the L2 norm of a tensor, accurate to a few ulp at any size.
 
     On a CPU, PyTorch sums a tensor's squares in a few running float32 sums, which is off by up to
     4e-4 at 2 million elements. Here these sums are kept short: a norm per block of the tensor,

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import as_float32
 from .base import Observer, trained
-from .checks import as_float32
 from .fused_lamb import (
     BLOCK,
     Row,
@@ -111,7 +111,7 @@ def _on(device: torch.device, c: Tensor | float | None) -> Tensor | float | None
 
 
 def _clip_factor(param_groups: list[dict[str, Any]], max_grad_norm: float) -> Tensor | float | None:
-    """The factor c of step 1, None without gradients.
+    """Return the divisor c of step 1; None without gradients.
 
     It is a number if all is on a CPU, else 0-d and on the first gradient's device.
     """
@@ -146,7 +146,7 @@ def _norms_on_host(grads: list[Tensor]) -> Iterator[float]:
 
 
 def _fused_row(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Row | None:
-    """The tensors of a parameter as the fused kernel takes them; None if it cannot.
+    """Return the tensors of a parameter for the fused kernel; None if it cannot take them.
 
     A parameter without moments gets them.
     """

@@ -1,4 +1,4 @@
-"""What a training will be, worked out before it is started."""
+"""Plan a training before it starts."""
 
 from .plan import Plan, make_plan
 from .plot import draw_lr

@@ -1,9 +1,9 @@
-"""What deserves a second look before a planned training is started."""
+"""Warn about settings that deserve a second look."""
 
 import numpy as np
 from mmdet.models.detectors import TwoStageDetector
 
-from ..batching import GlobalBatchTrainLoop, outside_contract
+from ..global_batch import GlobalBatchTrainLoop, rank_dependent_modules
 from ..optimizers import double_clip_message
 from .dry_runner import DryRunner
 from .schedule import Schedule
@@ -88,7 +88,7 @@ def warnings_of(runner: DryRunner, schedule: Schedule, updates_per_epoch: float)
     if isinstance(loop, GlobalBatchTrainLoop):
         if loop.end < loop.max_iters:
             found.append(f'train_cfg.max_updates={loop.end:,} cuts it short of {loop.max_iters:,}.')
-        for what, names in outside_contract(runner.model.train()).items():
+        for what, names in rank_dependent_modules(runner.model.train()).items():
             found.append(
                 f'This training depends on the number of ranks: {what}, in {_some(names)}.'
             )

@@ -1,4 +1,4 @@
-"""A Runner taken up to where its training would begin, as one of any number of ranks.
+"""Prepare a Runner up to the start of its training, as one of any number of ranks.
 
 The plan is read off the objects that a training builds (model, loader, loop, optimizer, schedule),
 so that it cannot differ from the training, and a setting that the training would refuse is refused
@@ -23,11 +23,11 @@ from torch import nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.data import Dataset
 
-from ..batching import GlobalBatchTrainLoop
 from ..errors import SettingError
-from ..schedule import WarmupStepLRHook
-from ..training import find_hook
-from ..type_names import type_name
+from ..global_batch import GlobalBatchTrainLoop
+from ..hooks import WarmupStepLRHook
+from ..utils.runner import find_hook
+from ..utils.type_names import type_name
 
 # Of which a Runner leaves an instance behind as MMEngine's current one.
 GLOBALS = (DefaultScope, MMLogger, MessageHub, Visualizer)
@@ -85,7 +85,7 @@ class DryRunner(Runner):
         return model
 
     def build_logger(self, *args, **kwargs) -> MMLogger:
-        """A logger without a file, silent but for errors.
+        """Return a logger without a file, which logs errors alone.
 
         Args:
             *args: Not used.
@@ -133,7 +133,7 @@ class DryRunner(Runner):
 
 @contextmanager
 def dry_run(cfg: Config, ranks: int, images: int | None) -> Iterator[DryRunner]:
-    """A prepared :class:`DryRunner` that takes itself for rank 0 of ``ranks``.
+    """Prepare a :class:`DryRunner` as rank 0 of ``ranks``.
 
     PyTorch's fake process group, which communicates nothing, says so to MMEngine.
 
@@ -177,7 +177,7 @@ def dry_run(cfg: Config, ranks: int, images: int | None) -> Iterator[DryRunner]:
 
 
 def _harmless(cfg: Config) -> Config:
-    """A copy of a config that starts no processes and needs no GPU."""
+    """Copy a config so that it starts no processes and needs no GPU."""
     cfg = deepcopy(cfg)
     cfg.launcher, cfg.resume, cfg.load_from = 'none', False, None
     cfg.visualizer = dict(type='Visualizer', vis_backends=[])

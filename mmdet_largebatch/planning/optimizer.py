@@ -1,4 +1,4 @@
-"""The optimizer of a training that is planned: its groups, its backend and its memory."""
+"""Describe the optimizer of a planned training: groups, backend and memory."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ NOT_OPTIONS = {'params', 'param_names', 'group_name', 'initial_lr', 'step', 'lr_
 
 @dataclass
 class GroupSetting:
-    """The parameter groups that are trained with the same options.
+    """Parameter groups with the same options.
 
     Args:
         options (dict[str, Any]): ``lr`` (after the warmup), ``weight_decay``, and whatever else
@@ -35,7 +35,7 @@ class GroupSetting:
 
 @dataclass
 class Backend:
-    """What LAMB runs on.
+    """The backend of LAMB.
 
     Args:
         here (str, optional): ``'apex'`` or ``'torch'`` on this machine, None if it would be
@@ -52,7 +52,7 @@ class Backend:
 
 
 def trainable(optimizer: Optimizer) -> list[Tensor]:
-    """The parameters that get gradients.
+    """Return the parameters that get gradients.
 
     Args:
         optimizer (Optimizer): The optimizer; MMEngine may hand it frozen parameters too.
@@ -64,7 +64,7 @@ def trainable(optimizer: Optimizer) -> list[Tensor]:
 
 
 def group_settings(optimizer: Optimizer) -> list[GroupSetting]:
-    """The distinct settings of the parameter groups, those of most parameters first.
+    """Return the distinct settings of the parameter groups, most parameters first.
 
     Args:
         optimizer (Optimizer): The optimizer.
@@ -109,7 +109,7 @@ def state_bytes(optimizer: Optimizer) -> int | None:
 
 
 def lamb_backend(optimizer: Optimizer, asked: str) -> Backend:
-    """What a LAMB runs on, here and on a GPU.
+    """Return the backend of a LAMB, on this machine and on a GPU.
 
     Args:
         optimizer (LAMB): The optimizer.

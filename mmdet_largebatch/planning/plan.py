@@ -1,4 +1,4 @@
-"""The figures of a training, from its config."""
+"""Compute the figures of a training from its config."""
 
 from dataclasses import dataclass, field
 from math import ceil
@@ -7,19 +7,13 @@ import numpy as np
 from mmengine.config import Config
 from torch.utils.data import DataLoader
 
-from ..batching import GlobalBatchTrainLoop
+from ..compat import accumulative_counts
 from ..errors import SettingError
+from ..global_batch import GlobalBatchTrainLoop
 from ..optimizers import LAMB
 from .advice import compare_lr, warnings_of
 from .dry_runner import DryRunner, dry_run
-from .optimizer import (
-    Backend,
-    GroupSetting,
-    group_settings,
-    lamb_backend,
-    state_bytes,
-    trainable,
-)
+from .optimizer import Backend, GroupSetting, group_settings, lamb_backend, state_bytes, trainable
 from .schedule import find_schedule
 
 
@@ -40,7 +34,7 @@ class Decay:
 
 @dataclass
 class Plan:
-    """What a training will be. Numbers of images, updates and bytes are of the whole training.
+    """The figures of a training; images, updates and bytes are totals.
 
     Args:
         ranks (int): Number of ranks.
@@ -133,7 +127,7 @@ def make_plan(cfg: Config, ranks: int | None = None, images: int | None = None) 
 
 
 def own_ranks(cfg: Config) -> tuple[int, str]:
-    """The number of ranks that a recipe is made for.
+    """Return the number of ranks that a recipe is made for.
 
     Args:
         cfg (Config): The config.
@@ -156,7 +150,7 @@ def _plan(runner: DryRunner, ranks: int, ranks_from: str, cfg: Config) -> Plan:
     if isinstance(loop, GlobalBatchTrainLoop):
         accumulated, micro_batches = 1, loop.sampler.micro_batches
     else:
-        accumulated = wrapper._accumulative_counts
+        accumulated = accumulative_counts(wrapper)
         micro_batches = ranks * accumulated
     global_batch = batch * micro_batches
     per_epoch = len(loop.dataloader) / accumulated

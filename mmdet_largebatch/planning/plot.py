@@ -1,4 +1,4 @@
-"""The LR schedule as a picture."""
+"""Draw the LR schedule."""
 
 from math import sqrt
 

@@ -1,4 +1,4 @@
-"""A plan as text for people and as JSON for programs."""
+"""Format a plan as text and as JSON."""
 
 import json
 from dataclasses import asdict
@@ -7,7 +7,7 @@ from .plan import Plan
 
 
 def as_json(plan: Plan) -> str:
-    """One JSON object with every figure but the LR of each update.
+    """Return the plan as one JSON object, without the LR of each update.
 
     Args:
         plan (Plan): The plan.
@@ -21,7 +21,7 @@ def as_json(plan: Plan) -> str:
 
 
 def as_text(plan: Plan) -> str:
-    """The plan to read, a line a figure.
+    """Return the plan as text, one line a figure.
 
     Args:
         plan (Plan): The plan.

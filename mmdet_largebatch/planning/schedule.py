@@ -1,4 +1,4 @@
-"""The LR at every update of a training that is planned."""
+"""Compute the LR of every update of a planned training."""
 
 from dataclasses import dataclass
 from math import ceil
@@ -8,9 +8,10 @@ import torch
 from mmengine.hooks import ParamSchedulerHook
 from mmengine.optim import OptimWrapper
 
+from ..hooks import WarmupStepLRHook
 from ..results import settings
-from ..schedule import WarmupStepLRHook, warmup_step_factor
-from ..training import find_hook
+from ..schedulers import warmup_step_factor
+from ..utils.runner import find_hook
 from .dry_runner import DryRunner
 
 # A schedule that lowers the LR at more updates than this decays gradually, not in steps.
@@ -42,7 +43,7 @@ class Schedule:
 
 
 def find_schedule(runner: DryRunner, accumulated: int) -> Schedule:
-    """The schedule that a training would run.
+    """Find the schedule of a training.
 
     Args:
         runner (DryRunner): The prepared runner.
@@ -89,7 +90,7 @@ def _of_hook(runner: DryRunner, hook: WarmupStepLRHook, base_lr: float, lr_from:
 
 
 def _of_schedulers(runner: DryRunner, base_lr: float, lr_from: str, accumulated: int) -> Schedule:
-    """The schedule of MMEngine's schedulers: its warmup as configured, its decays off its curve."""
+    """Return the schedule of MMEngine's schedulers: warmup from the config, decays from the LRs."""
     made_by = [type(scheduler).__name__ for scheduler in runner.param_schedulers or []]
     if find_hook(runner, ParamSchedulerHook) is None:
         made_by = []
@@ -114,7 +115,7 @@ def _of_schedulers(runner: DryRunner, base_lr: float, lr_from: str, accumulated:
 
 
 def _stepped(runner: DryRunner, base_lr: float, accumulated: int) -> np.ndarray:
-    """The LR of each update by MMEngine's schedulers, stepped by its hook as in a training.
+    """Step MMEngine's schedulers by its hook, and return the LR of each update.
 
     They step every iteration of the loop, and an update has the LR of its last one. They act on
     an optimizer of one group, as an LR that belongs to all groups is asked for.

@@ -7,13 +7,7 @@ from dataclasses import dataclass, field
 from mmengine.config import Config
 
 from ..errors import SettingError
-from .classes import (
-    categories_in_use,
-    check_heads,
-    check_same_classes,
-    class_names,
-    predicts_masks,
-)
+from .classes import categories_in_use, check_heads, check_same_classes, class_names, predicts_masks
 from .coco_file import CocoFile, paused_gc
 from .evaluators import Contents, check_same_order, check_same_set
 from .objects import Objects, check_for_metric, nothing_left, objects_left_out
@@ -23,7 +17,7 @@ from .sources import Metric, Source, metrics_of, sources_of
 
 @dataclass
 class Findings:
-    """What was seen so far.
+    """Findings of the checks so far.
 
     Attributes:
         warnings (list[str]): What the user should know.

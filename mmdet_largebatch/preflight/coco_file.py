@@ -261,7 +261,7 @@ class CocoFile:
 
     @cached_property
     def listed(self) -> np.ndarray:
-        """Which annotations belong to an image of the file."""
+        """np.ndarray: True for annotations whose image is in the file."""
         return self.image_index >= 0
 
     def of_category(self, ids: set) -> np.ndarray:
@@ -271,7 +271,7 @@ class CocoFile:
 
     @cached_property
     def ignored(self) -> np.ndarray:
-        """Which annotations are marked to be ignored."""
+        """np.ndarray: True for annotations marked as ignored."""
         rows = self.annotations.rows
         if not any(map(contains, rows, repeat('ignore'))):
             return np.zeros(len(rows), dtype=bool)

@@ -12,7 +12,7 @@ from .sources import Metric, Source
 
 @dataclass
 class Contents:
-    """What an annotation file describes.
+    """Contents of an annotation file.
 
     Attributes:
         path (str): The file.

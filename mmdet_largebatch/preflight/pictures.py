@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from ..errors import SettingError
-from ..type_names import type_name
+from ..utils.type_names import type_name
 from .coco_file import CocoFile
 from .sources import Source, is_local
 

@@ -14,7 +14,7 @@ from mmengine.fileio import list_from_file
 from mmengine.registry import Registry
 from mmengine.utils import is_abs
 
-from ..type_names import type_name
+from ..utils.type_names import type_name
 
 LOADERS = ('LoadAnnotations',)
 
@@ -85,7 +85,7 @@ class Source:
 
     @property
     def is_coco(self) -> bool:
-        """Whether its file is read as :class:`CocoDataset` reads it."""
+        """bool: True if its file is read as :class:`CocoDataset` reads it."""
         return (
             _inherits(self.kind, CocoDataset, 'load_data_list')
             and self.kind.COCOAPI is CocoDataset.COCOAPI
@@ -93,12 +93,12 @@ class Source:
 
     @property
     def parses_as_coco(self) -> bool:
-        """Whether objects are taken over as :class:`CocoDataset` does."""
+        """bool: True if objects are parsed as :class:`CocoDataset` does."""
         return self.is_coco and _inherits(self.kind, CocoDataset, 'parse_data_info')
 
     @property
     def filters_as_coco(self) -> bool:
-        """Whether pictures are left out as :class:`CocoDataset` does."""
+        """bool: True if pictures are filtered as :class:`CocoDataset` does."""
         return self.parses_as_coco and _inherits(self.kind, CocoDataset, 'filter_data')
 
     def join(self, path: str) -> str:
@@ -108,13 +108,13 @@ class Source:
 
     @property
     def ann_file(self) -> Any:
-        """The annotation file, joined with ``data_root``."""
+        """str: The annotation file, joined with ``data_root``."""
         name = self.config.get('ann_file')
         return self.join(name) if isinstance(name, str) else name
 
     @property
     def is_local(self) -> bool:
-        """Whether the annotation file is on this machine."""
+        """bool: True if the annotation file is on this machine."""
         return is_local(self.config) and '://' not in str(self.ann_file)
 
     @property
@@ -134,7 +134,7 @@ class Source:
 
     @property
     def mask_loader(self) -> Mapping | None:
-        """The transform that loads masks."""
+        """dict, optional: The transform that loads masks."""
         loaders = (x for x in self.transforms if type_name(x) in LOADERS)
         return next((x for x in loaders if x.get('with_mask')), None)
 
@@ -190,23 +190,23 @@ class Metric:
 
     @property
     def is_local(self) -> bool:
-        """Whether it has an annotation file and that is on this machine."""
+        """bool: True if it has an annotation file on this machine."""
         return bool(self.ann_file) and is_local(self.config) and '://' not in str(self.ann_file)
 
     @property
     def is_coco(self) -> bool:
-        """Whether it computes an AP as :class:`CocoMetric` does."""
+        """bool: True if it computes an AP as :class:`CocoMetric` does."""
         return _inherits(resolve(METRICS, self.config), CocoMetric, 'compute_metrics', '__init__')
 
     @property
     def names(self) -> list[str]:
-        """What it computes, such as ``'bbox'``."""
+        """list[str]: Names of its results, such as ``'bbox'``."""
         names = self.config.get('metric', 'bbox')
         return [names] if isinstance(names, str) else list(names)
 
     @property
     def evaluates(self) -> bool:
-        """Whether it computes an AP rather than writing the predictions down."""
+        """bool: True if it computes an AP, False if it only writes predictions."""
         return self.is_coco and not self.config.get('format_only')
 
 

@@ -1,8 +1,8 @@
-"""What came of trainings: read from their logs, tabulated and drawn."""
+"""Read, tabulate and draw the results of trainings."""
 
 from .curves import draw_curves
 from .heatmap import draw_heatmap, is_grid
-from .read import read_run
+from .read_run import read_run
 from .report import write_report
 from .run import Evaluation, LoggedUpdate, Run
 from .table import as_markdown, table_rows, write_table

@@ -1,9 +1,10 @@
 """AP by epoch and loss by update, a line a run."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Union
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -25,7 +26,7 @@ WIDTH = 9
 CROSS = dict(color='black', ls='none', marker='x', ms=9, mew=2.2)
 
 
-def draw_curves(runs: Sequence[Run], path: Union[str, Path], group_seeds: bool = False) -> None:
+def draw_curves(runs: Sequence[Run], path: str | Path, group_seeds: bool = False) -> None:
     """Draw box AP by epoch, mask AP where it was logged, and the loss by update; a legend below.
 
     A cross ends the loss of a run that diverged or became nan.
@@ -43,7 +44,7 @@ def draw_curves(runs: Sequence[Run], path: Union[str, Path], group_seeds: bool =
 
 
 def curves_figure(runs: Sequence[Run], group_seeds: bool = False) -> Figure:
-    """The picture of :func:`draw_curves`.
+    """Return the figure of :func:`draw_curves`.
 
     Args:
         runs (Sequence[Run]): The runs, at least one.
@@ -86,9 +87,9 @@ def curves_figure(runs: Sequence[Run], group_seeds: bool = False) -> Figure:
     return figure
 
 
-def _groups(runs: Sequence[Run]) -> List[List[Run]]:
+def _groups(runs: Sequence[Run]) -> list[list[Run]]:
     """Runs to share a line; one that is not done has its own."""
-    groups: List[List[Run]] = []
+    groups: list[list[Run]] = []
     for group in group_by_seed(runs):
         done = [run for run in group if run.status == 'done']
         groups += [done] * bool(done) + [[run] for run in group if run.status != 'done']
@@ -96,7 +97,7 @@ def _groups(runs: Sequence[Run]) -> List[List[Run]]:
 
 
 def _draw_ap(
-    axes: Axes, groups: List[List[Run]], styles: List[Dict[str, Any]], key: str, name: str
+    axes: Axes, groups: list[list[Run]], styles: list[dict[str, Any]], key: str, name: str
 ) -> None:
     axes.set(xlabel='epoch', ylabel=f'{name} (COCO mAP)')
     drawn = False
@@ -126,7 +127,7 @@ def _ap_points(run: Run, key: str) -> np.ndarray:
 
 
 def _draw_line(
-    axes: Axes, points: List[np.ndarray], style: Dict[str, Any], markevery=None
+    axes: Axes, points: list[np.ndarray], style: dict[str, Any], markevery=None
 ) -> np.ndarray:
     """Draw the mean of several curves in a band of their range; give back what was drawn."""
     shared = sorted(set.intersection(*(set(curve[:, 0]) for curve in points)))
@@ -138,7 +139,7 @@ def _draw_line(
     return np.stack([shared, values.mean(axis=0)], axis=1)
 
 
-def _draw_losses(axes: Axes, groups: List[List[Run]], styles: List[Dict[str, Any]]) -> None:
+def _draw_losses(axes: Axes, groups: list[list[Run]], styles: list[dict[str, Any]]) -> None:
     axes.set(xlabel='optimizer update', ylabel='training loss')
     losses = [[_finite_losses(run) for run in group] for group in groups]
     losses = [[points for points in group if len(points)] for group in losses]

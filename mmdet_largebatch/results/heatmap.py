@@ -1,8 +1,8 @@
 """AP over LR and warmup: what a sweep found."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,11 +19,11 @@ from .text import number
 # Read by the colour-blind and in grey as by others: its lightness rises all the way.
 COLORMAP = 'cividis'
 FRAME = '#D55E00'
-Cells = Dict[Tuple[float, int], List[Run]]
+Cells = dict[tuple[float, int], list[Run]]
 
 
 def is_grid(runs: Sequence[Run]) -> bool:
-    """Whether runs are a sweep of the LR and the warmup and of nothing else.
+    """Return True if runs differ in LR and warmup alone.
 
     Args:
         runs (Sequence[Run]): The runs.
@@ -38,7 +38,7 @@ def is_grid(runs: Sequence[Run]) -> bool:
     return len(lrs) > 1 and len(warmups) > 1 and len(cells) == len(lrs) * len(warmups)
 
 
-def draw_heatmap(runs: Sequence[Run], path: Union[str, Path]) -> None:
+def draw_heatmap(runs: Sequence[Run], path: str | Path) -> None:
     """Draw box AP, and mask AP where it was logged, a cell for each LR and warmup.
 
     A cell has a colour if its run is done; several runs that differ in the seed give their mean.
@@ -56,7 +56,7 @@ def draw_heatmap(runs: Sequence[Run], path: Union[str, Path]) -> None:
 
 
 def heatmap_figure(runs: Sequence[Run]) -> Figure:
-    """The picture of :func:`draw_heatmap`.
+    """Return the figure of :func:`draw_heatmap`.
 
     Args:
         runs (Sequence[Run]): The runs.
@@ -87,7 +87,7 @@ def heatmap_figure(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def _objection(runs: Sequence[Run]) -> Optional[str]:
+def _objection(runs: Sequence[Run]) -> str | None:
     """Why runs are no sweep of LR and warmup, in a sentence."""
     for setting in ('optimizer', 'global_batch', 'epochs', 'max_updates'):
         values = list(dict.fromkeys(getattr(run, setting) for run in runs))
@@ -107,14 +107,14 @@ def _objection(runs: Sequence[Run]) -> Optional[str]:
     return None
 
 
-def _cells(runs: Sequence[Run]) -> Tuple[Cells, List[float], List[int]]:
+def _cells(runs: Sequence[Run]) -> tuple[Cells, list[float], list[int]]:
     cells: Cells = {}
     for run in runs:
         cells.setdefault((run.lr, run.warmup_updates), []).append(run)
     return cells, sorted({lr for lr, _ in cells}), sorted({warmup for _, warmup in cells})
 
 
-def _draw_panel(axes: Axes, cells: Cells, lrs: List[float], warmups: List[int], key: str) -> None:
+def _draw_panel(axes: Axes, cells: Cells, lrs: list[float], warmups: list[int], key: str) -> None:
     values = np.full((len(lrs), len(warmups)), np.nan)
     texts = {}
     for row, lr in enumerate(lrs):
@@ -141,7 +141,7 @@ def _draw_panel(axes: Axes, cells: Cells, lrs: List[float], warmups: List[int], 
 
 
 def _draw_cell(
-    axes: Axes, place: Tuple[int, int], value: float, text: str, norm: Normalize
+    axes: Axes, place: tuple[int, int], value: float, text: str, norm: Normalize
 ) -> None:
     row, column = place
     box, color = None, 'black'
@@ -156,13 +156,13 @@ def _draw_cell(
     axes.text(column + 0.5, row + 0.5, text, color=color, bbox=box, **centred)
 
 
-def _outline(axes: Axes, place: Tuple[int, int], **style) -> Rectangle:
+def _outline(axes: Axes, place: tuple[int, int], **style) -> Rectangle:
     row, column = place
     return axes.add_patch(Rectangle((column, row), 1, 1, fill=False, **style))
 
 
-def _cell(group: List[Run], key: str) -> Tuple[Optional[float], str]:
-    """The value that gives a cell its colour, and what is written into it."""
+def _cell(group: list[Run], key: str) -> tuple[float | None, str]:
+    """Return the value that colours a cell, and its text."""
     if not group:
         return None, '-'
     values = [getattr(run, key) for run in group if run.status == 'done']

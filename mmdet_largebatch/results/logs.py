@@ -1,36 +1,34 @@
-"""The logs that MMEngine leaves in a work folder, one set for each start of a training."""
+"""Read the logs of every start of a training from its work folder."""
 
 import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 from ..errors import SettingError
-from ..hooks.divergence_hook import RECORD
-from ..training import ENDED
+from ..utils.record import read_record
 from .text_log import read_text
 
-Record = Dict[str, Any]
+Record = dict[str, Any]
 
 
 @dataclass
 class Start:
-    """What one start of a training left in ``work_dir/<timestamp>``.
+    """The logs of one start of a training, in ``work_dir/<timestamp>``.
 
     Args:
         folder (Path): That folder.
-        records (List[dict]): The lines of ``vis_data/scalars.json``: those with ``iter`` are of
+        records (list[dict]): The lines of ``vis_data/scalars.json``: those with ``iter`` are of
             updates, the others of evaluations, with the epoch as ``step``.
-        divergence (dict, optional): What :class:`DivergenceHook` recorded.
-        ended (dict, optional): How the training ended: ``epoch``, ``update``, ``stopped_early``.
+        record (dict): What it recorded, see :mod:`mmdet_largebatch.utils.record`; empty for a start
+            of MMDetection's own loops and ``train.py``.
         broken (int): Lines that do not read as JSON.
     """
 
     folder: Path
-    records: List[Record] = field(default_factory=list)
-    divergence: Optional[Record] = None
-    ended: Optional[Record] = None
+    records: list[Record] = field(default_factory=list)
+    record: Record = field(default_factory=dict)
     broken: int = 0
 
     @property
@@ -41,10 +39,15 @@ class Start:
     @property
     def trained(self) -> bool:
         """bool: Whether it did something, which a test in the same folder did not."""
-        return bool(self.records or self.divergence or self.ended)
+        return bool(self.records or self.record)
+
+    @property
+    def ended(self) -> Record:
+        """dict: How it ended; empty where that is not recorded."""
+        return self.record.get('ended') or {}
 
     def text(self) -> str:
-        """The text log of rank 0; empty where there is none.
+        """Return the text log of rank 0; empty if there is none.
 
         Returns:
             str: The text.
@@ -53,14 +56,14 @@ class Start:
         return path.read_text(errors='replace') if path.is_file() else ''
 
 
-def read_starts(work_dir: Path) -> List[Start]:
-    """The starts of a training, oldest first.
+def read_starts(work_dir: Path) -> list[Start]:
+    """Return the starts of a training, oldest first.
 
     Args:
         work_dir (Path): The work folder.
 
     Returns:
-        List[Start]: Those that trained, or the newest alone if none came so far.
+        list[Start]: Those that trained, or the newest alone if none came so far.
 
     Raises:
         SettingError: If there is none.
@@ -93,38 +96,33 @@ def _read_start(folder: Path) -> Start:
     if not scalars.is_file():
         # TensorBoard alone, or another backend: the text log has the same, to 4 decimals.
         start.records = read_text(start.text())
-    record = folder / RECORD
-    if record.is_file():
-        start.divergence = json.loads(record.read_text())
-    record = folder / ENDED
-    if record.is_file():
-        try:
-            start.ended = json.loads(record.read_text())['ended']
-        except (KeyError, ValueError):
-            start.broken += 1
+    try:
+        start.record = read_record(folder) or {}
+    except ValueError:
+        start.broken += 1
     return start
 
 
 def _plain(record: Record) -> Record:
-    """A record without the prefixes of ``log_processor.log_with_hierarchy``."""
+    """Strip the prefixes of ``log_processor.log_with_hierarchy`` from a record."""
     mode = 'train/' if 'iter' in record else 'val/'
     return {key.removeprefix(mode): value for key, value in record.items()}
 
 
-def join(starts: List[Start]) -> Tuple[List[Record], List[Record]]:
-    """The way of the weights through all starts.
+def join(starts: list[Start]) -> tuple[list[Record], list[Record]]:
+    """Merge the logs of all restarts, dropping updates that a later restart recomputed.
 
     Where a start goes back to an earlier update, as a resumed run and a rollback do, what came
     after that update is not part of the way any more.
 
     Args:
-        starts (List[Start]): The starts, oldest first.
+        starts (list[Start]): The starts, oldest first.
 
     Returns:
-        Tuple[List[dict], List[dict]]: The records of updates and those of evaluations, in order.
+        tuple[list[dict], list[dict]]: The records of updates and those of evaluations, in order.
     """
-    updates: List[Record] = []
-    evaluations: List[Record] = []
+    updates: list[Record] = []
+    evaluations: list[Record] = []
     for record in (record for start in starts for record in start.records):
         step = record['step']
         if 'iter' in record:
@@ -139,6 +137,6 @@ def join(starts: List[Start]) -> Tuple[List[Record], List[Record]]:
     return updates, evaluations
 
 
-def _drop_from(records: List[Record], key: str, value: int) -> None:
+def _drop_from(records: list[Record], key: str, value: int) -> None:
     while records and records[-1][key] >= value:
         records.pop()

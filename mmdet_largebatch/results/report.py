@@ -1,7 +1,7 @@
 """All that is written of several runs: the table, the curves, and the heat map of a sweep."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional, Sequence
 
 from .curves import draw_curves
 from .heatmap import draw_heatmap, is_grid
@@ -13,7 +13,7 @@ def write_report(
     runs: Sequence[Run],
     folder: Path,
     group_seeds: bool = False,
-    heatmap: Optional[bool] = None,
+    heatmap: bool | None = None,
 ) -> str:
     """Write the table and the pictures: ``curves.png``, and ``heatmap.png`` for a sweep.
 

@@ -1,10 +1,10 @@
-"""One training as its logs tell it, and the figures that follow from that."""
+"""A training as read from its logs, and the figures derived from them."""
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class LoggedUpdate:
 
     update: int
     epoch: int
-    loss: Optional[float]
-    seconds: Optional[float]
+    loss: float | None
+    seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -36,35 +36,35 @@ class Evaluation:
     """
 
     epoch: int
-    box_ap: Optional[float]
-    mask_ap: Optional[float]
+    box_ap: float | None
+    mask_ap: float | None
     found_nothing: bool = False
 
 
 @dataclass(frozen=True)
 class Run:
-    """A training, of all its starts. What its logs do not say is None.
+    """A training, with all its starts. Values that its logs lack are None.
 
     Args:
         work_dir (Path): Its work folder.
         optimizer (str, optional): Type of the optimizer.
         lr (float, optional): LR after the warmup, as configured and scaled to the batch.
         global_batch (int, optional): Images an update.
-        ranks (Tuple[int, ...]): Number of processes, once for each change over the starts.
+        ranks (tuple[int, ...]): Number of processes, once for each change over the starts.
         warmup_updates (int, optional): Length of the warmup in updates, 0 without one.
         epochs (int): Epochs to train.
         seed (int, optional): The seed.
         updates_per_epoch (int, optional): Updates in one epoch.
         last_start_ended_epochs (int): The last epoch that the newest start saved a checkpoint of.
         evaluates (bool): Whether an evaluation follows the last epoch.
-        updates (List[LoggedUpdate]): The updates that were logged, in order.
-        evaluations (List[Evaluation]): The evaluations, in order.
+        updates (list[LoggedUpdate]): The updates that were logged, in order.
+        evaluations (list[Evaluation]): The evaluations, in order.
         diverged_at (int, optional): The update at which :class:`DivergenceHook` stopped the run.
         preempted (bool): Whether :class:`PreemptionHook` ended the newest start.
         rollbacks (int): How often :class:`DivergenceHook` took the run back.
-        recipe (Dict[str, Any]): The config without the seed and without what is of the place and
+        recipe (dict[str, Any]): The config without the seed and without what is of the place and
             the start, such as ``work_dir`` and ``resume``. Runs of one recipe differ in the seed.
-        notes (Tuple[str, ...]): What could not be read, a sentence each.
+        notes (tuple[str, ...]): What could not be read, a sentence each.
         max_updates (int, optional): Updates after which the run was to be cut short, with an
             evaluation. None where it was to reach its last epoch.
         ended (bool): Whether ``train.py`` recorded that the newest start came to its end.
@@ -72,26 +72,26 @@ class Run:
     """
 
     work_dir: Path
-    optimizer: Optional[str]
-    lr: Optional[float]
-    global_batch: Optional[int]
-    ranks: Tuple[int, ...]
-    warmup_updates: Optional[int]
+    optimizer: str | None
+    lr: float | None
+    global_batch: int | None
+    ranks: tuple[int, ...]
+    warmup_updates: int | None
     epochs: int
-    seed: Optional[int]
-    updates_per_epoch: Optional[int]
+    seed: int | None
+    updates_per_epoch: int | None
     last_start_ended_epochs: int
     evaluates: bool
-    updates: List[LoggedUpdate]
-    evaluations: List[Evaluation]
-    diverged_at: Optional[int]
+    updates: list[LoggedUpdate]
+    evaluations: list[Evaluation]
+    diverged_at: int | None
     preempted: bool
     rollbacks: int
-    recipe: Dict[str, Any]
-    notes: Tuple[str, ...] = ()
-    max_updates: Optional[int] = None
+    recipe: dict[str, Any]
+    notes: tuple[str, ...] = ()
+    max_updates: int | None = None
     ended: bool = False
-    stopped_at: Optional[int] = None
+    stopped_at: int | None = None
 
     @property
     def last_epoch(self) -> int:
@@ -103,7 +103,7 @@ class Run:
         return min(self.epochs, math.ceil(self.max_updates / self.updates_per_epoch))
 
     @property
-    def nan_at(self) -> Optional[int]:
+    def nan_at(self) -> int | None:
         """int, optional: The first logged update from which no loss is finite any more."""
         first = None
         for logged in reversed(self.updates):
@@ -167,22 +167,22 @@ class Run:
         return text
 
     @property
-    def box_ap(self) -> Optional[float]:
+    def box_ap(self) -> float | None:
         """float, optional: Box AP of the last evaluation."""
         return self.evaluations[-1].box_ap if self.evaluations else None
 
     @property
-    def mask_ap(self) -> Optional[float]:
+    def mask_ap(self) -> float | None:
         """float, optional: Mask AP of the last evaluation."""
         return self.evaluations[-1].mask_ap if self.evaluations else None
 
     @property
-    def ap_epoch(self) -> Optional[int]:
+    def ap_epoch(self) -> int | None:
         """int, optional: The epoch of the last evaluation."""
         return self.evaluations[-1].epoch if self.evaluations else None
 
     @property
-    def training_seconds(self) -> Optional[float]:
+    def training_seconds(self) -> float | None:
         """float, optional: Sum of the iteration times, up to the last update that was logged.
 
         Each logged time, a mean, stands for the updates since the line before it. Evaluations,
@@ -197,7 +197,7 @@ class Run:
         return sum(count * time for count, time in zip(counts, times, strict=True))
 
     @property
-    def images_per_second(self) -> Optional[float]:
+    def images_per_second(self) -> float | None:
         """float, optional: The global batch over the median of the logged times of an update."""
         times = [logged.seconds for logged in self.updates if logged.seconds]
         return self.global_batch / median(times) if times and self.global_batch else None

@@ -1,14 +1,14 @@
-"""The settings of a training, from the config that MMEngine dumped."""
+"""Read the settings of a training from the config that MMEngine dumped."""
 
 import copy
 import math
-from typing import Any, Dict, List, Optional, Union
+from typing import Any
 
 from mmengine.config import Config
 
 from ..errors import SettingError
-from ..schedule.warmup_step_lr_hook import SCALE_EXPONENTS
-from ..type_names import type_name
+from ..hooks.warmup_step_lr_hook import SCALE_EXPONENTS
+from ..utils.type_names import type_name
 
 # What a config says of the place and the start, not of the recipe.
 OF_THE_PLACE = ('work_dir', 'resume', 'launcher', 'visualizer', 'vis_backends', 'log_level')
@@ -68,8 +68,8 @@ def check_logged(cfg: Config) -> None:
         )
 
 
-def optimizer_config(cfg: Union[Config, Dict[str, Any]]) -> Dict[str, Any]:
-    """The config of the optimizer.
+def optimizer_config(cfg: Config | dict[str, Any]) -> dict[str, Any]:
+    """Return the config of the optimizer.
 
     Args:
         cfg (Config or dict): The config.
@@ -80,8 +80,8 @@ def optimizer_config(cfg: Union[Config, Dict[str, Any]]) -> Dict[str, Any]:
     return (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
 
 
-def lr_hook(cfg: Union[Config, Dict[str, Any]]) -> Dict[str, Any]:
-    """The config of :class:`WarmupStepLRHook`.
+def lr_hook(cfg: Config | dict[str, Any]) -> dict[str, Any]:
+    """Return the config of :class:`WarmupStepLRHook`.
 
     Args:
         cfg (Config or dict): The config.
@@ -105,7 +105,7 @@ def iterations_per_update(cfg: Config) -> int:
     return (cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
 
 
-def global_batch(cfg: Config, ranks: Optional[int]) -> Optional[int]:
+def global_batch(cfg: Config, ranks: int | None) -> int | None:
     """Images that one update learns from.
 
     Args:
@@ -121,7 +121,7 @@ def global_batch(cfg: Config, ranks: Optional[int]) -> Optional[int]:
     return ranks and micro_batch and ranks * micro_batch * iterations_per_update(cfg)
 
 
-def max_updates(cfg: Config, updates_per_epoch: Optional[int]) -> Optional[int]:
+def max_updates(cfg: Config, updates_per_epoch: int | None) -> int | None:
     """Updates after which :class:`GlobalBatchTrainLoop` cuts a training short.
 
     Args:
@@ -136,7 +136,7 @@ def max_updates(cfg: Config, updates_per_epoch: Optional[int]) -> Optional[int]:
     return None if wanted is None or (whole and wanted >= whole) else wanted
 
 
-def base_lr(cfg: Config, ranks: Optional[int]) -> Optional[float]:
+def base_lr(cfg: Config, ranks: int | None) -> float | None:
     """LR after the warmup, scaled as the training scales it.
 
     Args:
@@ -164,7 +164,7 @@ def base_lr(cfg: Config, ranks: Optional[int]) -> Optional[float]:
     return batch and lr * (batch / base) ** exponent
 
 
-def warmup_updates(cfg: Config, iterations_per_epoch: Optional[int]) -> Optional[int]:
+def warmup_updates(cfg: Config, iterations_per_epoch: int | None) -> int | None:
     """Length of the warmup.
 
     Args:
@@ -198,7 +198,7 @@ def warmup_updates(cfg: Config, iterations_per_epoch: Optional[int]) -> Optional
 
 
 def evaluates_last_epoch(cfg: Config) -> bool:
-    """Whether an evaluation follows the last epoch.
+    """Return True if an evaluation follows the last epoch.
 
     Args:
         cfg (Config): The config.
@@ -210,8 +210,8 @@ def evaluates_last_epoch(cfg: Config) -> bool:
     return cfg.get('val_dataloader') is not None and loop.get('val_begin', 1) <= loop.max_epochs
 
 
-def recipe_of(cfg: Config) -> Dict[str, Any]:
-    """The config without the seed and without what is of the place and the start.
+def recipe_of(cfg: Config) -> dict[str, Any]:
+    """Return the config without the seed, the paths and the launch settings.
 
     Args:
         cfg (Config): The config.
@@ -228,8 +228,8 @@ def recipe_of(cfg: Config) -> Dict[str, Any]:
     return recipe
 
 
-def without_lr_and_warmup(recipe: Dict[str, Any]) -> Dict[str, Any]:
-    """What the runs of a sweep have in common.
+def without_lr_and_warmup(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that the runs of a sweep share.
 
     Args:
         recipe (dict): From :func:`recipe_of`.
@@ -247,10 +247,10 @@ def without_lr_and_warmup(recipe: Dict[str, Any]) -> Dict[str, Any]:
     return rest
 
 
-def _micro_batch(cfg: Config) -> Optional[int]:
+def _micro_batch(cfg: Config) -> int | None:
     return (cfg.get('train_dataloader') or {}).get('batch_size')
 
 
-def _schedulers(cfg: Union[Config, Dict[str, Any]]) -> List[Dict[str, Any]]:
+def _schedulers(cfg: Config | dict[str, Any]) -> list[dict[str, Any]]:
     schedulers = cfg.get('param_scheduler') or []
     return [schedulers] if isinstance(schedulers, dict) else list(schedulers)

@@ -1,7 +1,8 @@
-"""How pictures look: colours, dashes and markers, and how they are saved."""
+"""Colours, dashes and markers of the figures, and how they are saved."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Union
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -15,8 +16,8 @@ DASHES = ('-', (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
 MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X', '*', '<', '>', 'h', 'p')
 
 
-def run_styles(runs: Sequence[Run]) -> List[Dict[str, Any]]:
-    """How the line of each run is drawn; no two of 12 look the same in print.
+def run_styles(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return the style of each run's line; 12 runs stay distinct in print.
 
     Where runs share their optimizer and LR with others, two and more on average, as in a sweep,
     these are what the colour stands for, and dashes tell the runs of one colour apart. Otherwise
@@ -26,7 +27,7 @@ def run_styles(runs: Sequence[Run]) -> List[Dict[str, Any]]:
         runs (Sequence[Run]): The runs.
 
     Returns:
-        List[dict]: ``color``, ``ls`` and ``marker`` of each.
+        list[dict]: ``color``, ``ls`` and ``marker`` of each.
     """
     families = [(run.optimizer, run.lr) for run in runs]
     kinds = list(dict.fromkeys(families))
@@ -45,7 +46,7 @@ def run_styles(runs: Sequence[Run]) -> List[Dict[str, Any]]:
     ]
 
 
-def save(figure: Figure, path: Union[str, Path]) -> None:
+def save(figure: Figure, path: str | Path) -> None:
     """Write a picture; its folder is made if it is not there.
 
     Args:

@@ -1,11 +1,12 @@
-"""The results as a table: exact values in CSV, rounded ones in Markdown."""
+"""Write the results as a table: exact values in CSV, rounded values in Markdown."""
 
 import csv
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import Any
 
 from ..errors import SettingError
 from .run import Run
@@ -13,7 +14,7 @@ from .text import distinct_names, duration, number, rate
 
 # Figures of which runs that differ only in the seed give a mean and a standard deviation.
 MEASURED = ('box_ap', 'mask_ap', 'training_seconds', 'images_per_second')
-Row = Dict[str, Any]
+Row = dict[str, Any]
 
 NOTES = """
 AP: of the last evaluation, COCO's mAP at IoU 0.50:0.95. LR: after the warmup. Warmup: in updates.
@@ -22,16 +23,16 @@ computed twice. Images a second: global batch / median time of an update.
 """
 
 
-def group_by_seed(runs: Sequence[Run]) -> List[List[Run]]:
+def group_by_seed(runs: Sequence[Run]) -> list[list[Run]]:
     """Runs that differ in the seed alone together.
 
     Args:
         runs (Sequence[Run]): The runs.
 
     Returns:
-        List[List[Run]]: The groups, in the order of their first runs.
+        list[list[Run]]: The groups, in the order of their first runs.
     """
-    groups: List[List[Run]] = []
+    groups: list[list[Run]] = []
     for run in runs:
         fitting = (
             group
@@ -48,8 +49,8 @@ def group_by_seed(runs: Sequence[Run]) -> List[List[Run]]:
     return groups
 
 
-def table_rows(runs: Sequence[Run], group_seeds: bool = False) -> List[Row]:
-    """A row a run, or a row a recipe.
+def table_rows(runs: Sequence[Run], group_seeds: bool = False) -> list[Row]:
+    """Return one row for each run, or for each recipe.
 
     Args:
         runs (Sequence[Run]): The runs.
@@ -58,7 +59,7 @@ def table_rows(runs: Sequence[Run], group_seeds: bool = False) -> List[Row]:
             Defaults to False.
 
     Returns:
-        List[dict]: Exact values by column, None where there is none. APs are in [0, 1], times in
+        list[dict]: Exact values by column, None where there is none. APs are in [0, 1], times in
         seconds.
     """
     names = dict(zip(map(id, runs), distinct_names(runs), strict=True))
@@ -89,7 +90,7 @@ def _row_of_run(run: Run, name: str) -> Row:
     )
 
 
-def _row_of_group(group: List[Run], name: str) -> Row:
+def _row_of_group(group: list[Run], name: str) -> Row:
     row = _row_of_run(group[0], name)
     row['n'] = done = sum(run.status == 'done' for run in group)
     row.update({f'{key}_std': None for key in MEASURED})
@@ -113,7 +114,7 @@ def _row_of_group(group: List[Run], name: str) -> Row:
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
-    """The rows for people: AP to 3 decimals, as COCO's evaluation prints it.
+    """Format the rows as Markdown, with AP to 3 decimals as COCO's evaluation prints it.
 
     Args:
         rows (Sequence[dict]): From :func:`table_rows`.
@@ -129,7 +130,7 @@ def as_markdown(rows: Sequence[Row]) -> str:
     return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
 
 
-def _cells(row: Row) -> Dict[str, str]:
+def _cells(row: Row) -> dict[str, str]:
     done, wanted = row['epochs_done'], row['epochs']
     ends = (None, wanted if row['max_updates'] is None else math.ceil(done))
     after = f' (epoch {row["ap_epoch"]})' if row['ap_epoch'] not in ends else ''
@@ -159,7 +160,7 @@ def _measured(row: Row, key: str, written, after: str = '') -> str:
     return written(value) + (f' ± {written(deviation)}' if deviation is not None else '') + after
 
 
-def write_table(runs: Sequence[Run], folder: Union[str, Path], group_seeds: bool = False) -> str:
+def write_table(runs: Sequence[Run], folder: str | Path, group_seeds: bool = False) -> str:
     """Write ``results.md``, ``results.csv`` and ``ap_by_epoch.csv``.
 
     Args:
@@ -193,7 +194,7 @@ def write_table(runs: Sequence[Run], folder: Union[str, Path], group_seeds: bool
     return table
 
 
-def _as_csv(rows: Sequence[Row], columns: Optional[List[str]] = None) -> str:
+def _as_csv(rows: Sequence[Row], columns: list[str] | None = None) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns or list(rows[0]), lineterminator='\n')
     writer.writeheader()

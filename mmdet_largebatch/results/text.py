@@ -1,12 +1,12 @@
 """Runs in words: names, labels, numbers."""
 
-from typing import Callable, Dict, List, Optional, Sequence
+from collections.abc import Callable, Sequence
 
 from .run import Run
 
 
-def number(value: Optional[float]) -> str:
-    """A setting to read.
+def number(value: float | None) -> str:
+    """Format a setting.
 
     Args:
         value (float, optional): The number.
@@ -18,7 +18,7 @@ def number(value: Optional[float]) -> str:
 
 
 def rate(value: float) -> str:
-    """A speed to read.
+    """Format a speed.
 
     Args:
         value (float): The speed.
@@ -30,7 +30,7 @@ def rate(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time to read.
+    """Format a time.
 
     Args:
         seconds (float): The time.
@@ -42,14 +42,14 @@ def duration(seconds: float) -> str:
     return f'{minutes // 60}:{minutes % 60:02}:{rest:02}'
 
 
-def distinct_names(runs: Sequence[Run]) -> List[str]:
-    """The names of the work folders, with as much of their paths as tells them apart.
+def distinct_names(runs: Sequence[Run]) -> list[str]:
+    """Return the names of the work folders, with as much of their paths as differs.
 
     Args:
         runs (Sequence[Run]): The runs.
 
     Returns:
-        List[str]: A name a run.
+        list[str]: A name a run.
     """
     parts = [run.work_dir.resolve().parts for run in runs]
     names, depth = ['/'.join(path[-1:]) for path in parts], 1
@@ -62,7 +62,7 @@ def distinct_names(runs: Sequence[Run]) -> List[str]:
 # Characters of a name in a label.
 LONGEST_NAME = 50
 # What may tell runs apart in a picture, in the order in which it is written.
-SETTINGS: Dict[str, Callable[[Run], Optional[str]]] = {
+SETTINGS: dict[str, Callable[[Run], str | None]] = {
     'optimizer': lambda run: run.optimizer or '-',
     'global_batch': lambda run: f'batch {number(run.global_batch)}',
     'epochs': lambda run: f'{run.epochs} epochs',
@@ -73,8 +73,8 @@ SETTINGS: Dict[str, Callable[[Run], Optional[str]]] = {
 }
 
 
-def labels(runs: Sequence[Run]) -> List[str]:
-    """What tells each run from the others: settings that are not the same in all, and the status.
+def labels(runs: Sequence[Run]) -> list[str]:
+    """Return a label for each run: the settings that differ, and the status.
 
     The optimizer is always there; a run alone has its batch, LR and warmup too.
 
@@ -82,7 +82,7 @@ def labels(runs: Sequence[Run]) -> List[str]:
         runs (Sequence[Run]): The runs.
 
     Returns:
-        List[str]: A label a run; with the name of the work folder where the settings do not do.
+        list[str]: A label a run; with the name of the work folder where the settings do not do.
     """
     shown = [key for key in SETTINGS if len({getattr(run, key) for run in runs}) > 1]
     if len(runs) == 1:

@@ -1,7 +1,7 @@
-"""What MMEngine's text log says of updates and evaluations."""
+"""Parse updates and evaluations from MMEngine's text log."""
 
 import re
-from typing import Any, Dict, List, Set
+from typing import Any
 
 UPDATE = re.compile(r'Epoch\(train\)\s*\[(\d+)\]\[\s*(\d+)/(\d+)\](.*)')
 # The line at the end of an evaluation; those of its batches begin with an ETA or a time.
@@ -15,14 +15,14 @@ STOPPED = re.compile(
 VALUE = re.compile(r'(\S+): (-?(?:\d[\d.e+-]*|nan|inf))(?=\s|$)')
 
 
-def read_text(text: str) -> List[Dict[str, Any]]:
+def read_text(text: str) -> list[dict[str, Any]]:
     """Read the records that ``scalars.json`` would have.
 
     Args:
         text (str): A text log.
 
     Returns:
-        List[dict]: The records of updates and of evaluations, in order.
+        list[dict]: The records of updates and of evaluations, in order.
     """
     records = []
     for line in text.splitlines():
@@ -37,7 +37,7 @@ def read_text(text: str) -> List[Dict[str, Any]]:
     return records
 
 
-def epochs_without_detections(text: str) -> Set[int]:
+def epochs_without_detections(text: str) -> set[int]:
     """Find the evaluations that found nothing.
 
     Args:
@@ -55,5 +55,5 @@ def epochs_without_detections(text: str) -> Set[int]:
     return {epoch for epoch, nothing in found.items() if nothing}
 
 
-def _values(text: str) -> Dict[str, float]:
+def _values(text: str) -> dict[str, float]:
     return {name: float(value) for name, value in VALUE.findall(text)}

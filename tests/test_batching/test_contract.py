@@ -7,7 +7,7 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.hub import get_config
 
-from mmdet_largebatch.batching import outside_contract
+from mmdet_largebatch.global_batch import rank_dependent_modules
 
 
 def build(cfg):
@@ -25,12 +25,12 @@ def build(cfg):
 )
 def test_recipes_keep_it(recipe):
     """Frozen statistics and GroupNorm; RPN, box and mask heads normalise by the micro-batch."""
-    assert outside_contract(build(Config.fromfile(ROOT / f'configs/{recipe}.py'))) == {}
+    assert rank_dependent_modules(build(Config.fromfile(ROOT / f'configs/{recipe}.py'))) == {}
 
 
 def test_the_syncbn_recipe_does_not():
     recipe = 'configs/mask_rcnn/mask-rcnn_r50_fpn_64xb2-lamb-syncbn-1x_coco.py'
-    found = outside_contract(build(Config.fromfile(ROOT / recipe)))
+    found = rank_dependent_modules(build(Config.fromfile(ROOT / recipe)))
     ((what, names),) = found.items()
     assert what.startswith('SyncBN')
     # ResNet-50 has 53 batch norms; the stem and stage 1 are frozen: 1 + 3 x 3 + 1 of them.
@@ -41,7 +41,7 @@ def test_the_syncbn_recipe_does_not():
 def test_trained_batch_norm():
     cfg = Config.fromfile(ROOT / 'configs/mask_rcnn/mask-rcnn_r50_fpn_64xb2-lamb-1x_coco.py')
     cfg.model.backbone.norm_eval = False
-    assert [what.split(' that')[0] for what in outside_contract(build(cfg))] == ['batch norm']
+    assert [what.split(' that')[0] for what in rank_dependent_modules(build(cfg))] == ['batch norm']
 
 
 @pytest.mark.parametrize(
@@ -49,11 +49,12 @@ def test_trained_batch_norm():
 )
 def test_heads_that_average_their_normaliser(name):
     """ATSS and FCOS call mmdet's reduce_mean in their losses; RetinaNet's head does not."""
-    found = outside_contract(build(get_config(f'mmdet::{name}.py')))
+    found = rank_dependent_modules(build(get_config(f'mmdet::{name}.py')))
     assert found == {'a loss normalised over the ranks': ['bbox_head']}
 
 
 def test_retinanet_keeps_it():
     assert (
-        outside_contract(build(get_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'))) == {}
+        rank_dependent_modules(build(get_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')))
+        == {}
     )

@@ -1,5 +1,6 @@
 """One update of the loop, checked by hand on a model whose gradient is known."""
 
+import json
 import os
 import sys
 
@@ -15,7 +16,7 @@ from regression import START, Points, gradient, train
 from torch.utils.data import DataLoader
 
 from mmdet_largebatch import SettingError
-from mmdet_largebatch.batching import GlobalBatchTrainLoop
+from mmdet_largebatch.global_batch import GlobalBatchTrainLoop
 
 # The package, and the tests' own modules, for processes that are started here.
 PATH = os.pathsep.join([str(ROOT), str(ROOT / 'tests/test_batching')])
@@ -168,6 +169,9 @@ def test_cut_short_within_an_epoch_and_taken_further(tmp_path):
     # Saved at the end also where the interval does not ask for it.
     run('seldom', 4, interval=10)
     assert [path.name for path in (tmp_path / 'seldom').glob('*.pth')] == ['restart_4.pth']
+    [record] = (tmp_path / 'seldom').glob('*/largebatch.json')
+    ended = json.loads(record.read_text())['ended']
+    assert (ended['how'], ended['update'], ended['epoch']) == ('cut', 4, 2)
     rest, more, _ = run('seldom', None, resume=True, interval=10)
     assert rest.model.w.equal(whole.model.w) and more == expected[4:]
 

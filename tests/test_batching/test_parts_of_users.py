@@ -8,9 +8,9 @@ from pictures import Pictures
 from regression import Regression, train
 
 from mmdet_largebatch import SettingError
-from mmdet_largebatch.batching import GlobalBatchSampler
-from mmdet_largebatch.batching.loader import with_global_batch
-from mmdet_largebatch.batching.logged_means import LoggedMeans
+from mmdet_largebatch.global_batch import GlobalBatchSampler
+from mmdet_largebatch.global_batch.loader import with_global_batch
+from mmdet_largebatch.global_batch.logged_means import LoggedMeans
 
 
 def own_step(self, data, optim_wrapper):

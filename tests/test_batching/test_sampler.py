@@ -8,7 +8,7 @@ from mmengine.dataset import DefaultSampler, InfiniteSampler
 from pictures import Pictures
 
 from mmdet_largebatch import SettingError
-from mmdet_largebatch.batching import GlobalBatchSampler
+from mmdet_largebatch.global_batch import GlobalBatchSampler
 
 ASPECT = dict(type='AspectRatioBatchSampler')
 

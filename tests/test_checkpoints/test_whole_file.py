@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from mmdet_largebatch.checkpoints import WholeFileBackend
-from mmdet_largebatch.checkpoints.whole_file import remove_partial_files
+from mmdet_largebatch.checkpoints import AtomicFileBackend
+from mmdet_largebatch.checkpoints.atomic_file import remove_partial_files
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def at_most_1000_bytes():
 
 
 def test_a_write_replaces_the_whole_file(tmp_path):
-    backend, path = WholeFileBackend(), tmp_path / 'folder' / 'a.pth'
+    backend, path = AtomicFileBackend(), tmp_path / 'folder' / 'a.pth'
     for content in (b'old' * 1000, b'new'):
         backend.put(content, path)
         assert path.read_bytes() == content
@@ -35,7 +35,7 @@ def test_a_write_replaces_the_whole_file(tmp_path):
 
 
 def test_a_write_that_fails_half_way_leaves_the_old_file(tmp_path):
-    backend, path = WholeFileBackend(), tmp_path / 'a.pth'
+    backend, path = AtomicFileBackend(), tmp_path / 'a.pth'
     backend.put(b'old', path)
     with at_most_1000_bytes(), pytest.raises(OSError) as raised:
         backend.put(b'new' * 1000, path)

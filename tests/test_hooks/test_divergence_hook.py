@@ -42,14 +42,16 @@ def test_what_it_says_stands_beside_the_log_of_that_start_alone(tmp_path):
     folder = tmp_path / 'run'
     with pytest.raises(DivergenceError) as raised:
         make(folder, {}, Bad(6)).train()
-    [record] = folder.glob('*/diverged.json')
+    [record] = folder.glob('*/largebatch.json')
     # One update an epoch.
-    expected = dict(update=6, updates=8, epoch=6, message=str(raised.value))
-    assert json.loads(record.read_text()) == expected
+    expected = dict(how='diverged', update=6, epoch=6, message=str(raised.value))
+    assert json.loads(record.read_text())['ended'] == expected
     # Started again in this very second: MMEngine names the folder by it.
     record.parent.rename(folder / '20260101_000000')
     make(folder, {}, resume=True).train()
-    assert [path.parent.name for path in folder.glob('*/diverged.json')] == ['20260101_000000']
+    records = [json.loads(path.read_text()) for path in sorted(folder.glob('*/largebatch.json'))]
+    assert [one['ended']['how'] for one in records] == ['diverged', 'done']
+    assert [one['begins_at'] for one in records] == [0, 4]
 
 
 def test_without_it_the_weights_are_lost(tmp_path):
@@ -63,7 +65,9 @@ def test_rolled_back_it_goes_on_with_a_lower_lr_and_finishes(tmp_path):
     runner = make(tmp_path / 'run', dict(rollbacks=1, lr_factor=0.25), Bad(6))
     runner.train()
     assert runner.iter == 8
-    assert not list((tmp_path / 'run').glob('*/diverged.json'))
+    [record] = (tmp_path / 'run').glob('*/largebatch.json')
+    record = json.loads(record.read_text())
+    assert (record['ended']['how'], record['rollbacks']) == ('done', 1)
     assert 'back to' in log_of(tmp_path / 'run') and 'epoch_4.pth' in log_of(tmp_path / 'run')
     # By hand: 4 updates at LR 0.1, then 4 at 0.025, on all 12 points each.
     from regression import START, gradient

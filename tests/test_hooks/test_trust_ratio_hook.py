@@ -220,5 +220,5 @@ def test_an_optimizer_without_ratios_is_told_once(tmp_path):
 
 @pytest.mark.parametrize('interval', [0, -1, 2.5, True, 'often'])
 def test_a_wrong_interval(interval):
-    with pytest.raises(SettingError, match='Invalid interval=.* Must be >= 1.'):
+    with pytest.raises(SettingError, match=r'Invalid TrustRatioHook\.interval=.*>= 1\.'):
         TrustRatioHook(interval)

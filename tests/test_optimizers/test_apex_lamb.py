@@ -229,7 +229,7 @@ NO_FIT = {
     'not installed': (
         dict(apex=False),
         one,
-        "NVIDIA's Apex is not installed (how is in the README).",
+        "NVIDIA's Apex is not installed (see docs/install.md).",
     ),
     'the other apex': (
         dict(fused_lamb=None),
@@ -237,13 +237,13 @@ NO_FIT = {
         "the installed package 'apex' is not NVIDIA's, or is broken: it has no "
         "apex.optimizers.FusedLAMB (No module named 'apex.optimizers'; 'apex' is not a package). "
         'The one of that name on the Python index is a web-framework toolkit; '
-        "how to install NVIDIA's is in the README.",
+        "see docs/install.md for NVIDIA's.",
     ),
     'no extension': (
         dict(amp_C=False),
         one,
         "NVIDIA's Apex is installed without a working CUDA extension amp_C "
-        '(import of amp_C halted; None in sys.modules; how is in the README).',
+        '(import of amp_C halted; None in sys.modules; see docs/install.md).',
     ),
     'does not construct': (
         dict(fused_lamb=lambda *args, **kwargs: 1 / 0),

@@ -1,5 +1,6 @@
 """MergedGroupsConstructor beside MMEngine's default: every tensor's settings are the same."""
 
+import logging
 from copy import deepcopy
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.hub import get_config
+from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 
 from mmdet_largebatch.errors import SettingError
@@ -211,3 +213,25 @@ def test_by_component_must_be_a_bool(model):
     with pytest.raises(SettingError) as error:
         build(model, 'MergedGroupsConstructor', dict(by_component='yes'))
     assert str(error.value) == ("Invalid paramwise_cfg.by_component='yes'. Must be True or False.")
+
+
+def test_the_log_has_a_line_for_each_group_in_place_of_one_for_each_tensor(model):
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    try:
+        build(model, 'DefaultOptimWrapperConstructor', PARAMWISE['decay'])
+        assert sum(line.startswith('paramwise_options') for line in lines) > 50
+        lines.clear()
+        groups = build(model, 'MergedGroupsConstructor', PARAMWISE['decay']).param_groups
+    finally:
+        logger.removeHandler(handler)
+    assert not [line for line in lines if line.startswith('paramwise_options')]
+    assert [line for line in lines if line.startswith('Parameter group ')] == [
+        f'Parameter group {number}: {len(group["params"])} tensors, '
+        f'{sum(p.numel() for p in group["params"]):,} elements, lr=0.1, '
+        f'weight_decay={group["weight_decay"]}'
+        for number, group in enumerate(groups)
+    ]

@@ -15,7 +15,7 @@ from mmengine.logging import MessageHub
 from mmengine.registry import FUNCTIONS
 from torch.utils.data import BatchSampler
 
-from mmdet_largebatch.batching.seeding import MODEL, MicroBatch, SeededFetch, seed_generators
+from mmdet_largebatch.global_batch.seeding import MODEL, MicroBatch, SeededFetch, seed_generators
 
 
 @HOOKS.register_module()

@@ -1,5 +1,6 @@
 """A detector with averaged weights, trained as a user types it and told to go in an evaluation."""
 
+import json
 import runpy
 import signal
 import sys
@@ -85,6 +86,15 @@ def test_the_raw_and_the_averaged_weights_are_those_of_a_run_never_told(runs):
         )
     )
     assert not averaged.equal(raw)
+
+
+def test_the_record_of_the_first_start_says_preempted(runs):
+    ends = [
+        json.loads(path.read_text())['ended']
+        for path in sorted(runs.told.glob('*/largebatch.json'))
+    ]
+    assert [(one['how'], one['update']) for one in ends] == [('preempted', 2), ('done', 4)]
+    assert 'Preempted (SIG' in ends[0]['message'] and 'restart_2.pth' in ends[0]['message']
 
 
 def test_best_weights_alone_are_resumed_from_and_it_is_said(runs, train, tmp_path, capfd):

@@ -8,7 +8,7 @@ import pytest
 from common import ROOT
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
-from work_folders import SGD, config, evaluation, updates, whole, write
+from work_folders import SGD, config, diverged, evaluation, updates, whole, write
 
 from mmdet_largebatch import SettingError
 from mmdet_largebatch.results import (
@@ -41,7 +41,9 @@ def six(tmp_path_factory):
     ]
     folders.append(folder_of(root, SHORT, 0.5))
     s = dict(SHORT, lr=9.0)
-    folders.append(write(root / 'hot', updates(s, 1, 100, lambda n: 1e9 * n), s, diverged=120))
+    folders.append(
+        write(root / 'hot', updates(s, 1, 100, lambda n: 1e9 * n), s, ended=diverged(120))
+    )
     return [read_run(folder) for folder in folders]
 
 
@@ -54,7 +56,7 @@ def grid_folders(tmp_path_factory):
         for column, warmup in enumerate(WARMUPS):
             s = dict(SHORT, lr=lr, warmup=warmup)
             if (lr, warmup) == (0.02, 0):
-                folders.append(write(root / 'hot', updates(s, 1, 50), s, diverged=80))
+                folders.append(write(root / 'hot', updates(s, 1, 50), s, ended=diverged(80)))
             else:
                 folders.append(
                     folder_of(root, s, 0.8 - 0.1 * abs(row - 2) - 0.02 * abs(column - 1))
@@ -201,7 +203,7 @@ def test_seeds_share_a_line_in_the_band_of_their_range(tmp_path):
         for seed, ap in enumerate((0.2, 0.3, 0.7))
     ]
     s = dict(SHORT, seed=3)
-    hot = write(tmp_path / 'hot', updates(s, 1, 100), s, diverged=120)
+    hot = write(tmp_path / 'hot', updates(s, 1, 100), s, ended=diverged(120))
     other = folder_of(tmp_path, dict(SHORT, lr=0.5), 0.4)
     figure = curves_figure([*runs, read_run(hot), read_run(other)], group_seeds=True)
     box, _, loss = figure.axes
@@ -224,8 +226,8 @@ def test_a_run_that_was_cut_ends_where_it_was(tmp_path):
     s = dict(SHORT, epochs=12)
     text = config(s).replace('max_epochs=12', 'max_epochs=12, max_updates=120')
     records = [*updates(s, 1, 100), evaluation(1, 0.1, 0.1), evaluation(2, 0.3, 0.2)]
-    lines = ['1 rank, 2 micro-batches each, global batch 16, 100 updates an epoch']
-    run = read_run(write(tmp_path, records, s, text=text, lines=lines))
+    resolved = dict(updates_per_epoch=100)
+    run = read_run(write(tmp_path, records, s, text=text, **resolved))
     assert (run.status, run.status_text) == ('done', 'done, cut at update 120')
     assert curves_figure([run]).axes[0].lines[0].get_xydata().tolist() == [[1, 0.1], [1.2, 0.3]]
     title = heatmap_figure([run]).get_suptitle()
@@ -234,7 +236,7 @@ def test_a_run_that_was_cut_ends_where_it_was(tmp_path):
     assert (row['epochs_done'], row['epochs'], row['max_updates']) == (1.2, 12, 120)
     assert '| 1.2 of 12 | 0.300 | 0.200 |' in as_markdown([row])
     # With the evaluation missing it is not at its end.
-    run = read_run(write(tmp_path / 'b', records[:-1], s, text=text, lines=lines))
+    run = read_run(write(tmp_path / 'b', records[:-1], s, text=text, **resolved))
     assert (run.status, run.epochs_done) == ('unfinished', 1)
 
 
@@ -282,7 +284,7 @@ def test_no_text_is_cut_off(six, grid):
 
 
 def test_runs_without_anything_logged(tmp_path):
-    run = read_run(write(tmp_path, [], SHORT, diverged=1))
+    run = read_run(write(tmp_path, [], SHORT, ended=diverged(1)))
     texts = [text.get_text() for axes in curves_figure([run]).axes for text in axes.texts]
     assert texts == ['no box AP was logged', 'no loss was logged']
     with pytest.raises(SettingError, match='curves.xyz: cannot be written'):

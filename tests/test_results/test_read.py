@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from work_folders import SGD, config, evaluation, stock_config, updates, whole, write
+from work_folders import SGD, config, diverged, evaluation, stock_config, updates, whole, write
 
 from mmdet_largebatch import SettingError
 from mmdet_largebatch.results import read_run
@@ -39,8 +39,7 @@ def test_later_starts_override_what_they_computed_again(tmp_path):
 
 def test_a_rollback_within_one_start(tmp_path):
     records = [*updates(SHORT, 1, 200), evaluation(1, 0.1, 0.1), *updates(SHORT, 101, 300)]
-    line = 'Diverged at update 230. Rollback 1 of 2: back to epoch_1.pth, on with the LR times 0.5.'
-    run = read_run(write(tmp_path, [*records, evaluation(3, 0.3, 0.3)], SHORT, lines=[line]))
+    run = read_run(write(tmp_path, [*records, evaluation(3, 0.3, 0.3)], SHORT, rollbacks=1))
     assert [one.update for one in run.updates] == [50, 100, 150, 200, 250, 300]
     assert run.status_text == 'done, 1 rollback'
 
@@ -69,7 +68,7 @@ def test_a_loss_that_was_finite_again_is_not_nan(tmp_path):
 
 
 def test_diverged_until_it_is_started_again(tmp_path):
-    write(tmp_path, updates(SHORT, 1, 100), SHORT, diverged=130)
+    write(tmp_path, updates(SHORT, 1, 100), SHORT, ended=diverged(130))
     run = read_run(tmp_path)
     assert (run.status_text, run.epochs_done) == ('diverged at update 130', 1)
     write(tmp_path, updates(SHORT, 101, 150), SHORT, '20260103_000000')
@@ -77,7 +76,7 @@ def test_diverged_until_it_is_started_again(tmp_path):
 
 
 def test_diverged_before_anything_was_logged(tmp_path):
-    run = read_run(write(tmp_path, [], SHORT, diverged=1))
+    run = read_run(write(tmp_path, [], SHORT, ended=diverged(1)))
     assert (run.status_text, run.epochs_done, run.training_seconds) == (
         'diverged at update 1',
         0,
@@ -86,10 +85,8 @@ def test_diverged_before_anything_was_logged(tmp_path):
 
 
 def test_preempted_unfinished_and_not_evaluated(tmp_path):
-    line = (
-        'Preempted (SIGTERM on rank 0): update 150 is saved. Exit with status 75; --resume goes on.'
-    )
-    run = read_run(write(tmp_path / 'a', updates(SHORT, 1, 150), SHORT, lines=[line]))
+    ended = dict(how='preempted', update=150, epoch=1, message='Preempted.')
+    run = read_run(write(tmp_path / 'a', updates(SHORT, 1, 150), SHORT, ended=ended))
     assert (run.status, run.epochs_done) == ('preempted', 1)
     run = read_run(write(tmp_path / 'b', updates(SHORT, 1, 150), SHORT))
     assert run.status == 'unfinished'
@@ -290,7 +287,7 @@ def test_how_it_ended_is_read_from_the_record(tmp_path):
     """Nothing of it is in the log: not the end of epoch 2, at which it was stopped early."""
     folder = write(tmp_path, [*updates(SHORT, 1, 200), evaluation(2, 0.1, 0.1)], SHORT)
     assert read_run(folder).status == 'unfinished'
-    ended = dict(epoch=2, update=200, stopped_early=True)
+    ended = dict(how='stopped early', epoch=2, update=200, message='')
     record = next(folder.glob('2*_*')) / 'largebatch.json'
     record.write_text(json.dumps(dict(ended=ended)))
     run = read_run(folder)
@@ -303,7 +300,7 @@ def test_how_it_ended_is_read_from_the_record(tmp_path):
 
 def test_a_run_that_logged_nothing_is_done_all_the_same(tmp_path):
     folder = write(tmp_path, [], SHORT)
-    ended = dict(epoch=3, update=300, stopped_early=False)
+    ended = dict(how='done', epoch=3, update=300, message='')
     record = next(folder.glob('2*_*')) / 'largebatch.json'
     record.write_text(json.dumps(dict(ended=ended)))
     run = read_run(folder)

@@ -3,7 +3,7 @@
 import csv
 
 import pytest
-from work_folders import SGD, evaluation, updates, whole, write
+from work_folders import SGD, diverged, evaluation, updates, whole, write
 
 from mmdet_largebatch import SettingError
 from mmdet_largebatch.results import read_run, write_table
@@ -61,7 +61,7 @@ def test_markdown_has_the_numbers_of_the_csv_rounded(tmp_path):
 
 
 def test_missing_values(tmp_path):
-    folder = write(tmp_path / 'a|b', [], SHORT, diverged=1)
+    folder = write(tmp_path / 'a|b', [], SHORT, ended=diverged(1))
     write_table([read_run(folder)], tmp_path / 'out')
     text = (tmp_path / 'out/results.md').read_text()
     row = r'| a\|b | SGD | 16 | 8 | 0.02 | 500 | 0 of 1 | - | - | - | - | diverged at update 1 |'
@@ -84,7 +84,9 @@ def test_seeds_are_grouped_on_demand_alone(tmp_path):
         for seed, box in enumerate((0.1, 0.2, 0.6))
     ]
     stopped = dict(SHORT, seed=3)
-    runs.append(read_run(write(tmp_path / 's3', updates(stopped, 1, 50), stopped, diverged=51)))
+    runs.append(
+        read_run(write(tmp_path / 's3', updates(stopped, 1, 50), stopped, ended=diverged(51)))
+    )
     runs.append(read_run(one_epoch(tmp_path / 'other', 0.9, 0.9, dict(SHORT, lr=0.04))))
     # The same seed again is no further sample.
     runs.append(read_run(one_epoch(tmp_path / 'again', 0.1, 0.5)))

@@ -3,7 +3,9 @@
 import csv
 import json
 import re
+import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import mmdet
@@ -171,6 +173,49 @@ def test_a_resumed_run_is_joined_where_it_went_on(resumed):
     assert read_ap(run) == logged_ap(log_of_first)[:1] + logged_ap(log_of_second)
     assert (run.status_text, run.epochs, run.updates_per_epoch) == (ended(log_of_second), 3, 5)
     assert (run.global_batch, run.ranks, run.warmup_updates) == (4, (1,), 2)
+
+
+def test_the_quickstart_prints_a_line_for_each_epoch_and_keeps_the_log(resumed, tmp_path):
+    text = logs(resumed)[1]
+    done = subprocess.run(
+        [sys.executable, ROOT / 'tools/epoch_lines.py', tmp_path / 'log'],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (tmp_path / 'log').read_text() == text
+    losses = {
+        record['epoch']: record['loss']
+        for line in sorted(resumed.glob('*/vis_data/scalars.json'))[1].read_text().splitlines()
+        if 'iter' in (record := json.loads(line))
+    }
+    lines = done.stdout.splitlines()
+    # Resumed after the first update of epoch 2, whose evaluation is the first.
+    assert [int(re.match(r'epoch +(\d+): loss ', line)[1]) for line in lines] == [2, 3]
+    for line, (epoch, box, mask) in zip(lines, logged_ap(text), strict=True):
+        printed = [f'{x:.4f}' if x is not None else '-' for x in (box, mask)]
+        said = re.search(r'loss (\S+), box AP (\S+), mask AP (\S+), time left ', line).groups()
+        assert said == (f'{losses[epoch]:.4f}', *printed)
+
+
+def test_each_start_records_what_it_resolved_and_how_it_ended(resumed, diverged):
+    """The settings above; 20 pictures make 5 updates of 4, in micro-batches of 2."""
+    first, second = [
+        json.loads(path.read_text()) for path in sorted(resumed.glob('*/largebatch.json'))
+    ]
+    resolved = dict(ranks=1, global_batch=4, micro_batch=2, micro_batches=2, updates_per_epoch=5)
+    resolved |= dict(optimizer='LAMB', lr=0.01, warmup_updates=2, milestones=[], seed=0)
+    assert {key: first[key] for key in resolved} == resolved
+    assert {key: second[key] for key in resolved} == resolved
+    assert [(one['begins_at'], one['updates']) for one in (first, second)] == [(0, 10), (6, 15)]
+    ends = [(one['ended']['how'], one['ended']['update']) for one in (first, second)]
+    assert ends == [('done', 10), ('done', 15)]
+    assert first['stack']['torch'] == metadata.version('torch') == second['stack']['torch']
+    folder, update = diverged
+    [path] = folder.glob('*/largebatch.json')
+    ended = json.loads(path.read_text())['ended']
+    assert (ended['how'], ended['update']) == ('diverged', update)
 
 
 def test_the_tool_lists_all_of_them_and_the_diverged_one(

@@ -78,10 +78,13 @@ def whole(s, ap=0.38, loss=None, time=0.5, epochs=None):
     return records
 
 
-def write(
-    work_dir, records, s=SGD, timestamp='20260102_030405', lines=(), text=None, diverged=None
-):
-    """One start of a training; give back the work folder."""
+def diverged(update):
+    """How a run ended that diverged."""
+    return dict(how='diverged', update=update, epoch=1, message='Diverged.')
+
+
+def write(work_dir, records, s=SGD, timestamp='20260102_030405', lines=(), text=None, **record):
+    """One start of a training, with what its largebatch.json holds; give back the work folder."""
     folder = work_dir / timestamp
     (folder / 'vis_data').mkdir(parents=True)
     (folder / 'vis_data/config.py').write_text(text or config(s))
@@ -97,6 +100,6 @@ def write(
         *(head + line for line in lines),
     ]
     (folder / f'{timestamp}.log').write_text('\n'.join(log) + '\n')
-    if diverged:
-        (folder / 'diverged.json').write_text(json.dumps(dict(update=diverged)))
+    if record:
+        (folder / 'largebatch.json').write_text(json.dumps(record))
     return work_dir

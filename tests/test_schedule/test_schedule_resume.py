@@ -135,5 +135,5 @@ def test_checkpoint_of_mmengines_schedulers_is_refused(config, runner):
 def test_optimizer_loaded_before_the_training_is_refused(config, runner, checkpoint):
     run = runner(config(hook()))
     run.resume(str(checkpoint))
-    with pytest.raises(ValueError, match=r'resume=False must be True, with the checkpoint as'):
+    with pytest.raises(ValueError, match=r'resume=False\. Must be True, with the checkpoint as'):
         run.train()

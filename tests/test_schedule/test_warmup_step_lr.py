@@ -12,7 +12,7 @@ from mmengine.hooks import ParamSchedulerHook
 from mmengine.registry import PARAM_SCHEDULERS
 from torch.optim import SGD
 
-from mmdet_largebatch.schedule import WarmupStepLR, warmup_step_factor
+from mmdet_largebatch.schedulers import WarmupStepLR, warmup_step_factor
 
 NAN, INF = float('nan'), float('inf')
 
@@ -140,7 +140,7 @@ def test_another_schedulers_state_is_refused():
     theirs = PARAM_SCHEDULERS.build(
         dict(type='MultiStepLR', milestones=[1], optimizer=optimizer_with(1.0))
     )
-    with pytest.raises(ValueError, match=r"'last_step'.*must be \['update'\].*load_from"):
+    with pytest.raises(ValueError, match=r"'last_step'.*Must be \['update'\].*load_from"):
         scheduler.load_state_dict(theirs.state_dict())
 
 
@@ -153,27 +153,48 @@ def test_a_group_that_lr_mult_holds_still_is_no_mistake():
 @pytest.mark.parametrize(
     ('changed', 'message'),
     [
-        ({'warmup_iters': -1}, 'warmup_iters=-1 must be a whole number of updates, 0 for none'),
-        ({'warmup_iters': 2.5}, 'warmup_iters=2.5 must be a whole number'),
-        ({'warmup_iters': '5'}, "warmup_iters='5' must be a whole number"),
-        ({'warmup_iters': True}, 'warmup_iters=True must be a whole number'),
-        ({'milestones': [2, 2]}, 'milestones=[2, 2] must be a list of increasing whole updates'),
-        ({'milestones': [3, 2]}, 'milestones=[3, 2] must be a list of increasing whole updates'),
-        ({'milestones': [0, 2]}, 'milestones=[0, 2] must be a list'),
-        ({'milestones': [1.5]}, 'milestones=[1.5] must be a list'),
-        ({'milestones': 8}, 'milestones=8 must be a list'),
-        ({'gamma': 0}, 'gamma=0 must be a finite number above 0, such as 0.1'),
-        ({'gamma': INF}, 'gamma=inf must be a finite number above 0'),
-        ({'warmup_ratio': 0}, 'warmup_ratio=0 must be a number above 0 (at 0 the first update'),
-        ({'warmup_ratio': 1.01}, 'warmup_ratio=1.01 must be a number above 0'),
-        ({'optimizer': optimizer_with(0.0)}, 'lr=0.0 must be a finite number above 0'),
-        ({'optimizer': optimizer_with(0.1, NAN)}, 'lr=nan must be a finite number above 0'),
-        ({'optimizer': optimizer_with(INF)}, 'lr=inf must be a finite number above 0'),
+        (
+            {'warmup_iters': -1},
+            'WarmupStepLR.warmup_iters=-1. Must be a whole number of updates, 0',
+        ),
+        ({'warmup_iters': 2.5}, 'WarmupStepLR.warmup_iters=2.5. Must be a whole number'),
+        ({'warmup_iters': '5'}, "WarmupStepLR.warmup_iters='5'. Must be a whole number"),
+        ({'warmup_iters': True}, 'WarmupStepLR.warmup_iters=True. Must be a whole number'),
+        (
+            {'milestones': [2, 2]},
+            'WarmupStepLR.milestones=[2, 2]. Must be a list of increasing whole',
+        ),
+        (
+            {'milestones': [3, 2]},
+            'WarmupStepLR.milestones=[3, 2]. Must be a list of increasing whole',
+        ),
+        ({'milestones': [0, 2]}, 'WarmupStepLR.milestones=[0, 2]. Must be a list'),
+        ({'milestones': [1.5]}, 'WarmupStepLR.milestones=[1.5]. Must be a list'),
+        ({'milestones': 8}, 'WarmupStepLR.milestones=8. Must be a list'),
+        ({'gamma': 0}, 'WarmupStepLR.gamma=0. Must be a finite number above 0, such as 0.1'),
+        ({'gamma': INF}, 'WarmupStepLR.gamma=inf. Must be a finite number above 0'),
+        (
+            {'warmup_ratio': 0},
+            'WarmupStepLR.warmup_ratio=0. Must be a number above 0 (at 0 the',
+        ),
+        ({'warmup_ratio': 1.01}, 'WarmupStepLR.warmup_ratio=1.01. Must be a number above 0'),
+        (
+            {'optimizer': optimizer_with(0.0)},
+            'optim_wrapper.optimizer.lr=0.0. Must be a finite',
+        ),
+        (
+            {'optimizer': optimizer_with(0.1, NAN)},
+            'optim_wrapper.optimizer.lr=nan. Must be a finite',
+        ),
+        (
+            {'optimizer': optimizer_with(INF)},
+            'optim_wrapper.optimizer.lr=inf. Must be a finite',
+        ),
     ],
 )
 def test_bad_settings(changed, message):
     good = dict(optimizer=optimizer_with(1.0), warmup_iters=5, milestones=[8, 11])
     with pytest.raises(ValueError) as caught:
         WarmupStepLR(**{**good, **changed})
-    assert str(caught.value).startswith(f'WarmupStepLR: {message}')
+    assert str(caught.value).startswith(f'Invalid {message}')
     assert '\n' not in str(caught.value)

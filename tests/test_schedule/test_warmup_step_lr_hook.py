@@ -7,7 +7,7 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop
 
-from mmdet_largebatch.schedule import WarmupStepLR
+from mmdet_largebatch.schedulers import WarmupStepLR
 
 EPOCHS = dict(_delete_=True, max_epochs=3)
 
@@ -148,7 +148,7 @@ def test_command_line_reaches_it(config, runner):
 def test_the_unit_of_the_warmup_can_be_changed_from_the_command_line(config, runner):
     cfg = config(hook(milestones=[], warmup_iters=3, warmup_ratio=0.1))
     cfg.merge_from_dict({'default_hooks.lr.warmup_epochs': 0.5})
-    with pytest.raises(ValueError, match=r'say also default_hooks\.lr\.warmup_iters=None'):
+    with pytest.raises(ValueError, match=r'set default_hooks\.lr\.warmup_iters=None'):
         runner(cfg)
     none = DictAction._parse_iterable('None')
     cfg.merge_from_dict({'default_hooks.lr.warmup_iters': none})

@@ -6,7 +6,7 @@ import sys
 from common import ROOT, data_options
 from mmengine.config import Config
 
-from mmdet_largebatch.config_text import config_text
+from mmdet_largebatch.utils.config_text import config_text
 
 RECIPE = 'tests/test_tools/pure_python/lamb.py'
 

@@ -16,7 +16,7 @@ from mmengine.config import Config
 
 from mmdet_largebatch import SettingError
 from mmdet_largebatch.results import read_run
-from mmdet_largebatch.sweep import combinations, trial_config, write_config
+from mmdet_largebatch.tuning import combinations, trial_config, write_config
 
 RECIPE = ROOT / 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 TWO_RANKS = ROOT / 'configs/shapes/mask-rcnn_r18_fpn_2xb8-sgd-1x_shapes.py'

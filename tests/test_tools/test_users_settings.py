@@ -35,7 +35,7 @@ def test_hooks_taken_out_and_no_data_workers(train):
 @pytest.mark.parametrize(
     ('option', 'part'),
     [
-        ('default_hooks.checkpoint=None', 'default_hooks.preemption=PreemptionHook saves by'),
+        ('default_hooks.checkpoint=None', 'Invalid default_hooks.checkpoint.type='),
         ('default_hooks.param_scheduler=None', 'default_hooks.param_scheduler'),
         ('model.backbone.depth.x=1', '--cfg-options: cannot be merged'),
         ('val_dataloader=None', 'val_dataloader, val_cfg, and val_evaluator should be either'),

@@ -4,11 +4,14 @@ from mmengine.config import read_base
 with read_base():
     from .base import *
 
-from mmdet_largebatch.batching import GlobalBatchTrainLoop
-from mmdet_largebatch.checkpoints import AtomicCheckpointHook
-from mmdet_largebatch.hooks import DivergenceHook, PreemptionHook
+from mmdet_largebatch.global_batch import GlobalBatchTrainLoop
+from mmdet_largebatch.hooks import (
+    AtomicCheckpointHook,
+    DivergenceHook,
+    PreemptionHook,
+    WarmupStepLRHook,
+)
 from mmdet_largebatch.optimizers import LAMB, MergedGroupsConstructor
-from mmdet_largebatch.schedule import WarmupStepLRHook
 
 train_cfg.update(type=GlobalBatchTrainLoop, max_epochs=2, global_batch_size=8)
 default_hooks.update(

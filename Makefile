@@ -1,0 +1,24 @@
+# Short names for what contributors run, in .venv: make lint docs
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+.PHONY: env test lint docs bench
+
+env:
+	tools/setup_env.sh
+
+test:
+	bash tools/run_tests.sh
+
+lint: env
+	ruff check .
+	ruff format --check .
+	codespell
+
+docs: env
+	python -m pip --disable-pip-version-check install --quiet -r requirements-docs.txt
+	@# --quiet would hide the warnings that --strict counts.
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+
+bench: env
+	python tools/make_shapes.py
+	python tools/benchmark_optimizers.py
+	python tools/benchmark_loop.py --shapes data/shapes

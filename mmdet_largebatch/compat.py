@@ -1,0 +1,93 @@
+"""Every private name of MMEngine that this package uses, each with its reason.
+
+A release of MMEngine that renames one of them breaks this file alone.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.config.lazy import LazyAttr, LazyObject
+from mmengine.hooks import Hook
+from mmengine.logging import MessageHub
+from mmengine.optim import BaseOptimWrapper, _ParamScheduler
+from mmengine.runner import BaseLoop, CheckpointLoader, Runner
+from mmengine.runner.runner import _SlicedDataset
+from torch.utils.data import DataLoader
+
+__all__ = ['LazyAttr', 'LazyObject', 'ParamScheduler', 'SlicedDataset']
+
+# The base class of all schedulers. MMEngine exports it under this name alone.
+ParamScheduler = _ParamScheduler
+# What MMEngine itself takes for `num_batch_per_epoch`.
+SlicedDataset = _SlicedDataset
+
+
+def train_loop(runner: Runner) -> BaseLoop | dict | None:
+    """Return the train loop as it is: ``runner.train_loop`` would build it from its config."""
+    return runner._train_loop
+
+
+def has_loaded(runner: Runner) -> bool:
+    """Return True if the runner has loaded a checkpoint; there is no public flag."""
+    return runner._has_loaded
+
+
+def resumes(runner: Runner) -> bool:
+    """Return True if the run resumes; there is no public flag."""
+    return runner._resume
+
+
+def set_resume(runner: Runner, resume: bool) -> None:
+    """Let a run resume or not, once the newest checkpoint is known; there is no setter."""
+    runner._resume = resume
+
+
+def load_from(runner: Runner) -> str | None:
+    """Return the checkpoint that the run loads; there is no public attribute."""
+    return runner._load_from
+
+
+def set_load_from(runner: Runner, path: str | None) -> None:
+    """Choose the checkpoint that the run loads; there is no setter."""
+    runner._load_from = path
+
+
+def randomness(runner: Runner) -> dict[str, Any]:
+    """Return the config's ``randomness``: ``runner.seed`` does not tell where a seed is from."""
+    return runner._randomness_cfg
+
+
+def accumulative_counts(optim_wrapper: BaseOptimWrapper) -> int:
+    """Return ``accumulative_counts`` of an optimizer wrapper, which has no public attribute."""
+    return getattr(optim_wrapper, '_accumulative_counts', 1)
+
+
+def resumed_keys(message_hub: MessageHub) -> dict[str, bool]:
+    """Return which keys of a message hub a checkpoint keeps; there is no public list."""
+    return message_hub._resumed_keys
+
+
+def switched(hook: Hook) -> bool | None:
+    """Return whether mmdet's mode or pipeline switch has happened; None for other hooks."""
+    return getattr(hook, '_has_switched', None)
+
+
+def undo_switch(hook: Hook) -> None:
+    """Let a hook switch again; mmdet's hooks switch once in a process."""
+    hook._has_switched = False
+
+
+def stop_workers(dataloader: DataLoader) -> None:
+    """End persistent workers of PyTorch, which hold copies of the dataset."""
+    dataloader._iterator = None
+
+
+def checkpoint_loaders() -> dict[str, Callable]:
+    """Return MMEngine's loaders by the prefix of the address; there is no public list."""
+    return dict(CheckpointLoader._schemes)
+
+
+def lazy_dict(cfg: Config) -> dict[str, Any]:
+    """Return a config whose classes are still imports, which the text of a config loses."""
+    return cfg._to_lazy_dict()

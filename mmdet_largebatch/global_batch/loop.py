@@ -1,0 +1,366 @@
+"""The train loop in which one iteration is one update of the global batch."""
+
+from collections.abc import Iterator
+from math import ceil
+from typing import Any
+
+from mmdet.registry import LOOPS
+from mmengine.dist import get_dist_info
+from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.runner import EpochBasedTrainLoop
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ..checks import check
+from ..compat import accumulative_counts, randomness
+from ..errors import SettingError
+from ..optimizers import double_clip_message
+from ..utils.record import note
+from .eta import CutEta
+from .evaluation import be_patient, forget_evaluation
+from .gradient_accumulation import GradientAccumulator
+from .loader import with_global_batch
+from .logged_means import LoggedMeans
+from .rank_dependence import rank_dependent_modules, uneven_message
+from .sampler import EMPTY, GlobalBatchSampler
+from .seeding import MODEL, SeededFetch, seed_generators
+from .unfrozen import Unfrozen
+from .unused import check_all_used
+
+# Arguments that train_cfg may have besides this loop's own.
+STOCK_SETTINGS = ('val_begin', 'val_interval', 'dynamic_intervals')
+
+
+class RolledBack(Exception):
+    """Raised by a hook that has put the run back to an earlier update.
+
+    :class:`GlobalBatchTrainLoop` catches it and continues from there.
+    """
+
+
+@LOOPS.register_module()
+class GlobalBatchTrainLoop(EpochBasedTrainLoop):
+    """Epoch-based training in which one iteration is one update of the global batch.
+
+    An update learns from ``global_batch_size`` images, in micro-batches of
+    ``train_dataloader.batch_size``. The ranks share the micro-batches out, each computes its own
+    one after the other, and gradients are synchronised once. Which images make up a micro-batch,
+    their augmentation and the model's random draws on them depend on the seed, the update and the
+    micro-batch alone, so the trajectory is the same on any number of ranks and data workers, and
+    over restarts, up to the order of floating-point sums. Every hook sees one iteration an update;
+    what is logged is the mean over the global batch.
+
+    A run resumed from a checkpoint that was saved within an epoch goes on with the next update of
+    that epoch; from one of the end of an epoch, with the evaluation of that epoch if it was due.
+
+    Besides MMEngine's points a hook has ``before_update(runner, outputs)``, where the gradients of
+    the update are there and the optimizer has not stepped yet; ``before_evaluation(runner)``, ahead
+    of every hook's ``before_val``; and ``after_rollback(runner)``, once a run was put back to a
+    checkpoint.
+
+    Args:
+        runner (Runner): The runner.
+        dataloader (DataLoader or dict): The training data; its batch size is the micro-batch. In
+            place of its batch sampler, which may be none or mmdet's ``AspectRatioBatchSampler``
+            over ``DefaultSampler``, a :class:`GlobalBatchSampler` is set that groups by it. A
+            loader that is built already must have one.
+        max_epochs (int): Epochs to train.
+        global_batch_size (int): Images that one optimizer update learns from, over all ranks.
+        max_updates (int, optional): Updates after which the training ends, with a checkpoint and an
+            evaluation, though its schedule is that of ``max_epochs``. In an epoch that it cuts
+            short no hook is told of the epoch's end. Resumed with more updates, the run goes on
+            within the epoch. None for all updates. Defaults to None.
+        **kwargs: ``val_begin``, ``val_interval`` and ``dynamic_intervals`` of
+            :class:`mmengine.runner.EpochBasedTrainLoop`.
+
+    Raises:
+        SettingError: If ``global_batch_size`` is not a positive multiple of the micro-batch,
+            a setting of ``train_cfg`` or an option of the data loader cannot be used, there are
+            more ranks than micro-batches, or the dataset is empty; and, when training begins, if
+            ``accumulative_counts`` is set too, a model that communicates between the ranks is
+            shared out unevenly, or a checkpoint is of another number of updates an epoch.
+    """
+
+    def __init__(
+        self,
+        runner,
+        dataloader: DataLoader | dict,
+        max_epochs: int,
+        global_batch_size: int,
+        max_updates: int | None = None,
+        **kwargs,
+    ) -> None:
+        _check_positive('global_batch_size', global_batch_size)
+        if max_updates is not None:
+            _check_positive('max_updates', max_updates)
+        _check_stock_settings(max_epochs, kwargs)
+        if isinstance(dataloader, dict):
+            dataloader = with_global_batch(dataloader, global_batch_size)
+        try:
+            super().__init__(runner, dataloader, max_epochs, **kwargs)
+        except ValueError as error:
+            # MMEngine packs the annotations of all images into one array.
+            if 'need at least one array to concatenate' not in str(error):
+                raise
+            raise SettingError(EMPTY) from error
+        self.sampler = self.dataloader.batch_sampler
+        if not isinstance(self.sampler, GlobalBatchSampler):
+            raise SettingError(
+                'train_dataloader is built already, with batch_sampler='
+                f'{type(self.sampler).__name__}. Must be a GlobalBatchSampler, or a config.'
+            )
+        self.global_batch_size = global_batch_size
+        self.max_updates = max_updates
+        dataset = self.dataloader.dataset
+        if not isinstance(getattr(dataset, '__getitems__', None), SeededFetch):
+            dataset.__getitems__ = SeededFetch(dataset)
+        self.unfrozen = Unfrozen(runner.model)
+        self._means = LoggedMeans(self.sampler.ranks, self.sampler.micro_batches)
+        self._accumulation: GradientAccumulator | None = None
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """int: Optimizer updates in one epoch."""
+        return len(self.sampler)
+
+    @property
+    def end(self) -> int:
+        """int: Updates after which the training ends."""
+        return min(self.max_updates or self.max_iters, self.max_iters)
+
+    @property
+    def last_epoch(self) -> int:
+        """int: The epoch, counted from 1, that it ends in."""
+        return ceil(self.end / self.updates_per_epoch)
+
+    @property
+    def seed(self) -> int:
+        """int: The seed that all ranks share; on resume it is the checkpoint's."""
+        apart = randomness(self.runner).get('diff_rank_seed', False)
+        return self.runner.seed - (get_dist_info()[0] if apart else 0)
+
+    def run(self) -> nn.Module:
+        """Check what is known only now, log what an update consists of, and train.
+
+        Returns:
+            nn.Module: The trained model.
+
+        Raises:
+            SettingError: See the class.
+        """
+        self.check()
+        self._check_resumed()
+        self._log()
+        be_patient(self.runner)
+        self._reopen_epoch()
+        self._note()
+        if self.end < self.max_iters:
+            self.runner.register_hook(CutEta(self.end))
+        self.runner.call_hook('before_train')
+        self._make_up_for_evaluation()
+        while self._epoch < self.last_epoch and not self.stop_training:
+            try:
+                self.run_epoch()
+            except RolledBack:
+                self._check_resumed()
+                self._reopen_epoch()
+                self._make_up_for_evaluation()
+                continue
+            self._evaluate_if_due()
+        self.runner.call_hook('after_train')
+        return self.runner.model
+
+    def check(self) -> None:
+        """Refuse a training that cannot work with this model and optimizer.
+
+        Raises:
+            SettingError: See the class.
+        """
+        self._check_optim_wrapper()
+        model, ranks = self.runner.model.train(), self.sampler.ranks
+        message = uneven_message(model, ranks, self.sampler.micro_batches)
+        if message:
+            raise SettingError(message)
+
+    def run_epoch(self) -> None:
+        """Run the updates of one epoch that are not done yet."""
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        begin = self._epoch * self.updates_per_epoch
+        done, last = self._iter - begin, self._end_of(self._epoch + 1) - begin
+        # DistSamplerSeedHook has told MMEngine's sampler the epoch by now, where it is in use.
+        self.sampler.begin(self.seed, self._epoch, done, self.sampler.sampler.epoch)
+        micro_batches = iter(self.dataloader) if done < last else iter(())
+        for idx in range(done, last):
+            self.run_iter(idx, micro_batches)
+        if self._iter == (self._epoch + 1) * self.updates_per_epoch:
+            self.runner.call_hook('after_train_epoch')
+        # An epoch that max_updates cut short counts for its evaluation; see _reopen_epoch.
+        self._epoch += 1
+
+    def run_iter(self, idx: int, micro_batches: Iterator[Any]) -> None:
+        """Make one update.
+
+        Args:
+            idx (int): Which update of the epoch, counted from 0.
+            micro_batches (Iterator[Any]): This rank's share of it comes next. Hooks get the first
+                of them as ``data_batch``.
+        """
+        data_batch = next(micro_batches)
+        self.runner.call_hook('before_train_iter', batch_idx=idx, data_batch=data_batch)
+        share = self.sampler.share
+        accumulation = self._accumulation_of(self.runner.optim_wrapper)
+        accumulation.begin()
+        outputs: list[dict[str, Any] | None] = []
+        for position, number in enumerate(share):
+            micro_batch = data_batch if position == 0 else next(micro_batches)
+            seed_generators((self.seed, self._iter, number), MODEL)
+            with accumulation.micro_batch(last=number == share[-1]) as optim_wrapper:
+                values = self.runner.model.train_step(micro_batch, optim_wrapper=optim_wrapper)
+            outputs.append(self._means.detached(values))
+        check_all_used(self.runner.model)
+        self.unfrozen.synchronise()
+        means, asked = self._means(outputs, accumulation.asked)
+        self.runner.call_hook('before_update', outputs={} if means is None else means)
+        if asked:
+            accumulation.finish()
+        self.runner.call_hook(
+            'after_train_iter', batch_idx=idx, data_batch=data_batch, outputs=means
+        )
+        self._iter += 1
+
+    def _accumulation_of(self, optim_wrapper: OptimWrapper) -> GradientAccumulator:
+        sampler, standing = self.sampler, self._accumulation
+        if standing is None or standing.optim_wrapper is not optim_wrapper:
+            self._accumulation = GradientAccumulator(
+                optim_wrapper, sampler.ranks, sampler.micro_batches, len(sampler.share)
+            )
+        return self._accumulation
+
+    def _end_of(self, epochs: int) -> int:
+        """Updates that are done at the end of so many epochs."""
+        return min(epochs * self.updates_per_epoch, self.end)
+
+    def _reopen_epoch(self) -> None:
+        """Go on within an epoch that was cut short, if there is more of it now."""
+        if self._iter < self._end_of(self._epoch):
+            self._epoch = self._iter // self.updates_per_epoch
+
+    def _make_up_for_evaluation(self) -> None:
+        """Evaluate: a checkpoint of the end of an epoch is from before that epoch's evaluation."""
+        if 0 < self._iter == self._end_of(self._epoch):
+            self._evaluate_if_due()
+
+    def _evaluate_if_due(self) -> None:
+        self._decide_current_val_interval()
+        due = self._epoch >= self.val_begin and self._epoch % self.val_interval == 0
+        at_end = self._epoch == self._max_epochs >= self.val_begin
+        cut = self._iter == self.end < self.max_iters
+        if self.runner.val_loop is not None and (due or at_end or cut):
+            forget_evaluation(self.runner.message_hub)
+            self.runner.call_hook('before_evaluation')
+            self.runner.val_loop.run()
+
+    def _check_optim_wrapper(self) -> None:
+        wrapper = self.runner.optim_wrapper
+        if isinstance(wrapper, OptimWrapperDict):
+            raise SettingError(
+                f'optim_wrapper has several optimizers ({", ".join(wrapper.keys())}). '
+                'Must be one under GlobalBatchTrainLoop.'
+            )
+        if not isinstance(wrapper, OptimWrapper):
+            raise SettingError(
+                f'optim_wrapper.type={type(wrapper).__name__}. Must be OptimWrapper or a class '
+                'derived from it under GlobalBatchTrainLoop.'
+            )
+        counts = accumulative_counts(wrapper)
+        wanted = f'1: train_cfg.global_batch_size={self.global_batch_size} says what is accumulated'
+        check(counts == 1, 'optim_wrapper.accumulative_counts', counts, wanted)
+        message = double_clip_message(wrapper)
+        if message:
+            self.runner.logger.warning(message)
+
+    def _check_resumed(self) -> None:
+        hub, key = self.runner.message_hub, 'updates_per_epoch'
+        before = hub.get_info(key, self.updates_per_epoch)
+        if self._iter > 0 and before != self.updates_per_epoch:
+            raise SettingError(
+                f'train_cfg.global_batch_size={self.global_batch_size} makes '
+                f'{self.updates_per_epoch} updates an epoch, and the checkpoint is from a run of '
+                f'{before}. Must be the same to resume; to begin from its weights, give it as '
+                'load_from without --resume.'
+            )
+        hub.update_info(key, self.updates_per_epoch)
+
+    def _note(self) -> None:
+        if 'RunRecordHook' not in {type(hook).__name__ for hook in self.runner.hooks}:
+            self.runner.register_hook(dict(type='mmdet.RunRecordHook'))
+        note(
+            self.runner,
+            global_batch=self.global_batch_size,
+            micro_batch=self.sampler.batch_size,
+            micro_batches=self.sampler.micro_batches,
+            updates_per_epoch=self.updates_per_epoch,
+            epochs=self.max_epochs,
+            updates=self.max_iters,
+            max_updates=self.end if self.end < self.max_iters else None,
+        )
+
+    def _log(self) -> None:
+        sampler, logger = self.sampler, self.runner.logger
+        least, rest = divmod(sampler.micro_batches, sampler.ranks)
+        each = f'{least} or {least + 1}' if rest else f'{least}'
+        logger.info(
+            f'{sampler.ranks} rank{"s" if sampler.ranks > 1 else ""}, {each} '
+            f'micro-batch{"es" if each != "1" else ""} each of {sampler.batch_size} images, '
+            f'global batch {self.global_batch_size}, {self.updates_per_epoch} updates an epoch'
+        )
+        if self.end < self.max_iters:
+            logger.info(
+                f'Cut short: {self.end} of {self.max_iters} updates (train_cfg.max_updates)'
+            )
+        model = self.runner.model
+        if is_model_wrapper(model) and type(model.module).train_step is not BaseModel.train_step:
+            logger.warning(
+                f'{type(model).__name__} does not call the train_step of '
+                f'{type(model.module).__name__}, on one rank it is called.'
+            )
+        for what, names in rank_dependent_modules(model.train()).items():
+            logger.warning(
+                f'This training depends on the number of ranks: {what}, in {", ".join(names)}.'
+            )
+
+
+def _check_positive(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise SettingError(f'train_cfg.{name}={value!r}. Must be an integer.')
+    if value < 1:
+        raise SettingError(f'train_cfg.{name}={value}. Must be >= 1.')
+
+
+def _check_stock_settings(max_epochs: Any, settings: dict[str, Any]) -> None:
+    """Refuse what MMEngine would take and fail on after an epoch, or with a traceback."""
+    unknown = sorted(set(settings) - set(STOCK_SETTINGS))
+    if unknown:
+        known = ', '.join(('max_epochs', 'global_batch_size', 'max_updates', *STOCK_SETTINGS))
+        raise SettingError(
+            f'train_cfg.{unknown[0]} is not known to GlobalBatchTrainLoop. Must be one of {known}.'
+        )
+    if isinstance(max_epochs, float) and max_epochs.is_integer():
+        max_epochs = int(max_epochs)
+    _check_positive('max_epochs', max_epochs)
+    _check_positive('val_interval', settings.get('val_interval', 1))
+    intervals = settings.get('dynamic_intervals')
+    whole = intervals is None or all(
+        isinstance(pair, (list, tuple))
+        and len(pair) == 2
+        and all(isinstance(n, int) for n in pair)
+        and pair[1] >= 1
+        for pair in intervals
+    )
+    if not whole:
+        raise SettingError(
+            f'train_cfg.dynamic_intervals={intervals!r}. Must be a list of pairs of an epoch and '
+            'an interval >= 1, such as [(10, 1)].'
+        )

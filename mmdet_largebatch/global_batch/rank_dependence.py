@@ -1,0 +1,65 @@
+"""Find modules whose output depends on the number of ranks."""
+
+from mmengine.model import is_model_wrapper
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .collectives import collectives, is_sync_bn
+
+
+def rank_dependent_modules(model: nn.Module) -> dict[str, list[str]]:
+    """Find modules whose result depends on how the global batch is spread over the ranks.
+
+    Args:
+        model (nn.Module): The model, in the mode that it trains in (``model.train()``), wrapped by
+            DDP or not.
+
+    Returns:
+        dict[str, list[str]]: Names of the modules, by what is the matter with them. Empty for a
+        model that trains the same on any number of ranks.
+    """
+    if is_model_wrapper(model):
+        model = model.module
+    found: dict[str, list[str]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and module.training and not is_sync_bn(module):
+            kind = 'batch norm that trains its statistics on each rank apart'
+            found.setdefault(kind, []).append(name)
+    for name, calls in collectives(model).items():
+        if 'SyncBN' in calls:
+            kind = 'SyncBN, with statistics over the ranks'
+        elif 'reduce_mean' in calls:
+            kind = 'a loss normalised over the ranks'
+        else:
+            kind = f'communication between the ranks ({", ".join(sorted(calls))})'
+        found.setdefault(kind, []).append(name)
+    return found
+
+
+def uneven_message(model: nn.Module, ranks: int, micro_batches: int) -> str | None:
+    """Say why a model that communicates cannot be trained with shares of different sizes.
+
+    A rank with more micro-batches than another would wait for it without end.
+
+    Args:
+        model (nn.Module): The model, in the mode that it trains in.
+        ranks (int): Number of ranks.
+        micro_batches (int): Number of micro-batches of an update.
+
+    Returns:
+        str, optional: One line for the user, None if it can be trained.
+    """
+    if micro_batches % ranks == 0:
+        return None
+    calls = collectives(model)
+    if not calls:
+        return None
+    names = [f'{name} ({", ".join(sorted(what))})' for name, what in calls.items()]
+    more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+    divisors = [str(n) for n in range(1, micro_batches + 1) if micro_batches % n == 0]
+    fitting = ' or '.join(filter(None, (', '.join(divisors[:-1]), divisors[-1])))
+    return (
+        f'{ranks} ranks cannot share the {micro_batches} micro-batches of an update evenly, and '
+        f'the model communicates between the ranks in each: {", ".join(names[:3])}{more}. Must be '
+        f'{fitting} ranks, or another train_cfg.global_batch_size.'
+    )

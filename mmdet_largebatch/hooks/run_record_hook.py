@@ -1,0 +1,60 @@
+"""Record what a run resolved, and how it ended."""
+
+import mmcv
+import mmdet
+import mmengine
+import torch
+from mmdet.registry import HOOKS
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ..compat import accumulative_counts
+from ..utils.record import note, write_end, write_record
+from ..version import __version__
+
+STACK = (torch, mmengine, mmcv, mmdet)
+
+
+@HOOKS.register_module()
+class RunRecordHook(Hook):
+    """Write ``largebatch.json``, see :mod:`mmdet_largebatch.utils.record`.
+
+    :class:`GlobalBatchTrainLoop` and ``tools/train.py`` add it to a run that lacks it.
+    """
+
+    priority = 'LOWEST'
+
+    def before_train(self, runner: Runner) -> None:
+        """Write what the run resolved.
+
+        Args:
+            runner (Runner): The runner, which has resumed by now.
+        """
+        note(
+            runner,
+            version=__version__,
+            stack={package.__name__: str(package.__version__) for package in STACK},
+            ranks=runner.world_size,
+            seed=runner.seed,
+            optimizer=type(runner.optim_wrapper.optimizer).__name__,
+            begins_at=_updates(runner),
+        )
+        write_record(runner, ended=None)
+
+    def after_train(self, runner: Runner) -> None:
+        """Write how the training ended.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        loop = runner.train_loop
+        how = 'done'
+        if getattr(loop, 'stop_training', False) and loop.epoch < loop.max_epochs:
+            how = 'stopped early'
+        elif loop.iter < loop.max_iters:
+            how = 'cut'
+        write_end(runner, how, _updates(runner), loop.epoch)
+
+
+def _updates(runner: Runner) -> int:
+    return -(-runner.iter // accumulative_counts(runner.optim_wrapper))

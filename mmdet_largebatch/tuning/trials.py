@@ -1,0 +1,203 @@
+"""List the trials of a sweep, write their configs and read their results."""
+
+import random
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from ..checkpoints.atomic_file import AtomicFileBackend
+from ..errors import SettingError
+from ..results import Run, read_run
+from ..results.settings import check_logged, lr_hook, optimizer_config
+from ..utils.config_text import config_text
+from ..utils.type_names import type_name
+
+# A run that diverged, or whose loss is nan to its end, is a result as another one.
+FINISHED = ('done', 'diverged', 'nan')
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of a sweep. None stands for the recipe's own value.
+
+    Args:
+        folder (Path): Its work folder.
+        lr (float, optional): LR after the warmup.
+        warmup_iters (int, optional): Length of the warmup, in updates.
+        seed (int, optional): Seed.
+    """
+
+    folder: Path
+    lr: float | None
+    warmup_iters: int | None
+    seed: int | None
+
+    @property
+    def config(self) -> Path:
+        """Path: Its config, beside its work folder."""
+        return self.folder.with_name(f'{self.folder.name}.py')
+
+    @property
+    def output(self) -> Path:
+        """Path: What its processes print."""
+        return self.folder / 'output.txt'
+
+
+def combinations(
+    folder: Path,
+    lrs: Sequence[float],
+    warmups: Sequence[int],
+    seeds: Sequence[int],
+    samples: int | None = None,
+    sample_seed: int = 0,
+) -> list[Trial]:
+    """Every combination of the values, or some of them drawn at random.
+
+    Args:
+        folder (Path): Where the work folders go, each named by its values.
+        lrs (Sequence[float]): LRs after the warmup; empty for the recipe's own.
+        warmups (Sequence[int]): Lengths of the warmup, in updates; empty for the recipe's own.
+        seeds (Sequence[int]): Seeds; empty for the recipe's own.
+        samples (int, optional): How many pairs of LR and warmup to draw, without replacement, each
+            with all seeds. None for all. Defaults to None.
+        sample_seed (int): Seed of that draw. Defaults to 0.
+
+    Returns:
+        list[Trial]: The trials, in the order of the values.
+
+    Raises:
+        SettingError: If there are fewer pairs than samples.
+    """
+    lrs, warmups, seeds = (list(dict.fromkeys(x)) or [None] for x in (lrs, warmups, seeds))
+    pairs = list(product(lrs, warmups))
+    if samples is not None:
+        if samples > len(pairs):
+            raise SettingError(
+                f'--samples {samples}: must be at most {len(pairs)}, the number of pairs of '
+                '--lr and --warmup-iters.'
+            )
+        chosen = random.Random(sample_seed).sample(range(len(pairs)), samples)
+        pairs = [pairs[number] for number in sorted(chosen)]
+    return [
+        Trial(folder / _name(lr, warmup, seed), lr, warmup, seed)
+        for (lr, warmup), seed in product(pairs, seeds)
+    ]
+
+
+def _name(lr: float | None, warmup: int | None, seed: int | None) -> str:
+    parts = dict(lr=lr, warmup=warmup, seed=seed)
+    written = [f'{key}{value}' for key, value in parts.items() if value is not None]
+    return '_'.join(written) or 'recipe'
+
+
+def trial_config(cfg: Config, trial: Trial, updates: int | None = None) -> Config:
+    """Return the recipe with the values of one trial.
+
+    Args:
+        cfg (Config): The recipe; it is not changed.
+        trial (Trial): The trial.
+        updates (int, optional): Updates after which it is cut short. Defaults to None.
+
+    Returns:
+        Config: The trial's config.
+
+    Raises:
+        SettingError: If the recipe has no place for a value, or leaves no results.
+    """
+    cfg = deepcopy(cfg)
+    cfg.work_dir = str(trial.folder)
+    if trial.lr is not None:
+        if 'lr' not in optimizer_config(cfg):
+            raise SettingError('--lr sets optim_wrapper.optimizer.lr, which the config has not.')
+        cfg.optim_wrapper.optimizer.lr = trial.lr
+    if trial.warmup_iters is not None:
+        hook = lr_hook(cfg)
+        if not hook:
+            raise SettingError(
+                '--warmup-iters sets default_hooks.lr.warmup_iters. The config must have '
+                "default_hooks.lr of type 'WarmupStepLRHook'."
+            )
+        hook.update(warmup_iters=trial.warmup_iters, warmup_epochs=None)
+    if trial.seed is not None:
+        cfg.randomness = dict(cfg.get('randomness') or {}, seed=trial.seed)
+    if updates is not None:
+        kind = type_name(cfg.train_cfg) or None
+        if kind != 'GlobalBatchTrainLoop':
+            raise SettingError(
+                f'--updates {updates} needs train_cfg.type=GlobalBatchTrainLoop; it is {kind}.'
+            )
+        cfg.train_cfg.max_updates = updates
+    check_logged(cfg)
+    _log_locally(cfg)
+    return cfg
+
+
+def _log_locally(cfg: Config) -> None:
+    """Let a recipe that logs elsewhere alone, such as to TensorBoard, log here as well."""
+    visualizer = cfg.get('visualizer')
+    if visualizer is None:
+        return  # MMEngine's own, which logs here
+    backends = list(visualizer.get('vis_backends') or [])
+    if 'LocalVisBackend' not in map(type_name, backends):
+        visualizer.vis_backends = [*backends, dict(type='LocalVisBackend')]
+
+
+def write_config(trial: Trial, cfg: Config) -> None:
+    """Write the config of a trial, or see that the one that it was started with is the same.
+
+    Args:
+        trial (Trial): The trial.
+        cfg (Config): Its config.
+
+    Raises:
+        SettingError: If it was another one: what was trained with it is another sweep's.
+    """
+    if trial.config.exists() and trial.folder.exists():
+        before = Config.fromfile(trial.config, import_custom_modules=False)
+        for key, old, new in _differences(before.to_dict(), cfg.to_dict()):
+            raise SettingError(
+                f'--work-dir {trial.folder.parent} holds a sweep with other settings: {key} is '
+                f'{new} now and was {old}. Must be another folder, or the same settings.'
+            )
+    else:
+        trial.config.parent.mkdir(parents=True, exist_ok=True)
+        AtomicFileBackend().put_text(config_text(cfg), trial.config)
+
+
+def _differences(old: Any, new: Any, key: str = '') -> Iterator[tuple[str, Any, Any]]:
+    """Iterate over the keys and values in which two configs differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in {**old, **new}:
+            where = f'{key}.{name}' if key else name
+            yield from _differences(old.get(name), new.get(name), where)
+    elif _plain(old) != _plain(new):
+        yield key, old, new
+
+
+def _plain(value: Any) -> Any:
+    """Without the difference of lists and tuples, which a command line does not make."""
+    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def finished_run(trial: Trial) -> Run | None:
+    """Return the run of a finished trial.
+
+    Args:
+        trial (Trial): The trial.
+
+    Returns:
+        Run, optional: Its run; None where it has not begun or is not finished.
+    """
+    if not trial.folder.is_dir():
+        return None
+    try:
+        run = read_run(trial.folder)
+    except SettingError:
+        # It was stopped before it logged anything.
+        return None
+    return run if run.status in FINISHED else None

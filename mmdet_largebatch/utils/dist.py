@@ -1,0 +1,83 @@
+"""Agree between ranks over one CPU process group.
+
+The group uses gloo, whatever backend the gradients use: neither a GPU nor its queue of work is
+touched. Every function is collective: all ranks call it at the same point of the program.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+# The default process group and the CPU group made beside it.
+_groups: tuple[Any, Any] = (None, None)
+
+
+def cpu_group() -> dist.ProcessGroup | None:
+    """Return the CPU process group of the run, made at the first call.
+
+    Returns:
+        ProcessGroup, optional: The group; None where there is one rank.
+    """
+    global _groups
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return None
+    if _groups[0] is not dist.group.WORLD:
+        _groups = dist.group.WORLD, dist.new_group(backend='gloo')
+    return _groups[1]
+
+
+def any_rank(flag: bool) -> bool:
+    """Return True on every rank if `flag` is true on any rank.
+
+    Args:
+        flag (bool): The flag of this rank.
+
+    Returns:
+        bool: The same on every rank.
+    """
+    group = cpu_group()
+    if group is None:
+        return flag
+    flags = torch.tensor([flag], dtype=torch.int32)
+    dist.all_reduce(flags, dist.ReduceOp.MAX, group)
+    return bool(flags)
+
+
+def first_message(text: str) -> str:
+    """Return the non-empty message of the lowest rank that has one.
+
+    Args:
+        text (str): The message of this rank; empty for none.
+
+    Returns:
+        str: The same on every rank; empty where no rank has a message.
+    """
+    group = cpu_group()
+    if group is None:
+        return text
+    texts = [''] * dist.get_world_size()
+    dist.all_gather_object(texts, text, group)
+    return next(filter(None, texts), '')
+
+
+def from_main_process(value: Any) -> Any:
+    """Return the value of rank 0 on every rank.
+
+    Args:
+        value (Any): The value of this rank.
+
+    Returns:
+        Any: Rank 0's.
+    """
+    values, group = [value], cpu_group()
+    if group is not None:
+        dist.broadcast_object_list(values, src=0, group=group)
+    return values[0]
+
+
+def barrier() -> None:
+    """Wait until every rank has called this."""
+    group = cpu_group()
+    if group is not None:
+        dist.barrier(group)

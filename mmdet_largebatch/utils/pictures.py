@@ -1,0 +1,58 @@
+"""Name the picture that cannot be read.
+
+OpenCV's errors do not, and MMEngine passes them on from a data worker as a long traceback.
+"""
+
+import errno
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import cv2
+from mmcv.transforms import LoadImageFromFile
+
+from ..errors import PictureError
+
+Transform = Callable[[LoadImageFromFile, dict], dict | None]
+# The faults of a file. Other system errors, such as those of a network, may pass.
+OF_THE_FILE = {
+    errno.ENOENT,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENAMETOOLONG,
+    errno.EINVAL,
+}
+
+
+def _defect(error: Exception) -> str | None:
+    """Return the defect of a picture's file; None for any other error."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return (error.strerror or str(error)).lower() if error.errno in OF_THE_FILE else None
+    if isinstance(error, cv2.error):
+        return f'it does not decode (OpenCV: {error.err or error})'
+    # mmcv asserts that something was decoded, or takes it for granted; Pillow raises the others.
+    if isinstance(error, (AssertionError, OSError, SyntaxError)) or 'NoneType' in str(error):
+        return f'it does not decode ({type(error).__name__})'
+    return None
+
+
+def _naming_the_picture(transform: Transform) -> Transform:
+    @wraps(transform)
+    def named(self: LoadImageFromFile, results: dict) -> dict[str, Any] | None:
+        try:
+            return transform(self, results)
+        except Exception as error:
+            defect = _defect(error)
+            if defect is None:
+                raise
+            raise PictureError(
+                f'img_path={results.get("img_path")}: {" ".join(defect.split())}. Must be a '
+                'picture that can be read; replace the file, or remove it from the annotations.'
+            ) from error
+
+    return named
+
+
+LoadImageFromFile.transform = _naming_the_picture(LoadImageFromFile.transform)

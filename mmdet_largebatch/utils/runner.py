@@ -1,0 +1,37 @@
+"""Look up parts of a run, for hooks."""
+
+from typing import TypeVar
+
+from mmengine.hooks import Hook
+from mmengine.optim import BaseOptimWrapper
+from mmengine.runner import BaseLoop, Runner
+
+from ..compat import train_loop
+
+AnyHook = TypeVar('AnyHook', bound=Hook)
+
+
+def is_training(runner: Runner) -> bool:
+    """Return True if a run is a training; ``before_run`` precedes ``val`` and ``test`` too.
+
+    Args:
+        runner (Runner): The runner; it fires ``before_run`` ahead of ``val`` and ``test`` too.
+
+    Returns:
+        bool: True if the train loop and the optimizer are built.
+    """
+    loop, optim_wrapper = train_loop(runner), runner.optim_wrapper
+    return isinstance(loop, BaseLoop) and isinstance(optim_wrapper, BaseOptimWrapper)
+
+
+def find_hook(runner: Runner, kind: type[AnyHook]) -> AnyHook | None:
+    """Return the hook of one class.
+
+    Args:
+        runner (Runner): The runner.
+        kind (type[Hook]): The class.
+
+    Returns:
+        Hook, optional: The first hook of that class, None where there is none.
+    """
+    return next((hook for hook in runner.hooks if isinstance(hook, kind)), None)
