@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -12,6 +13,14 @@ NORM_BLOCK = 1024
 # The devices on which PyTorch has fused Adam and SGD kernels.
 FUSED_ON = ('cpu', 'cuda')
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+# The sequences that PyTorch's operations on lists of tensors take.
+TensorList = tuple[Tensor, ...] | list[Tensor]
+
+
+class Trained(Tensor):
+    """Type of a parameter that has a gradient."""
+
+    grad: Tensor
 
 
 def arithmetic_dtype(param: Tensor) -> torch.dtype:
@@ -86,11 +95,11 @@ def partial_norms(flats: Sequence[Tensor]) -> list[Tensor]:
     return parts
 
 
-def norm_of(parts: Sequence[Tensor]) -> float:
+def norm_of(parts: TensorList) -> float:
     """Put ``partial_norms`` together, in float64.
 
     Args:
-        parts (Sequence[Tensor]): What ``partial_norms`` returned, or several of its returns.
+        parts (list[Tensor]): What ``partial_norms`` returned, or several of its returns.
 
     Returns:
         float: The norm; 0 of nothing.
@@ -103,6 +112,12 @@ def norm_of(parts: Sequence[Tensor]) -> float:
     return torch.linalg.vector_norm(joined, dtype=torch.float64).item()
 
 
+@overload
+def in_memory_order(
+    p: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, /
+) -> tuple[Tensor, Tensor, Tensor, Tensor] | None: ...
+@overload
+def in_memory_order(*tensors: Tensor) -> tuple[Tensor, ...] | None: ...
 def in_memory_order(*tensors: Tensor) -> tuple[Tensor, ...] | None:
     """1-D views of tensors of one shape, their elements in the order in which they are stored.
 
@@ -135,7 +150,8 @@ def batches(rows: Iterable[tuple[Tensor, ...]], limit: int) -> Iterator[list[tup
     Yields:
         list[tuple[Tensor, ...]]: Tuples of pieces, all of the rows in their order.
     """
-    batch, room = [], limit
+    batch: list[tuple[Tensor, ...]] = []
+    room = limit
     for row in rows:
         whole = row[0].numel() <= limit
         for pieces in [row] if whole else zip(*(x.split(limit) for x in row), strict=True):
