@@ -96,15 +96,13 @@ def update_unscaled(
     g: TensorList
     for batch in batches(rows, GPU_BATCH if room is None else room.numel()):
         w, g, m, v = map(list, zip(*batch, strict=True))
-        if c is None:
-            pass
-        elif room is None:
-            g = torch._foreach_div(g, c)
-        else:
+        if c is not None and room is not None:
             lengths = [x.numel() for x in g]
             divided = room[: sum(lengths)]
             torch.cat(g, out=divided).div_(c)
-            g = list(divided.split(lengths))
+            g = divided.split(lengths)
+        elif c is not None:
+            g = torch._foreach_div(g, c)
         _adam(w, g, m, v, k, k.lr)
 
 

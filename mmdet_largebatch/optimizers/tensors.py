@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import overload
 
 import torch
 from torch import Tensor
@@ -112,12 +111,6 @@ def norm_of(parts: TensorList) -> float:
     return torch.linalg.vector_norm(joined, dtype=torch.float64).item()
 
 
-@overload
-def in_memory_order(
-    p: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, /
-) -> tuple[Tensor, Tensor, Tensor, Tensor] | None: ...
-@overload
-def in_memory_order(*tensors: Tensor) -> tuple[Tensor, ...] | None: ...
 def in_memory_order(*tensors: Tensor) -> tuple[Tensor, ...] | None:
     """1-D views of tensors of one shape, their elements in the order in which they are stored.
 

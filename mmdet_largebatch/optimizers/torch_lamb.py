@@ -160,7 +160,8 @@ def _fused_row(p: Trained, state: dict[str, Any], group: dict[str, Any]) -> Row 
         return None
     if any([x.dtype != torch.float32 for x in tensors]):
         return None
-    return in_memory_order(*tensors)
+    row: Any = in_memory_order(*tensors)
+    return row
 
 
 def _update(
