@@ -12,6 +12,7 @@ lint: env
 	ruff check .
 	ruff format --check .
 	codespell
+	mypy
 
 docs: env
 	python -m pip --disable-pip-version-check install --quiet -r requirements-docs.txt

@@ -57,7 +57,7 @@ def check(ok: bool, name: str, value: Any, requirement: str) -> None:
         raise invalid(name, value, requirement)
 
 
-def is_number(value: Any, kind: type = Real) -> bool:
+def is_number(value: Any, kind: type[Any] = Real) -> bool:
     """Return True for a finite number of `kind`; a bool or a string is none."""
     return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
 

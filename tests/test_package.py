@@ -117,6 +117,7 @@ def test_both_families_are_tested_with_the_same_versions_of_all_else():
         'onedl-mmcv',
         'onedl-mmdetection',
         'codespell',
+        'mypy',
         'ruff',
     }
     assert openmmlab.keys() - forks.keys() == {'mmengine', 'mmcv', 'mmdet'}

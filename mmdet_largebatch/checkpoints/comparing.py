@@ -4,11 +4,11 @@ import ast
 import re
 from typing import Any
 
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from ..utils.runner import plain_model
 from ..utils.type_names import type_name
 
 # Key of a checkpoint's meta: class of the optimizer, and its groups' options by the config.
@@ -60,18 +60,6 @@ def compare_weights(model: nn.Module, state_dict: dict[str, Any]) -> dict[str, l
         missing=[name for name in own if name not in saved and 'num_batches_tracked' not in name],
         unexpected=[name for name in saved if name not in own],
     )
-
-
-def plain_model(model: nn.Module) -> nn.Module:
-    """Take a model out of its wrapper (DDP).
-
-    Args:
-        model (nn.Module): The model, wrapped or not.
-
-    Returns:
-        nn.Module: The model itself.
-    """
-    return model.module if is_model_wrapper(model) else model
 
 
 def _without_wrapper(state_dict: dict[str, Any]) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def newest_checkpoint(
         for path in Path(folder).glob(names)
         if path.is_file() and not path.name.startswith('best_')
     }
-    passed_over = []
+    passed_over: list[str] = []
     for candidate in sorted(map(_look_into, files.values()), reverse=True):
         if candidate.defect is None and candidate.update < 0:
             continue

@@ -34,6 +34,7 @@ class Resuming:
         self._single = isinstance(runner.optim_wrapper, OptimWrapper)
         # The LR is that of before the schedule's first factor.
         self.settings = settings_of(runner.optim_wrapper) if self._single else None
+        self._own_groups = self.settings['groups'] if self.settings is not None else []
         schedulers = runner.param_schedulers
         self._schedulers = schedulers if isinstance(schedulers, list) else []
         self._schedules = [dict(vars(scheduler)) for scheduler in self._schedulers]
@@ -104,17 +105,12 @@ class Resuming:
             lines.append(
                 f'seed {meta["seed"]} of the checkpoint is taken, not randomness.seed={seed}'
             )
-        classes = [
-            (of or {}).get('classes')
-            for of in (
-                getattr(runner.train_dataloader.dataset, 'metainfo', None),
-                meta.get('dataset_meta'),
-            )
-        ]
-        if None not in classes and list(classes[0]) != list(classes[1]):
+        here = (getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}).get('classes')
+        there = (meta.get('dataset_meta') or {}).get('classes')
+        if here is not None and there is not None and list(here) != list(there):
             lines.append(
-                f"the data's classes are {tuple(classes[0])} and the checkpoint's "
-                f"{tuple(classes[1])}: the names are the data's"
+                f"the data's classes are {tuple(here)} and the checkpoint's {tuple(there)}: the "
+                "names are the data's"
             )
         return lines
 
@@ -157,9 +153,9 @@ class Resuming:
             )
         recorded = checkpoint['meta'].get(OPTIMIZER, {}).get('groups')
         names = self._option_names(runner)
-        changes = Counter()
-        for index, saved in enumerate(_groups(state)[: len(self.settings['groups'])]):
-            own = self.settings['groups'][index]
+        changes: Counter[str] = Counter()
+        for index, saved in enumerate(_groups(state)[: len(self._own_groups)]):
+            own = self._own_groups[index]
             before = recorded[index] if recorded and index < len(recorded) else saved
             for name in names & set(own) & set(saved):
                 old, new = _comparable(before.get(name)), _comparable(own[name])
@@ -218,7 +214,7 @@ class Resuming:
         state = checkpoint.get('optimizer')
         if not state:
             return []
-        groups, own = _groups(state), [group['lr'] for group in self.settings['groups']]
+        groups, own = _groups(state), [group['lr'] for group in self._own_groups]
         recorded = checkpoint['meta'].get(OPTIMIZER, {}).get('groups') or groups
         saved = [group.get('initial_lr', group['lr']) for group in recorded]
         if saved == own or len(saved) != len(own):

@@ -3,11 +3,10 @@
 from typing import Any
 
 from mmengine.hooks import EMAHook, IterTimerHook, RuntimeInfoHook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from torch import nn
 
 from ..compat import resumed_keys, resumes, set_resume, stop_workers, switched, undo_switch
+from ..utils.runner import plain_model
 
 
 class Switches:
@@ -24,7 +23,7 @@ class Switches:
         self._before: list[tuple[Any, dict[str, Any]]] = []
         if self._hooks:
             self._keep(runner.train_dataloader.dataset, 'pipeline', '_skip_type_keys')
-            for module in _plain_model(runner).modules():
+            for module in plain_model(runner.model).modules():
                 self._keep(module, 'use_l1')
 
     def _keep(self, owner: Any, *names: str) -> None:
@@ -84,7 +83,3 @@ def roll_back(runner: Runner, path: str, switches: Switches) -> None:
         if isinstance(hook, (IterTimerHook, RuntimeInfoHook)):
             hook.before_train(runner)
     runner.call_hook('after_rollback')
-
-
-def _plain_model(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model

@@ -12,7 +12,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, cast
 from zipfile import is_zipfile
 
 import numpy as np
@@ -114,7 +114,7 @@ def _without_program(content: Any) -> Any:
 @contextmanager
 def safe_torch_load() -> Iterator[None]:
     """Let libraries that call ``torch.load`` load safely."""
-    before, torch.load = torch.load, load_safely
+    before, torch.load = torch.load, cast(Any, load_safely)
     try:
         yield
     finally:
@@ -167,7 +167,7 @@ def _no_bytes() -> bytes:
 
 
 # Stands for the class, which MMEngine's OneCycleLR names to save its function.
-_ONE_CYCLE = object()
+_ONE_CYCLE: Any = object()
 _ATTRIBUTES = {
     (HistoryBuffer, 'min'): HistoryBuffer.min,
     (HistoryBuffer, 'max'): HistoryBuffer.max,
@@ -186,7 +186,7 @@ def _attribute(*args: Any) -> Callable:
     raise UnpicklingError(f'GLOBAL getattr({", ".join(map(repr, args))})')
 
 
-_GLOBALS: list[tuple[Any, str]] = [
+_GLOBALS: list[Callable | tuple[Callable, str]] = [
     (HistoryBuffer, 'mmengine.logging.history_buffer.HistoryBuffer'),
     (_ONE_CYCLE, 'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler'),
     (_attribute, 'builtins.getattr'),

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
+from typing import Any
 
 import mmengine.dist.utils
 from mmdet.models import DetTTAModel
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
 from ..errors import SettingError
@@ -55,7 +56,7 @@ def use_test_time_augmentation(cfg: Config) -> None:
     cfg.model = model
 
 
-def _datasets(dataset: dict) -> Iterator[dict]:
+def _datasets(dataset: ConfigDict) -> Iterator[ConfigDict]:
     """Return the datasets that have a pipeline, inside of wrappers."""
     inner = dataset.get('datasets') or [dataset[key] for key in ('dataset',) if key in dataset]
     for one in inner:
@@ -112,7 +113,7 @@ def draw_on_every_rank(runner: Runner) -> None:
             hook.after_test_iter = partial(_drawn, hook.after_test_iter)
 
 
-def _drawn(after_test_iter: Callable, runner: Runner, *args, **kwargs) -> None:
+def _drawn(after_test_iter: Callable, runner: Runner, *args: Any, **kwargs: Any) -> None:
     with _as_main_process():
         runner.visualizer.dataset_meta = runner.test_dataloader.dataset.metainfo
         after_test_iter(runner, *args, **kwargs)

@@ -3,7 +3,7 @@
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
@@ -19,7 +19,7 @@ MISMATCH = re.compile(
 )
 
 
-def check_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> None:
+def check_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: str | None) -> None:
     """Load the weights, and refuse those of another model.
 
     Keys that the checkpoint lacks, or has besides the model's, MMEngine lists as it loads.
@@ -27,15 +27,15 @@ def check_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: str) ->
     Args:
         model (nn.Module): The model, wrapped or not.
         checkpoint (Mapping[str, Any]): What was read from the file.
-        path (str): The file, for the message.
+        path (str, optional): The file, for the message.
 
     Raises:
         SettingError: If a parameter has another shape than the model's, or none has its name.
     """
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
+        model = cast(nn.Module, model.module)
     state = checkpoint.get('state_dict', checkpoint)
-    named = OrderedDict((key.removeprefix('module.'), value) for key, value in state.items())
+    named: Any = OrderedDict((key.removeprefix('module.'), value) for key, value in state.items())
     # Models convert weights of older versions by it, and tell each from the next.
     named._metadata = getattr(state, '_metadata', OrderedDict())
     must = "Must be a checkpoint of the config's model"

@@ -8,9 +8,10 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import torch
-from mmengine.model import is_model_wrapper
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..utils.runner import plain_model
 
 COLLECTIVES = frozenset(
     {
@@ -51,15 +52,15 @@ def collectives(model: nn.Module) -> dict[str, set[str]]:
     Returns:
         dict[str, Set[str]]: For each module's name the functions by which it communicates.
     """
-    if is_model_wrapper(model):
-        model = model.module
+    model = plain_model(model)
     found: dict[str, set[str]] = {}
     for name, module in model.named_modules():
         if is_sync_bn(module):
             found[name] = {'SyncBN'}
             continue
         for path, part in _parts(module):
-            calls = _of_class(type(part))
+            kind: Any = type(part)
+            calls = _of_class(kind)
             if calls:
                 where = '.'.join(filter(None, (name, path))) or type(model).__name__
                 found[where] = calls

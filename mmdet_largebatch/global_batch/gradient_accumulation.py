@@ -79,8 +79,8 @@ class GradientAccumulator:
         Yields:
             None.
         """
-        quiet = not self.synchronise and hasattr(model, 'no_sync')
-        with model.no_sync() if quiet else nullcontext():
+        no_sync = None if self.synchronise else getattr(model, 'no_sync', None)
+        with nullcontext() if no_sync is None else no_sync():
             with self.optim_wrapper.optim_context(model):
                 yield
 
@@ -162,7 +162,7 @@ class GradientAccumulator:
 
 def _stand_in(optim_wrapper: OptimWrapper, accumulation: GradientAccumulator) -> OptimWrapper:
     """Make an object of the wrapper's class with its attributes and the accumulation's methods."""
-    base = type(optim_wrapper)
+    base: Any = type(optim_wrapper)
     # Properties: MMEngine's schedulers set `step` as an attribute, and the attributes are shared.
     names = ('optim_context', 'should_sync', 'backward', 'step', 'zero_grad')
     methods = {name: property(partial(_method, accumulation, name)) for name in names}

@@ -8,7 +8,7 @@ from mmdet.registry import LOOPS
 from mmengine.dist import get_dist_info
 from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.runner import EpochBasedTrainLoop
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -82,14 +82,16 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             shared out unevenly, or a checkpoint is of another number of updates an epoch.
     """
 
+    _epoch: int
+
     def __init__(
         self,
-        runner,
+        runner: Runner,
         dataloader: DataLoader | dict,
         max_epochs: int,
         global_batch_size: int,
         max_updates: int | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         _check_positive('global_batch_size', global_batch_size)
         if max_updates is not None:
@@ -233,10 +235,10 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
     def _accumulation_of(self, optim_wrapper: OptimWrapper) -> GradientAccumulator:
         sampler, standing = self.sampler, self._accumulation
         if standing is None or standing.optim_wrapper is not optim_wrapper:
-            self._accumulation = GradientAccumulator(
+            self._accumulation = standing = GradientAccumulator(
                 optim_wrapper, sampler.ranks, sampler.micro_batches, len(sampler.share)
             )
-        return self._accumulation
+        return standing
 
     def _end_of(self, epochs: int) -> int:
         """Updates that are done at the end of so many epochs."""

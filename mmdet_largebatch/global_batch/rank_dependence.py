@@ -1,9 +1,9 @@
 """Find modules whose output depends on the number of ranks."""
 
-from mmengine.model import is_model_wrapper
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..utils.runner import plain_model
 from .collectives import collectives, is_sync_bn
 
 
@@ -18,8 +18,7 @@ def rank_dependent_modules(model: nn.Module) -> dict[str, list[str]]:
         dict[str, list[str]]: Names of the modules, by what is the matter with them. Empty for a
         model that trains the same on any number of ranks.
     """
-    if is_model_wrapper(model):
-        model = model.module
+    model = plain_model(model)
     found: dict[str, list[str]] = {}
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm) and module.training and not is_sync_bn(module):

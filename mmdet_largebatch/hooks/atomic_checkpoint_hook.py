@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypedDict
 
 from mmdet.registry import HOOKS
 from mmengine.dist import is_main_process
@@ -14,7 +15,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import CheckpointLoader, Runner
 
 from ..checkpoints.atomic_file import AtomicFileBackend, remove_partial_files
-from ..checkpoints.comparing import OPTIMIZER, plain_model, refusal
+from ..checkpoints.comparing import OPTIMIZER, refusal
 from ..checkpoints.finding import SAVED_AT, checkpoint_defect, newest_checkpoint
 from ..checkpoints.hook_states import HOOKS_STATE, collect
 from ..checkpoints.resuming import Resuming, weights_taken
@@ -22,9 +23,17 @@ from ..checks import invalid
 from ..compat import has_loaded, load_from, resumes, set_load_from, set_resume
 from ..errors import SettingError
 from ..utils.dist import any_rank, from_main_process
-from ..utils.runner import is_training
+from ..utils.runner import is_training, plain_model
 
 RESTART = 'restart_{}.pth'
+
+
+class _Choice(TypedDict):
+    """The checkpoint to resume from, the newer ones that are not valid, and why it is refused."""
+
+    path: str | None
+    passed_over: list[str]
+    refused: str | None
 
 
 @HOOKS.register_module()
@@ -73,7 +82,11 @@ class AtomicCheckpointHook(CheckpointHook):
             not the one that is given, reads whole, or if it does not belong to the config.
     """
 
-    def __init__(self, *args, every_minutes: float | None = None, **kwargs) -> None:
+    backend_args: dict[str, Any] | None
+    file_backend: Any
+    last_ckpt: str | None
+
+    def __init__(self, *args: Any, every_minutes: float | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if every_minutes is not None and not (
             isinstance(every_minutes, (int, float)) and every_minutes > 0
@@ -114,10 +127,7 @@ class AtomicCheckpointHook(CheckpointHook):
         self._resuming = Resuming(runner)
         if not resumes(runner):
             return
-        found: dict[str, str | list[str] | None] = {}
-        if is_main_process():
-            found = self._choose(runner)
-        found = from_main_process(found)
+        found: _Choice = from_main_process(self._choose(runner) if is_main_process() else None)
         # Loaders of other addresses wait for all ranks.
         if found['path'] and '://' in found['path']:
             found['refused'] = self._refusal(runner, found['path'])
@@ -133,10 +143,10 @@ class AtomicCheckpointHook(CheckpointHook):
         self.newest = found['path']
         set_load_from(runner, self.newest)
 
-    def _choose(self, runner: Runner) -> dict[str, str | list[str] | None]:
+    def _choose(self, runner: Runner) -> _Choice:
         given = load_from(runner)
         if given is not None:
-            defect = os.path.isfile(given) and checkpoint_defect(given)
+            defect = checkpoint_defect(given) if os.path.isfile(given) else None
             refused = defect and f'load_from={given}: {defect}. Must be a whole checkpoint.'
             if not refused and '://' not in given:
                 refused = self._refusal(runner, given)
@@ -215,7 +225,8 @@ class AtomicCheckpointHook(CheckpointHook):
         Args:
             runner (Runner): The runner, which was put back to a checkpoint.
         """
-        self._resuming.catch_up(runner)
+        if self._resuming is not None:
+            self._resuming.catch_up(runner)
         info = runner.message_hub.runtime_info
         if self.save_best is not None and len(self.key_indicators) == 1:
             self.best_ckpt_path = info.get('best_ckpt')
@@ -228,7 +239,9 @@ class AtomicCheckpointHook(CheckpointHook):
         self._take_last(runner)
         self._complete = False
 
-    def after_train_iter(self, runner: Runner, batch_idx, data_batch=None, outputs=None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
         """Save where an interval of updates or of minutes is over.
 
         Args:
@@ -289,10 +302,9 @@ class AtomicCheckpointHook(CheckpointHook):
             failure = self._failure
             if self.newest_update != runner.iter and not self._write_restart(runner, runner.iter):
                 self._failure = failure or self._failure
-            if self.newest_update == runner.iter and self.newest.endswith(
-                RESTART.format(runner.iter)
-            ):
-                self.last_ckpt = self.newest
+            newest = self.newest if self.newest_update == runner.iter else None
+            if newest is not None and newest.endswith(RESTART.format(runner.iter)):
+                self.last_ckpt = newest
         if self._failure:
             raise SettingError(self._failure)
         super().after_train(runner)
@@ -459,11 +471,11 @@ class AtomicCheckpointHook(CheckpointHook):
 class _Removals:
     """A file backend that can defer removals until the new file is written."""
 
-    def __init__(self, backend) -> None:
+    def __init__(self, backend: Any) -> None:
         self._backend = backend
         self._held: list[str] | None = None
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
 
     def remove(self, path: str) -> None:
@@ -475,7 +487,8 @@ class _Removals:
     @contextmanager
     def held_back(self) -> Iterator[set[str]]:
         """Remove at the end what is not in the set; nothing where an error ends it."""
-        self._held, standing = [], set()
+        standing: set[str] = set()
+        self._held = []
         try:
             yield standing
             held = [path for path in self._held if path not in standing]

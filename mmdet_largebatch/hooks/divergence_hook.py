@@ -2,6 +2,7 @@
 
 import math
 from numbers import Integral
+from typing import cast
 
 import torch
 from mmdet.registry import HOOKS
@@ -100,7 +101,8 @@ class DivergenceHook(Hook):
         self._checkpoints = find_hook(runner, AtomicCheckpointHook)
         if self.rollbacks:
             self._switches = Switches(runner)
-            self._base_lrs = list(find_hook(runner, WarmupStepLRHook).scheduler.base_values)
+            self._schedule = cast(WarmupStepLRHook, find_hook(runner, WarmupStepLRHook))
+            self._base_lrs = list(self._schedule.scheduler.base_values)
             done = runner.message_hub.get_info(ROLLBACKS, 0)
             note(runner, rollbacks=done)
             if done:
@@ -112,7 +114,7 @@ class DivergenceHook(Hook):
         Args:
             runner (Runner): The runner.
         """
-        if self.rollbacks and runner.iter == 0:
+        if self.rollbacks and self._checkpoints is not None and runner.iter == 0:
             self._checkpoints.save_now(runner, 0)
 
     def before_update(self, runner: Runner, outputs: dict[str, Tensor]) -> None:
@@ -197,12 +199,13 @@ class DivergenceHook(Hook):
         runner.message_hub.update_info(ROLLBACKS, number)
         write_record(runner, rollbacks=number)
         self._scale_lr(runner, number)
-        self._checkpoints.forget_newest_update()
+        if self._checkpoints is not None:
+            self._checkpoints.forget_newest_update()
         raise RolledBack
 
     def _scale_lr(self, runner: Runner, rollbacks: int) -> None:
         factor = self.lr_factor**rollbacks
-        scheduler = find_hook(runner, WarmupStepLRHook).scheduler
+        scheduler = self._schedule.scheduler
         scheduler.base_values = [base * factor for base in self._base_lrs]
         scheduler.load_state_dict({'update': runner.iter})
         runner.logger.info(f'LR times {factor:g} after {rollbacks} rollbacks')

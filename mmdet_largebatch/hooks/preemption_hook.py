@@ -2,6 +2,8 @@
 
 import signal
 from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any, cast
 
 from mmdet.registry import HOOKS
 from mmengine.hooks import CheckpointHook, Hook
@@ -42,6 +44,7 @@ class PreemptionHook(Hook):
     """
 
     priority = 'LOWEST'
+    _checkpoints: AtomicCheckpointHook
 
     def __init__(self, signals: Sequence[str] = ('SIGTERM', 'SIGUSR1')) -> None:
         unknown = [name for name in signals if name not in signal.Signals.__members__]
@@ -79,7 +82,7 @@ class PreemptionHook(Hook):
         Args:
             runner (Runner): The runner.
         """
-        self._checkpoints = find_hook(runner, AtomicCheckpointHook)
+        self._checkpoints = cast(AtomicCheckpointHook, find_hook(runner, AtomicCheckpointHook))
         self._signal_received = None
         loaders = [runner.train_dataloader]
         if runner.val_loop is not None:
@@ -98,7 +101,9 @@ class PreemptionHook(Hook):
             signal.signal(number, handler)
         self._handlers = {}
 
-    def after_train_iter(self, runner: Runner, batch_idx, data_batch=None, outputs=None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
         """Exit between two updates, if a rank received a signal.
 
         Args:
@@ -109,7 +114,9 @@ class PreemptionHook(Hook):
         """
         self._exit_if_signaled(runner, runner.iter + 1, self._checkpoints.save_now)
 
-    def after_val_iter(self, runner: Runner, batch_idx, data_batch=None, outputs=None) -> None:
+    def after_val_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
         """Exit between two batches of an evaluation, if a rank received a signal.
 
         Args:
@@ -121,7 +128,7 @@ class PreemptionHook(Hook):
         if self._handlers:
             self._exit_if_signaled(runner, runner.iter, self._checkpoints.saved_already)
 
-    def _note(self, number: int, frame) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:
         self._signal_received = number
 
     def _exit_if_signaled(

@@ -1,6 +1,8 @@
 """Statistics of the trust ratios that LAMB and LARS scale their steps by."""
 
+from collections.abc import Callable
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from ..optimizers import component_of
 from ..optimizers.base import LayerwiseOptimizer
 
 QUANTITIES = ('trust_ratio', 'weight_norm', 'update_norm')
-STATISTICS = dict(min=np.min, median=np.median, max=np.max)
+STATISTICS: dict[str, Callable[..., Any]] = dict(min=np.min, median=np.median, max=np.max)
 Number = Tensor | float
 
 

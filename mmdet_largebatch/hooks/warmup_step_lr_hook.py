@@ -63,6 +63,9 @@ class WarmupStepLRHook(Hook):
         ...     lr=dict(type='WarmupStepLRHook', warmup_iters=500, milestones=[8, 11]))
     """
 
+    # Set in before_run of a training.
+    scheduler: WarmupStepLR
+
     def __init__(
         self,
         milestones: Sequence[int | float],
@@ -86,7 +89,6 @@ class WarmupStepLRHook(Hook):
         self.warmup_epochs = warmup_epochs
         self.scale_rule = scale_rule
         self.base_batch_size = base_batch_size
-        self.scheduler: WarmupStepLR | None = None
 
     def before_run(self, runner: Runner) -> None:
         """Install the schedule, if this run is a training.
@@ -100,9 +102,10 @@ class WarmupStepLRHook(Hook):
         """
         if not is_training(runner):
             return
-        loop, optim_wrapper = train_loop(runner), runner.optim_wrapper
+        loop: BaseLoop = train_loop(runner)
+        optim_wrapper, installed = runner.optim_wrapper, getattr(self, 'scheduler', None)
         # A test after the training, by the same runner.
-        if any(scheduler is self.scheduler for scheduler in runner.param_schedulers or []):
+        if any(scheduler is installed for scheduler in runner.param_schedulers or []):
             return
 
         self._check_sole_schedule(runner)
@@ -110,10 +113,10 @@ class WarmupStepLRHook(Hook):
         updates_per_epoch = self._updates_per_epoch(loop)
         warmup, milestones = self._in_updates(updates_per_epoch, loop)
         scale = 1.0
-        if self.scale_rule is not None:
-            wanted = f'None: no batch size can be read off {type(loop.dataloader).__name__}'
-            ok = global_batch is not None
-            check(ok, f'{type(self).__name__}.scale_rule', self.scale_rule, wanted)
+        if self.scale_rule is not None and self.base_batch_size is not None:
+            if global_batch is None:
+                wanted = f'None: no batch size can be read off {type(loop.dataloader).__name__}'
+                raise invalid(f'{type(self).__name__}.scale_rule', self.scale_rule, wanted)
             scale = (global_batch / self.base_batch_size) ** SCALE_EXPONENTS[self.scale_rule]
         for group in optim_wrapper.param_groups:
             group['lr'] *= scale
@@ -172,7 +175,7 @@ class WarmupStepLRHook(Hook):
 
     def _global_batch(self, runner: Runner) -> int | None:
         """Images of one update, None where the loader tells no batch size."""
-        loop = train_loop(runner)
+        loop: BaseLoop = train_loop(runner)
         if getattr(loop, 'global_batch_size', None) is not None:
             return loop.global_batch_size
         loader = loop.dataloader
@@ -239,8 +242,8 @@ class WarmupStepLRHook(Hook):
         decay = 'no decay'
         if schedule.milestones:
             updates = ', '.join(map(str, schedule.milestones))
-            epochs = ', '.join(f'{epoch:g}' for epoch in self.milestones)
-            decay = f'x {self.gamma:g} at updates {updates} (epochs {epochs})'
+            at = ', '.join(f'{epoch:g}' for epoch in self.milestones)
+            decay = f'x {self.gamma:g} at updates {updates} (epochs {at})'
         return (
             f'{type(self).__name__}: global batch {global_batch or "unknown"}; {lr}; {warmup}; '
             f'{decay}; {end} updates, {updates_per_epoch} an epoch'

@@ -15,6 +15,7 @@ from torch import Tensor
 from .base import Observer, trained
 from .fused_lamb import trust_ratio
 from .saved_state import describe
+from .tensors import Trained
 
 MOMENTS = ('exp_avg', 'exp_avg_sq')
 
@@ -79,9 +80,10 @@ class ApexLAMB:
             )
             p_norms = {} if observer is None else _norms_of_scaled(shared)
             self._inner.step()
-            for p, p_norm in p_norms.items():
-                u_norm = torch.linalg.vector_norm(p.grad)
-                observer(p, trust_ratio(p_norm, u_norm, None), p_norm, u_norm)
+            if observer is not None:
+                for p, p_norm in p_norms.items():
+                    u_norm = torch.linalg.vector_norm(p.grad)
+                    observer(p, trust_ratio(p_norm, u_norm, None), p_norm, u_norm)
         for group in param_groups:
             group['step'] = group.get('step', 0) + 1
         for group in shared:
@@ -89,7 +91,7 @@ class ApexLAMB:
                 p.grad = None
 
 
-def _norms_of_scaled(groups: list[dict[str, Any]]) -> dict[Tensor, Tensor]:
+def _norms_of_scaled(groups: list[dict[str, Any]]) -> dict[Trained, Tensor]:
     """||p|| of the parameters that Apex scales by a trust ratio."""
     return {
         p: torch.linalg.vector_norm(p.detach())
@@ -182,7 +184,7 @@ def _fault(p: Tensor, device: torch.device) -> str | None:
     return None
 
 
-def _match_layouts(p: Tensor, moments: dict[str, Tensor]) -> None:
+def _match_layouts(p: Trained, moments: dict[str, Tensor]) -> None:
     """Lay a gradient and moments out in memory as their parameter is."""
     if not _same_layout(p.grad, p):
         p.grad = torch.empty_like(p).copy_(p.grad)

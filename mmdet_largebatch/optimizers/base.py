@@ -12,9 +12,10 @@ from torch.optim import Optimizer
 from ..checks import invalid
 from ..errors import SettingError
 from .saved_state import SavedState, check_step, describe
+from .tensors import Trained
 
 
-def trained(group: dict[str, Any]) -> list[Tensor]:
+def trained(group: dict[str, Any]) -> list[Trained]:
     """Return the parameters of a group that an update changes.
 
     Args:

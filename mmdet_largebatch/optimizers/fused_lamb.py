@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..checks import as_float32
-from .tensors import NORM_BLOCK, batches, norm_of, partial_norms
+from .tensors import NORM_BLOCK, TensorList, batches, norm_of, partial_norms
 
 # Elements that go through all operations together: 4 MiB of each tensor. At an eighth of it, calls
 # from Python take as long as the memory does; at more, a CPU's cache does not hold the blocks.
@@ -77,7 +77,7 @@ class Scalars(NamedTuple):
             age=float(group['step']) if corrected else math.inf,
             adam_w_mode=group['adam_w_mode'],
             scaled=wd != 0 or group['use_nvlamb'],
-            trust_clip=None if clip is None else tuple(map(as_float32, clip)),
+            trust_clip=None if clip is None else (as_float32(clip[0]), as_float32(clip[1])),
         )
 
 
@@ -93,34 +93,39 @@ def update_unscaled(
             the tensors' device.
         room (Tensor, optional): Where divided gradients go, 1-D; None takes new memory.
     """
+    g: TensorList
     for batch in batches(rows, GPU_BATCH if room is None else room.numel()):
         w, g, m, v = map(list, zip(*batch, strict=True))
-        if c is not None and room is None:
-            g = torch._foreach_div(g, c)
-        elif c is not None:
+        if c is not None and room is not None:
             lengths = [x.numel() for x in g]
             divided = room[: sum(lengths)]
             torch.cat(g, out=divided).div_(c)
-            g = list(divided.split(lengths))
+            g = divided.split(lengths)
+        elif c is not None:
+            g = torch._foreach_div(g, c)
         _adam(w, g, m, v, k, k.lr)
 
 
 def update_in_lists(
     rows: Sequence[Row],
     k: Scalars,
-    c: Tensor | None,
+    c: Tensor | float | None,
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Update tensors that are scaled by their trust ratio, without a host read: for a GPU.
 
     Args:
         rows (Sequence[Row]): The tensors, all on one device.
         k (Scalars): Their group's hyper-parameters.
-        c (Tensor, optional): What gradients are divided by, 0-d and on the tensors' device.
+        c (Tensor or float, optional): What gradients are divided by; a Tensor is 0-d and on
+            the tensors' device.
 
     Returns:
         list[tuple[Tensor, Tensor, Tensor]]: Of every row the trust ratio, ||p|| and ||u||, 0-d.
     """
-    done, numbers = 0, []
+    done = 0
+    numbers: list[tuple[Tensor, Tensor, Tensor]] = []
+    g: TensorList
+    u: TensorList
     for size in _batch_sizes([row[0].numel() for row in rows], GPU_BATCH):
         w, g, m, v = map(list, zip(*rows[done : done + size], strict=True))
         if c is not None:
@@ -231,8 +236,8 @@ class UpdateInBlocks:
 
 
 def _adam(
-    params: list[Tensor],
-    g: list[Tensor],
+    params: TensorList,
+    g: TensorList,
     m: list[Tensor],
     v: list[Tensor],
     k: Scalars,

@@ -118,7 +118,7 @@ def _sgd(rows: Sequence[Row], k: Scalars, s: float) -> None:
     torch._fused_sgd_(
         [row.w for row in rows],
         [row.g for row in rows],
-        [row.buf for row in rows] if with_momentum else [],
+        [row.buf for row in rows if row.buf is not None],
         weight_decay=k.wd,
         momentum=k.momentum,
         lr=1.0 if with_momentum else s,

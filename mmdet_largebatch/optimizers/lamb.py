@@ -202,7 +202,8 @@ class LAMB(LayerwiseOptimizer):
 
     def _choose_backend(self) -> None:
         """Take the backend that was asked for; the log tells which, unless it runs already."""
-        backend, running, reason = TorchLAMB(), 'torch', "backend='torch'"
+        backend: TorchLAMB | ApexLAMB = TorchLAMB()
+        running, reason = 'torch', "backend='torch'"
         if self.backend != 'torch':
             try:
                 backend = ApexLAMB(self.param_groups)

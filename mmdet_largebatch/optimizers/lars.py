@@ -8,7 +8,7 @@ apply the learning rate outside the momentum buffer: equal only while it is cons
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from ..checks import as_float32, check_flag, check_fraction, check_non_negative
 from ..errors import SettingError
 from .base import LayerwiseOptimizer, trained
 from .fused_lars import Row, Scalars, trust_ratio, update_excluded, update_in_lists, update_on_host
-from .tensors import FUSED_ON, arithmetic_dtype, in_memory_order, is_on_host, l2_norm
+from .tensors import FUSED_ON, Trained, arithmetic_dtype, in_memory_order, is_on_host, l2_norm
 
 
 @OPTIMIZERS.register_module()
@@ -150,7 +150,7 @@ class LARS(LayerwiseOptimizer):
                 if row is None:
                     self._update(p, group)
                     continue
-                if buf is None and with_momentum:
+                if buf is None and row.buf is not None:
                     self.state[p]['momentum_buffer'] = row.buf.as_strided(p.shape, p.stride())
                 fused.setdefault((p.device, buf is None), []).append((p, row))
             for (_, first), members in fused.items():
@@ -164,7 +164,8 @@ class LARS(LayerwiseOptimizer):
         if group['lars_exclude']:
             update_excluded(rows, k)
             return
-        update_norms = [None if self.observer is None else _update_norm(row, k) for row in rows]
+        update_norms = [] if self.observer is None else [_update_norm(row, k) for row in rows]
+        numbers: Sequence[tuple[Tensor | float, Tensor | float]]
         if is_on_host(rows[0].w):
             numbers = [update_on_host(row, k) for row in rows]
         else:
@@ -173,13 +174,13 @@ class LARS(LayerwiseOptimizer):
             for (p, _), of_p, norm in zip(members, numbers, update_norms, strict=True):
                 self.observer(p, *of_p, norm)
 
-    def _update(self, p: Tensor, group: dict[str, Any]) -> None:
+    def _update(self, p: Trained, group: dict[str, Any]) -> None:
         dtype = arithmetic_dtype(p)
         w, g = p.to(dtype), p.grad.to(dtype)
         k = _scalars(group, first='momentum_buffer' not in self.state.get(p, {}))
 
         d = g.clone() if k.wd == 0 else g.add(w, alpha=k.wd)
-        r = 1.0
+        r: Tensor | float = 1.0
         if not group['lars_exclude']:
             p_norm, g_norm = l2_norm(w), l2_norm(g)
             r = trust_ratio(p_norm, g_norm, k)
@@ -194,22 +195,25 @@ class LARS(LayerwiseOptimizer):
         p.copy_(w.sub_(d))
 
 
-def _fused_row(p: Tensor, buf: Tensor | None, with_momentum: bool) -> Row | None:
+def _fused_row(p: Trained, buf: Tensor | None, with_momentum: bool) -> Row | None:
     """Return the tensors of a parameter for the fused kernel; None if it cannot take them."""
-    kept = buf is not None and with_momentum
-    tensors = (p, p.grad, buf) if kept else (p, p.grad)
+    tensors = (p, p.grad) if buf is None or not with_momentum else (p, p.grad, buf)
     if p.device.type not in FUSED_ON or any([x.dtype != torch.float32 for x in tensors]):
         return None
     flats = in_memory_order(*tensors)
-    if flats is None or kept:
-        return flats and Row(*flats)
-    return Row(*flats, torch.zeros_like(flats[0]) if with_momentum else None)
+    if flats is None:
+        return None
+    if len(flats) == 3:
+        return Row(*flats)
+    w, g = flats
+    return Row(w, g, torch.zeros_like(w) if with_momentum else None)
 
 
 def _scalars(group: dict[str, Any], first: bool) -> Scalars:
     names = ('lr', 'weight_decay', 'momentum', 'eta', 'eps')
     share = 1.0 if first else as_float32(1 - as_float32(group['dampening']))
-    return Scalars(*(as_float32(group[name]) for name in names), share)
+    lr, wd, momentum, eta, eps = (as_float32(group[name]) for name in names)
+    return Scalars(lr, wd, momentum, eta, eps, share)
 
 
 def _update_norm(row: Row, k: Scalars) -> Tensor:

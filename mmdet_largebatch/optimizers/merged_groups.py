@@ -194,7 +194,8 @@ def _with_frozen(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, 
     known = {name for group in named for name, _ in group}
     if not lacking or any(p.requires_grad for _, p in lacking) or not index.keys() <= known:
         return None
-    completed, state, used, count = [], {}, [], 0
+    completed, state, count = [], {}, 0
+    used: list[int] = []
     for group, own in zip(named, groups, strict=True):
         sources = {of_group[name] for name, _ in group if name in index}
         if len(sources) > 1:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingError
-from .tensors import arithmetic_dtype
+from .tensors import Trained, arithmetic_dtype
 
 # In these a moment can be saved; it is kept in the dtype of the arithmetic.
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -257,7 +257,7 @@ def _match(p: Tensor, g: Tensor, of_param: dict[str, Any] | None, keys: Sequence
 
 
 def _mismatch(
-    name: str, param: str, p: Tensor, of_param: dict[str, Any], keys: Sequence[str]
+    name: str, param: str, p: Trained, of_param: dict[str, Any], keys: Sequence[str]
 ) -> RuntimeError:
     """Word the error for a parameter whose tensors do not match."""
     if p.grad.layout != torch.strided:

@@ -12,6 +12,14 @@ NORM_BLOCK = 1024
 # The devices on which PyTorch has fused Adam and SGD kernels.
 FUSED_ON = ('cpu', 'cuda')
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+# The sequences that PyTorch's operations on lists of tensors take.
+TensorList = tuple[Tensor, ...] | list[Tensor]
+
+
+class Trained(Tensor):
+    """Type of a parameter that has a gradient."""
+
+    grad: Tensor
 
 
 def arithmetic_dtype(param: Tensor) -> torch.dtype:
@@ -86,11 +94,11 @@ def partial_norms(flats: Sequence[Tensor]) -> list[Tensor]:
     return parts
 
 
-def norm_of(parts: Sequence[Tensor]) -> float:
+def norm_of(parts: TensorList) -> float:
     """Put ``partial_norms`` together, in float64.
 
     Args:
-        parts (Sequence[Tensor]): What ``partial_norms`` returned, or several of its returns.
+        parts (list[Tensor]): What ``partial_norms`` returned, or several of its returns.
 
     Returns:
         float: The norm; 0 of nothing.
@@ -135,7 +143,8 @@ def batches(rows: Iterable[tuple[Tensor, ...]], limit: int) -> Iterator[list[tup
     Yields:
         list[tuple[Tensor, ...]]: Tuples of pieces, all of the rows in their order.
     """
-    batch, room = [], limit
+    batch: list[tuple[Tensor, ...]] = []
+    room = limit
     for row in rows:
         whole = row[0].numel() <= limit
         for pieces in [row] if whole else zip(*(x.split(limit) for x in row), strict=True):

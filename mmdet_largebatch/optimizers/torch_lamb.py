@@ -28,6 +28,7 @@ from .fused_lamb import (
 from .tensors import (
     FUSED_ON,
     NORM_BLOCK,
+    Trained,
     arithmetic_dtype,
     in_memory_order,
     is_on_host,
@@ -80,24 +81,25 @@ class TorchLAMB:
         observer: Observer | None,
     ) -> None:
         rows = [row for _, row in members]
-        on_host = is_on_host(rows[0][0])
-        if on_host:
-            c = None if c is None or c == 1.0 else float(c)
-        largest = max(row[0].numel() for row in rows)
-        if not k.scaled:
-            room = self._blocks_of(min(largest, BLOCK)).buffer if on_host else None
-            update_unscaled(rows, k, c, room)
-        elif on_host:
-            update, age = self._blocks_of(largest), torch.tensor(k.age, dtype=torch.float32)
-            for p, row in members:
-                numbers = update(row, k, c, age)
-                if observer is not None:
-                    observer(p, *numbers)
-        else:
+        if not is_on_host(rows[0][0]):
+            if not k.scaled:
+                update_unscaled(rows, k, c)
+                return
             numbers = update_in_lists(rows, k, c)
             if observer is not None:
                 for (p, _), of_p in zip(members, numbers, strict=True):
                     observer(p, *of_p)
+            return
+        divisor = None if c is None or c == 1.0 else float(c)
+        largest = max(row[0].numel() for row in rows)
+        if not k.scaled:
+            update_unscaled(rows, k, divisor, self._blocks_of(min(largest, BLOCK)).buffer)
+            return
+        update, age = self._blocks_of(largest), torch.tensor(k.age, dtype=torch.float32)
+        for p, row in members:
+            of_row = update(row, k, divisor, age)
+            if observer is not None:
+                observer(p, *of_row)
 
     def _blocks_of(self, largest: int) -> UpdateInBlocks:
         if self._blocks is None or self._blocks.largest < largest:
@@ -122,7 +124,7 @@ def _clip_factor(param_groups: list[dict[str, Any]], max_grad_norm: float) -> Te
     if not grads:
         return None
     if all(is_on_host(g) for g in grads):
-        G = math.sqrt(sum(norm**2 for norm in _norms_on_host(grads)))
+        G: Tensor | float = math.sqrt(sum(norm**2 for norm in _norms_on_host(grads)))
         return G / max_grad_norm if G > max_grad_norm else 1.0
     norms = [l2_norm(g) for g in grads]
     dtype = max((norm.dtype for norm in norms), key=lambda dtype: dtype.itemsize)
@@ -145,7 +147,7 @@ def _norms_on_host(grads: list[Tensor]) -> Iterator[float]:
         yield norm_of(partial_norms(together))
 
 
-def _fused_row(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Row | None:
+def _fused_row(p: Trained, state: dict[str, Any], group: dict[str, Any]) -> Row | None:
     """Return the tensors of a parameter for the fused kernel; None if it cannot take them.
 
     A parameter without moments gets them.
@@ -158,11 +160,12 @@ def _fused_row(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Row |
         return None
     if any([x.dtype != torch.float32 for x in tensors]):
         return None
-    return in_memory_order(*tensors)
+    row: Any = in_memory_order(*tensors)
+    return row
 
 
 def _update(
-    p: Tensor,
+    p: Trained,
     state: dict[str, Any],
     k: Scalars,
     c: Tensor | float | None,
@@ -185,7 +188,7 @@ def _update(
     if k.wd != 0 and k.adam_w_mode:
         u.add_(w, alpha=k.wd)
 
-    ratio = 1.0
+    ratio: Tensor | float = 1.0
     if k.scaled:
         w_norm, u_norm = l2_norm(w), l2_norm(u)
         ratio = trust_ratio(w_norm, u_norm, k.trust_clip)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -56,6 +57,10 @@ class DryRunner(Runner):
     there), and is not wrapped by DDP.
     """
 
+    _train_loop: Any
+    optim_wrapper: Any
+    param_schedulers: Any
+
     def build_model(self, model: dict) -> nn.Module:
         """Build the model without memory for its weights, if it allows that.
 
@@ -84,7 +89,7 @@ class DryRunner(Runner):
         """
         return model
 
-    def build_logger(self, *args, **kwargs) -> MMLogger:
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         """Return a logger without a file, which logs errors alone.
 
         Args:

@@ -138,8 +138,9 @@ def own_ranks(cfg: Config) -> tuple[int, str]:
     batch = (cfg.get('train_dataloader') or {}).get('batch_size')
     for section, key in (('train_cfg', 'global_batch_size'), ('auto_scale_lr', 'base_batch_size')):
         made_for = (cfg.get(section) or {}).get(key)
-        whole = isinstance(batch, int) and isinstance(made_for, int) and batch > 0 < made_for
-        if whole and made_for % batch == 0:
+        if not isinstance(batch, int) or not isinstance(made_for, int):
+            continue
+        if batch > 0 < made_for and made_for % batch == 0:
             return made_for // batch, f'{section}.{key} / train_dataloader.batch_size'
     return 1, 'the config says no number that fits'
 

@@ -41,8 +41,8 @@ def draw_lr(plan: Plan, title: str) -> Figure:
     epochs = axes.secondary_xaxis(
         'top',
         functions=(
-            lambda update: update / plan.updates_per_epoch,
-            lambda epoch: epoch * plan.updates_per_epoch,
+            lambda update: np.divide(update, plan.updates_per_epoch),
+            lambda epoch: np.multiply(epoch, plan.updates_per_epoch),
         ),
     )
     epochs.set_xlabel('epoch')

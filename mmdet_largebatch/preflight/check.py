@@ -103,7 +103,7 @@ def _check_source(file: CocoFile, source: Source, pictures: bool, found: Finding
         )
     if source.split == 'train':
         found.warnings += objects_left_out(file, source, objects)
-    found.image_ids[source.setting] = [file.images.ids[index] for index in objects.images]
+    found.image_ids[source.setting] = [file.images.ids[index] for index in objects.images.tolist()]
     if pictures and source.parses_as_coco:
         check_pictures(file, source, objects.images)
 
@@ -157,7 +157,7 @@ def check_data(
     evaluated = [x for x in measures if x.evaluates and x.is_local]
     compared = _compared(read, evaluated)
     with paused_gc():
-        for path in dict.fromkeys([x.ann_file for x in (*read, *evaluated)]):
+        for path in dict.fromkeys([x.ann_file for x in read] + [x.ann_file for x in evaluated]):
             file = CocoFile(path, _needs_annotations(path, read, evaluated))
             for source in read:
                 if source.ann_file == path:

@@ -80,7 +80,7 @@ def categories_in_use(file: CocoFile, source: Source, classes: tuple[str, ...]) 
     if missing:
         given = (source.config.get('metainfo') or {}).get('classes') is not None
         hint = ''
-        if not given:
+        if not given and source.kind is not None:
             hint = f" (not set, so the {len(classes)} of {source.kind.__name__}'s own METAINFO)"
         raise SettingError(
             f'{setting}{hint} has {listed(missing)}, but {has}. Must be names that the file '
@@ -222,6 +222,6 @@ def predicts_masks(cfg: Config) -> bool:
     if isinstance(roi_head, Mapping):
         return bool(roi_head.get('mask_head'))
     if isinstance(model.get('bbox_head'), Mapping) and not model.get('mask_head'):
-        name = resolve(MODELS, model['bbox_head']).__name__
-        return any(word in name for word in ('Ins', 'Mask', 'Seg'))
+        kind = resolve(MODELS, model['bbox_head'])
+        return kind is None or any(word in kind.__name__ for word in ('Ins', 'Mask', 'Seg'))
     return True

@@ -69,11 +69,11 @@ class Rows:
         known = isinstance(row, dict) and 'id' in row
         return f'{self.name}[{index}]' + (f' (id {shown(row["id"])})' if known else '')
 
-    def refuse(self, wrong: Sequence[bool], what: str, right: str) -> NoReturn:
+    def refuse(self, wrong: Sequence[bool] | np.ndarray, what: str, right: str) -> NoReturn:
         """Refuse entries.
 
         Args:
-            wrong (Sequence[bool]): Which ones.
+            wrong (Sequence[bool] or np.ndarray): Which ones.
             what (str): What is wrong with the first of them.
             right (str): What would be right.
 

@@ -152,7 +152,7 @@ class Objects:
     def _filtered(
         self, file: CocoFile, source: Source, width: np.ndarray, height: np.ndarray
     ) -> np.ndarray:
-        keep = np.ones(len(file.images), dtype=bool)
+        keep: np.ndarray = np.ones(len(file.images), dtype=bool)
         options = source.config.get('filter_cfg')
         if options is not None and not source.config.get('test_mode') and source.filters_as_coco:
             if options.get('filter_empty_gt', False):
@@ -215,7 +215,7 @@ def check_for_metric(file: CocoFile, metric: Metric, category_ids: set) -> list[
 
 def _match_numbers(file: CocoFile, wanted: np.ndarray) -> np.ndarray:
     """Return the ids as pycocotools notes matches by them: as numbers."""
-    numbers = np.ones(len(file.annotations))
+    numbers: np.ndarray = np.ones(len(file.annotations))
     ids = file.annotations.ids
     for index in np.flatnonzero(wanted) if set(map(type, ids)) - {int} else ():
         try:

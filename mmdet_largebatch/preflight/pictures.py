@@ -3,6 +3,7 @@
 import os
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +65,7 @@ def check_pictures(file: CocoFile, source: Source, images: np.ndarray) -> None:
     names = file.images.values('file_name', right)
     if set(map(type, names)) - {str}:
         file.images.refuse([type(x) is not str for x in names], 'has no text as file_name', right)
-    prefixes = source.config.get('data_prefix')
+    prefixes: Any = source.config.get('data_prefix')
     setting = f'{source.setting}.data_prefix'
     prefixes = prefixes if hasattr(prefixes, 'get') else {}
     if not isinstance(prefixes.get('img'), str):

@@ -88,7 +88,7 @@ class Source:
         """bool: True if its file is read as :class:`CocoDataset` reads it."""
         return (
             _inherits(self.kind, CocoDataset, 'load_data_list')
-            and self.kind.COCOAPI is CocoDataset.COCOAPI
+            and getattr(self.kind, 'COCOAPI', None) is CocoDataset.COCOAPI
         )
 
     @property
@@ -184,8 +184,8 @@ class Metric:
     for_all: bool
 
     @property
-    def ann_file(self) -> str | None:
-        """Its own annotation file."""
+    def ann_file(self) -> Any:
+        """str, optional: Its own annotation file."""
         return self.config.get('ann_file')
 
     @property

@@ -23,7 +23,7 @@ MOST_POINTS = 60
 FAR_APART = 4
 # Of the picture, in inches.
 WIDTH = 9
-CROSS = dict(color='black', ls='none', marker='x', ms=9, mew=2.2)
+CROSS: dict[str, Any] = dict(color='black', ls='none', marker='x', ms=9, mew=2.2)
 
 
 def draw_curves(runs: Sequence[Run], path: str | Path, group_seeds: bool = False) -> None:
@@ -118,8 +118,8 @@ def _draw_ap(
 
 def _ap_points(run: Run, key: str) -> np.ndarray:
     """Epochs and APs, of shape (points, 2)."""
-    points = [(one.epoch, getattr(one, key)) for one in run.evaluations]
-    points = [point for point in points if point[1] is not None]
+    aps = [(one.epoch, getattr(one, key)) for one in run.evaluations]
+    points: list[tuple[float, float]] = [point for point in aps if point[1] is not None]
     if points and run.status == 'done':
         # The last epoch is a short one where the run was cut.
         points[-1] = (min(points[-1][0], run.epochs_trained), points[-1][1])
@@ -127,7 +127,10 @@ def _ap_points(run: Run, key: str) -> np.ndarray:
 
 
 def _draw_line(
-    axes: Axes, points: list[np.ndarray], style: dict[str, Any], markevery=None
+    axes: Axes,
+    points: list[np.ndarray],
+    style: dict[str, Any],
+    markevery: tuple[int, int] | None = None,
 ) -> np.ndarray:
     """Draw the mean of several curves in a band of their range; give back what was drawn."""
     shared = sorted(set.intersection(*(set(curve[:, 0]) for curve in points)))

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 
 from ..errors import SettingError
 from .run import Run
@@ -110,7 +111,8 @@ def _objection(runs: Sequence[Run]) -> str | None:
 def _cells(runs: Sequence[Run]) -> tuple[Cells, list[float], list[int]]:
     cells: Cells = {}
     for run in runs:
-        cells.setdefault((run.lr, run.warmup_updates), []).append(run)
+        if run.lr is not None and run.warmup_updates is not None:
+            cells.setdefault((run.lr, run.warmup_updates), []).append(run)
     return cells, sorted({lr for lr, _ in cells}), sorted({warmup for _, warmup in cells})
 
 
@@ -146,17 +148,17 @@ def _draw_cell(
     row, column = place
     box, color = None, 'black'
     if np.isnan(value):
-        hatched = dict(fc='0.95', ec='0.8', hatch='///', lw=0)
+        hatched: dict[str, Any] = dict(fc='0.95', ec='0.8', hatch='///', lw=0)
         axes.add_patch(Rectangle((column, row), 1, 1, **hatched))
         _outline(axes, place, ec='white', lw=1.5)
         box = dict(fc='0.95', ec='none', pad=1)
     elif norm(value) < 0.5:
         color = 'white'
-    centred = dict(ha='center', va='center', fontsize=8)
+    centred: dict[str, Any] = dict(ha='center', va='center', fontsize=8)
     axes.text(column + 0.5, row + 0.5, text, color=color, bbox=box, **centred)
 
 
-def _outline(axes: Axes, place: tuple[int, int], **style) -> Rectangle:
+def _outline(axes: Axes, place: tuple[int, int], **style: Any) -> Patch:
     row, column = place
     return axes.add_patch(Rectangle((column, row), 1, 1, fill=False, **style))
 

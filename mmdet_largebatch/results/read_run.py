@@ -148,8 +148,8 @@ def _ap_keys(evaluations: list[Record], kind: str) -> str | None:
 
 
 def _evaluation(record: Record, box: str | None, mask: str | None) -> Evaluation:
-    values = [_measured(record.get(key)) for key in (box, mask)]
-    return Evaluation(record['step'], *values, found_nothing=record.get('nothing', False))
+    box_ap, mask_ap = (_measured(key and record.get(key)) for key in (box, mask))
+    return Evaluation(record['step'], box_ap, mask_ap, record.get('nothing', False))
 
 
 def _measured(ap: Any) -> float | None:

@@ -128,8 +128,8 @@ class Run:
     @property
     def epochs_trained(self) -> float:
         """float: Epochs that were finished, with the part of one where the run was cut short."""
-        cut = self.max_updates is not None and self.stopped_at is None and self.updates_per_epoch
-        if cut and self.epochs_done == self.last_epoch:
+        ended = self.stopped_at is None and self.epochs_done == self.last_epoch
+        if ended and self.max_updates is not None and self.updates_per_epoch:
             return round(self.max_updates / self.updates_per_epoch, 2)
         return self.epochs_done
 
@@ -189,8 +189,8 @@ class Run:
         checkpoints at the end of an epoch, starts, and updates that were computed again later are
         not in it. None where the log of the first epoch or a time is missing.
         """
-        times = [logged.seconds for logged in self.updates]
-        if not times or None in times or self.updates[0].epoch > 1:
+        times = [logged.seconds for logged in self.updates if logged.seconds is not None]
+        if not times or len(times) < len(self.updates) or self.updates[0].epoch > 1:
             return None
         ends = [logged.update for logged in self.updates]
         counts = [end - start for start, end in zip([0, *ends], ends, strict=False)]

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -16,12 +17,12 @@ OF_THE_PLACE = ('work_dir', 'resume', 'launcher', 'visualizer', 'vis_backends', 
 WARMUPS = ('LinearLR', 'ConstantLR', 'QuadraticWarmupLR')
 
 
-def check_by_epoch(cfg: Config, work_dir) -> None:
+def check_by_epoch(cfg: Config, work_dir: str | Path) -> None:
     """Refuse a training that does not count in epochs.
 
     Args:
         cfg (Config): The config.
-        work_dir (Path): The work folder, for the message.
+        work_dir (str or Path): The work folder, for the message.
 
     Raises:
         SettingError: If it counts in iterations.
@@ -158,7 +159,8 @@ def base_lr(cfg: Config, ranks: int | None) -> float | None:
         )
     elif stock.get('enable'):
         # MMEngine's own scaling does not count what is accumulated.
-        batch, base, exponent = ranks and ranks * _micro_batch(cfg), stock['base_batch_size'], 1.0
+        micro_batch, base, exponent = _micro_batch(cfg), stock['base_batch_size'], 1.0
+        batch = ranks and micro_batch and ranks * micro_batch
     else:
         return lr
     return batch and lr * (batch / base) ** exponent

@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -123,8 +123,8 @@ def as_markdown(rows: Sequence[Row]) -> str:
         str: A Markdown table; ``-`` where there is no value.
     """
     cells = [_cells(row) for row in rows]
-    right = ('global batch', 'ranks', 'LR', 'warmup', 'epochs', 'box AP', 'mask AP')
-    right += ('training time', 'images a second')
+    right = {'global batch', 'ranks', 'LR', 'warmup', 'epochs', 'box AP', 'mask AP'}
+    right |= {'training time', 'images a second'}
     rule = ['---:' if heading in right else '---' for heading in cells[0]]
     lines = [list(cells[0]), rule, *(list(row.values()) for row in cells)]
     return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
@@ -153,7 +153,7 @@ def _cells(row: Row) -> dict[str, str]:
     return {heading: text.replace('|', '\\|') for heading, text in cells.items()}
 
 
-def _measured(row: Row, key: str, written, after: str = '') -> str:
+def _measured(row: Row, key: str, written: Callable[[Any], str], after: str = '') -> str:
     value, deviation = row[key], row.get(f'{key}_std')
     if value is None:
         return '-'

@@ -66,7 +66,7 @@ SETTINGS: dict[str, Callable[[Run], str | None]] = {
     'optimizer': lambda run: run.optimizer or '-',
     'global_batch': lambda run: f'batch {number(run.global_batch)}',
     'epochs': lambda run: f'{run.epochs} epochs',
-    'max_updates': lambda run: run.max_updates and f'{run.max_updates} updates',
+    'max_updates': lambda run: f'{run.max_updates} updates' if run.max_updates else None,
     'lr': lambda run: f'LR {number(run.lr)}',
     'warmup_updates': lambda run: f'warmup {number(run.warmup_updates)}',
     'seed': lambda run: None if run.seed is None else f'seed {run.seed}',

@@ -54,7 +54,8 @@ def run_trials(
         Stopped: If it was told to stop.
     """
     devices = _devices(gpus, jobs)
-    waiting, running = deque(trials), {}
+    waiting = deque(trials)
+    running: dict[int, tuple[Trial, subprocess.Popen]] = {}
     told: list[int] = []
     handlers = {
         number: signal.signal(number, lambda number, frame: told.append(number))

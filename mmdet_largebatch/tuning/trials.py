@@ -73,8 +73,8 @@ def combinations(
     Raises:
         SettingError: If there are fewer pairs than samples.
     """
-    lrs, warmups, seeds = (list(dict.fromkeys(x)) or [None] for x in (lrs, warmups, seeds))
-    pairs = list(product(lrs, warmups))
+    values: list[list[Any]] = [list(dict.fromkeys(x)) or [None] for x in (lrs, warmups, seeds)]
+    pairs = list(product(*values[:2]))
     if samples is not None:
         if samples > len(pairs):
             raise SettingError(
@@ -85,7 +85,7 @@ def combinations(
         pairs = [pairs[number] for number in sorted(chosen)]
     return [
         Trial(folder / _name(lr, warmup, seed), lr, warmup, seed)
-        for (lr, warmup), seed in product(pairs, seeds)
+        for (lr, warmup), seed in product(pairs, values[2])
     ]
 
 

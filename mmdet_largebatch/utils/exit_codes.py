@@ -18,6 +18,8 @@ STATUS_FILE = 'LARGEBATCH_STATUS_FILE'
 class Preempted(SystemExit):
     """Exits a training whose machine is about to be taken away, with status 75."""
 
+    code: int
+
     def __init__(self) -> None:
         super().__init__(PREEMPTED)
 

@@ -58,7 +58,7 @@ def _start(parent: int) -> None:
 
 def _watch_trainer(_: object) -> None:
     trainer = multiprocessing.parent_process()
-    _start(trainer.pid if trainer else os.getppid())
+    _start((trainer and trainer.pid) or os.getppid())
 
 
 def _end_without(parent: int) -> None:

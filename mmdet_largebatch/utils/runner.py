@@ -1,10 +1,12 @@
 """Look up parts of a run, for hooks."""
 
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.optim import BaseOptimWrapper
 from mmengine.runner import BaseLoop, Runner
+from torch import nn
 
 from ..compat import train_loop
 
@@ -35,3 +37,15 @@ def find_hook(runner: Runner, kind: type[AnyHook]) -> AnyHook | None:
         Hook, optional: The first hook of that class, None where there is none.
     """
     return next((hook for hook in runner.hooks if isinstance(hook, kind)), None)
+
+
+def plain_model(model: nn.Module) -> nn.Module:
+    """Take a model out of its wrapper (DDP).
+
+    Args:
+        model (nn.Module): The model, wrapped or not.
+
+    Returns:
+        nn.Module: The model itself.
+    """
+    return cast(nn.Module, model.module) if is_model_wrapper(model) else model
