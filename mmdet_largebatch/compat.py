@@ -11,6 +11,7 @@ from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 from mmengine.optim import BaseOptimWrapper, _ParamScheduler
+from mmengine.registry import Registry
 from mmengine.runner import BaseLoop, CheckpointLoader, Runner
 from mmengine.runner.runner import _SlicedDataset
 from torch.utils.data import DataLoader
@@ -91,3 +92,13 @@ def checkpoint_loaders() -> dict[str, Callable]:
 def lazy_dict(cfg: Config) -> dict[str, Any]:
     """Return a config whose classes are still imports, which the text of a config loses."""
     return cfg._to_lazy_dict()
+
+
+def config_path(name: str) -> str:
+    """Return the file of ``PACKAGE::FOLDER/FILE.py``; ``get_config`` would install the package."""
+    return Config._get_cfg_path(name, '')[0]
+
+
+def locations(registry: Registry) -> list[str]:
+    """Return the modules that a registry imports at its first use; there is no public list."""
+    return registry._locations

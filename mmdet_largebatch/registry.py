@@ -8,6 +8,8 @@ from mmdet import registry as mmdet_registry
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import Registry
 
+from .compat import locations
+
 # MMEngine reads configs of the packages that it knows by name, from the folder of the distribution.
 # An editable install has none: a module's name makes MMEngine ask the import system instead.
 MODULE2PACKAGE['mmdet_largebatch'] = 'mmdet_largebatch.version'
@@ -19,5 +21,5 @@ for _registry in list(vars(mmdet_registry).values()):
             _registry.name,
             parent=_registry,
             scope='mmdet_largebatch',
-            locations=_registry._locations,
+            locations=locations(_registry),
         )

@@ -18,11 +18,11 @@ from mmdet.visualization.palette import get_palette
 from mmengine.config import Config, DictAction
 from mmengine.dataset import pseudo_collate
 from mmengine.fileio import get
+from mmengine.model import BaseModel
 from mmengine.model.utils import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
 from mmengine.structures import InstanceData
-from torch import nn
 from torch.utils.data import Dataset
 
 from ..errors import SettingError
@@ -41,7 +41,7 @@ LABEL_HEIGHT, LABEL_WIDTH = 0.052, 0.024
 
 
 def free_spot(box: np.ndarray, width: float, size: float, taken: list[tuple]) -> tuple:
-    """Where the label of a box hides no other label.
+    """Find a place where the label of a box hides no other label.
 
     Args:
         box (np.ndarray): Left, top, right and bottom of the detection, in pixels.
@@ -70,7 +70,7 @@ def free_spot(box: np.ndarray, width: float, size: float, taken: list[tuple]) ->
 
 
 def colour(palette: list[tuple] | str | None, label: int) -> np.ndarray:
-    """The colour of a class.
+    """Return the colour of a class.
 
     Args:
         palette (list[tuple] or str, optional): The dataset's colours in 0 to 255, or a name that
@@ -99,7 +99,8 @@ def draw(axes: plt.Axes, picture: np.ndarray, found: InstanceData, meta: dict) -
     """
     axes.imshow(picture)
     axes.axis('off')
-    size, taken, classes = max(picture.shape[:2]), [], meta.get('classes') or ()
+    size, classes = max(picture.shape[:2]), meta.get('classes') or ()
+    taken: list[tuple] = []
     for index in range(len(found)):
         label, score = int(found.labels[index]), float(found.scores[index])
         color = colour(meta.get('palette'), label)
@@ -115,9 +116,10 @@ def draw(axes: plt.Axes, picture: np.ndarray, found: InstanceData, meta: dict) -
         )
         name = classes[label] if label < len(classes) else f'class {label}'
         text = f'{name} {score:.2f}'
-        spot = free_spot(box, LABEL_WIDTH * len(text) * size, size, taken)
+        left, top = free_spot(box, LABEL_WIDTH * len(text) * size, size, taken)
         axes.text(
-            *spot,
+            left,
+            top,
             text,
             va='top',
             fontsize=8,
@@ -126,7 +128,7 @@ def draw(axes: plt.Axes, picture: np.ndarray, found: InstanceData, meta: dict) -
         )
 
 
-def load_model(cfg: Config, checkpoint: str, device: str) -> nn.Module:
+def load_model(cfg: Config, checkpoint: str, device: str) -> BaseModel:
     """Build the model with the weights of a checkpoint.
 
     Args:
@@ -135,7 +137,7 @@ def load_model(cfg: Config, checkpoint: str, device: str) -> nn.Module:
         device (str): Where the model is to be.
 
     Returns:
-        nn.Module: The model, for inference.
+        BaseModel: The model, for inference.
 
     Raises:
         SettingError: If the checkpoint is of another model.
@@ -148,11 +150,11 @@ def load_model(cfg: Config, checkpoint: str, device: str) -> nn.Module:
     return model.to(device).eval()
 
 
-def storage_of(dataset: Dataset) -> dict | None:
-    """Where a dataset reads from.
+def storage_of(dataset: Dataset | None) -> dict | None:
+    """Return where a dataset reads from.
 
     Args:
-        dataset (Dataset): The dataset, wrapped or of several.
+        dataset (Dataset, optional): The dataset, wrapped or of several.
 
     Returns:
         dict, optional: Its ``backend_args``, of the first where there are several.

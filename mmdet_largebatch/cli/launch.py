@@ -11,6 +11,7 @@ from mmengine.config import Config, DictAction
 from mmengine.utils import digit_version
 
 from ..checkpoints import trust_checkpoints
+from ..compat import config_path
 from ..errors import SettingError
 from ..utils.orphans import watch_parents
 from .config_fixes import leave_out_worker_options, take_out_hooks
@@ -94,11 +95,10 @@ def load_config(args: Namespace) -> Config:
 
 
 def _config_file(name: str) -> str:
-    """The file of a config that is named by its path, or as PACKAGE::FOLDER/FILE.py."""
+    """Return the file of a config, named by its path or as PACKAGE::FOLDER/FILE.py."""
     if '::' in name:
         try:
-            # MMEngine's public function would install a package that is not there.
-            return Config._get_cfg_path(name, '')[0]
+            return config_path(name)
         except (AssertionError, ModuleNotFoundError, FileNotFoundError, ValueError) as error:
             raise SettingError(f'config={name}: not found ({_said(error)}).') from error
     if not os.path.isfile(name):

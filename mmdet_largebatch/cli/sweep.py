@@ -32,17 +32,17 @@ from . import check_work_dir, load_config, look_at_data, one_line_errors
 
 
 def number_from(least: int, kind: type = int) -> Callable[[str], float]:
-    """What reads a number from the command line.
+    """Return a parser of a number on the command line.
 
     Args:
-        least (int): What it must not be below.
+        least (int): The least number allowed.
         kind (type): ``int`` or ``float``. Defaults to int.
 
     Returns:
         Callable[[str], float]: For ``type`` of an argument.
     """
 
-    def read(text: str):
+    def read(text: str) -> float:
         value = kind(text)
         if not value >= least:
             raise argparse.ArgumentTypeError(f'{text} is below {least}')
@@ -115,7 +115,7 @@ def prepare(args: argparse.Namespace, cfg: Config) -> list[Trial]:
 
 
 def told(run: Run) -> str:
-    """What a run came to, in a few words."""
+    """Return the result of a run in a few words."""
     ap = [
         f'{name} AP {value:.3f}'
         for name, value in (('box', run.box_ap), ('mask', run.mask_ap))
