@@ -8,6 +8,7 @@ import runpy
 import shlex
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import mmdet.registry
 import pytest
@@ -66,6 +67,9 @@ COMMANDS = {
     'pip install torch setuptools ninja psutil wheel': INSTALLS,
     "pip install --no-build-isolation -e '.[onedl]'": INSTALLS,
     "pip install --no-build-isolation -e '.[openmmlab]'": INSTALLS,
+    'pip wheel --no-deps --no-build-isolation --wheel-dir dist .': By('tests/test_wheel.py'),
+    'python -m mmdet_largebatch.cli.train mmdet_largebatch::shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py': By('tests/test_wheel.py'),
+    '''python -c "import mmdet_largebatch as m; print(m.__path__[0] + '/.mim/configs')"''': 'folder',
     'git clone https://github.com/NVIDIA/apex && cd apex': APEX,
     'APEX_CPP_EXT=1 APEX_CUDA_EXT=1 pip install -v --no-build-isolation .': APEX,
     f'python tools/plan.py {LAMB} --gpus 8 --images 117266 --plot lr.png': 'plan',
@@ -267,6 +271,16 @@ def test_results(line, run, tmp_path, monkeypatch):
     status, out, err = run(*words)
     assert (status, out.count(' done |')) == (0, len(words) - 3), err
     assert (tmp_path / 'results/curves.png').exists()
+
+
+@pytest.mark.parametrize('line', [x for x in SHORT if COMMANDS[x] == 'folder'])
+def test_the_folder_of_the_recipes_is_printed(line, command):
+    done = command(sys.executable, *shlex.split(line)[1:])
+    assert done.returncode == 0, done.stderr
+    folder = Path(done.stdout.strip())
+    assert (folder / Path(SHAPES).relative_to('configs')).is_file()
+    # No library's noise either.
+    assert done.stderr == ''
 
 
 @pytest.mark.parametrize('line', [x for x in SHORT if COMMANDS[x] == 'benchmark_loop'])
