@@ -239,5 +239,5 @@ def test_names_of_checkpoints(tmp_path):
         runner.train()
         assert 'resumed epoch: 2' in ''.join(p.read_text() for p in folder.glob('*/*.log'))
     for name in ('best_{}.pth', 'restart_{}.pth'):
-        with pytest.raises(SettingError, match='filename_tmpl=.*Must not begin'):
+        with pytest.raises(SettingError, match='filename_tmpl=.*does not begin with best_'):
             make(tmp_path / 'refused', checkpoint=dict(filename_tmpl=name))

@@ -138,8 +138,8 @@ def test_a_setting_that_the_training_refuses_ends_the_sweep_in_its_words(shapes,
     done = command(*words(shapes, tmp_path, '--lr', '0.1', '--warmup-iters', 99))
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
-        'error: WarmupStepLRHook: warmup_iters=99 must be no longer than the training of 2 epochs '
-        '(10 updates)'
+        'error: Invalid WarmupStepLRHook.warmup_iters=99. Must be no longer than the training of '
+        '2 epochs (10 updates).'
     )
 
 
