@@ -84,9 +84,9 @@ class LAMB(LayerwiseOptimizer):
             :math:`1 - \beta_1`. Defaults to True.
         adam_w_mode (bool): Whether weight decay is added to the update (True) or to the gradient
             (False). Defaults to True.
-        max_grad_norm (float, optional): Global gradient norm above which gradients are clipped,
-            > 0; None switches it off. One for all groups, and not taken from a checkpoint. An
-            optim wrapper with ``clip_grad`` clips a second time. Defaults to 1.0.
+        max_grad_norm (float, optional): Global gradient norm above which gradients are clipped.
+            Must be > 0; None switches it off. One for all groups, and not taken from a checkpoint.
+            An optim wrapper with ``clip_grad`` clips a second time. Defaults to 1.0.
         use_nvlamb (bool): Whether tensors without weight decay are scaled by their trust ratio
             too. Defaults to False.
         trust_clip (tuple[float, float], optional): Lowest and highest trust ratio, which Apex does
