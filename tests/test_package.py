@@ -72,12 +72,12 @@ def test_the_index_has_every_recipe_with_what_its_config_says():
             technique = model['Metadata']['Training Techniques'][0]
             assert technique.split(' with ')[0] == cfg.optim_wrapper.optimizer.type
             for ap in (ap for x in model.get('Results', []) for ap in x['Metrics'].values()):
-                assert f' {ap / 100:.3f} |' in readme_row(config.stem.split('_')[3])
+                assert f' {ap / 100:.3f} |' in row_of_results(config.stem.split('_')[3])
     assert sorted(listed) == sorted(ROOT.glob('configs/[!_]*/*.py'))
 
 
-def readme_row(recipe):
-    lines = (ROOT / 'README.md').read_text().splitlines()
+def row_of_results(recipe):
+    lines = (ROOT / 'docs/results.md').read_text().splitlines()
     return next(line for line in lines if line.startswith(f'| `{recipe}`'))
 
 
