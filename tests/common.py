@@ -1,4 +1,4 @@
-"""What tests of several folders import."""
+"""Shared constants and options of the tests."""
 
 from pathlib import Path
 

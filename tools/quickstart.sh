@@ -34,14 +34,13 @@ source .venv${STACK:+-$STACK}/bin/activate
 
 mkdir -p "$work"
 log=$work/quickstart.log
-# Run a command with its output in the log; its last lines are shown if it fails.
-logged() {
-    if ! "$@" >>"$log" 2>&1; then
-        tail -n 20 "$log" >&2
-        echo "error: $* failed; the whole log is $log" >&2
-        exit 1
-    fi
+fail() {
+    tail -n 20 "$log" >&2
+    echo "error: $1 failed; the whole log is $log" >&2
+    exit 1
 }
+# Run a command with its output in the log; its last lines are shown if it fails.
+logged() { "$@" >>"$log" 2>&1 || fail "$*"; }
 
 echo "== Shapes"
 python tools/make_shapes.py
@@ -50,12 +49,8 @@ if [ -f "$work/epoch_$epochs.pth" ]; then
     echo "== Training is done: $work/epoch_$epochs.pth"
 else
     echo "== Training with LAMB, $epochs epochs on 2 processes. The whole log: $log"
-    if ! tools/dist_train.sh $config 2 --work-dir "$work" --resume ${options[@]+"${options[@]}"} 2>&1 |
-        python tools/epoch_lines.py "$log"; then
-        tail -n 20 "$log" >&2
-        echo "error: the training failed; the whole log is $log" >&2
-        exit 1
-    fi
+    tools/dist_train.sh $config 2 --work-dir "$work" --resume ${options[@]+"${options[@]}"} 2>&1 |
+        python tools/epoch_lines.py "$log" || fail 'the training'
 fi
 
 echo "== Evaluation"

@@ -34,7 +34,7 @@ BACKEND = 'largebatch'
 def torchrun_arguments(
     tool: str, config: str, gpus: str, arguments: list[str], environment: Mapping[str, str]
 ) -> list[str]:
-    """What torchrun is called with.
+    """Return the arguments of torchrun.
 
     Args:
         tool (str): ``train.py`` or ``test.py``.

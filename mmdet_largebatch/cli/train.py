@@ -6,7 +6,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ..errors import SettingError
-from ..hooks import RunRecordHook
+from ..utils.record import keep_record
 from . import (
     add_common_arguments,
     begin_tool,
@@ -60,7 +60,7 @@ def main() -> None:
         check_work_dir(cfg)
         use_gloo_without_gpu(cfg)
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-        runner.register_hook(RunRecordHook())
+        keep_record(runner)
         runner.train()
 
 

@@ -16,7 +16,7 @@ from ..checks import check
 from ..compat import accumulative_counts, randomness
 from ..errors import SettingError
 from ..optimizers import double_clip_message
-from ..utils.record import note
+from ..utils.record import keep_record, note
 from .eta import CutEta
 from .evaluation import be_patient, forget_evaluation
 from .gradient_accumulation import GradientAccumulator
@@ -296,8 +296,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         hub.update_info(key, self.updates_per_epoch)
 
     def _note(self) -> None:
-        if 'RunRecordHook' not in {type(hook).__name__ for hook in self.runner.hooks}:
-            self.runner.register_hook(dict(type='mmdet.RunRecordHook'))
+        keep_record(self.runner)
         note(
             self.runner,
             global_batch=self.global_batch_size,

@@ -30,6 +30,16 @@ FINISHED = ('done', 'cut', 'stopped early')
 _facts: WeakKeyDictionary[Runner, dict[str, Any]] = WeakKeyDictionary()
 
 
+def keep_record(runner: Runner) -> None:
+    """Add :class:`RunRecordHook` to a run that lacks it.
+
+    Args:
+        runner (Runner): The runner, before ``before_train``.
+    """
+    if 'RunRecordHook' not in {type(hook).__name__ for hook in runner.hooks}:
+        runner.register_hook(dict(type='mmdet.RunRecordHook'))
+
+
 def note(runner: Runner, **facts: Any) -> None:
     """Note facts of a run for its record.
 

@@ -1,4 +1,4 @@
-"""Which models are said to depend on the number of ranks, and by which of their modules."""
+"""Models that depend on the number of ranks, and the modules that are named for it."""
 
 import pytest
 from common import ROOT

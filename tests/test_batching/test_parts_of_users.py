@@ -1,4 +1,4 @@
-"""What users bring to the loop: own train_steps, losses that come and go, options of the loader."""
+"""Parts of users in the loop: own train_steps, losses that come and go, options of the loader."""
 
 import pytest
 import torch

@@ -14,7 +14,7 @@ ASPECT = dict(type='AspectRatioBatchSampler')
 
 
 def deal(rank=0, ranks=1, number=101, seed=5, epoch=2, update=0, **settings):
-    """What a rank gets in an epoch: a list of (key, indices)."""
+    """Return the micro-batches of a rank in an epoch: a list of (key, indices)."""
     sampler = GlobalBatchSampler(
         DefaultSampler(Pictures(number), shuffle=True, seed=0),
         **(dict(batch_size=2, global_batch_size=6, grouping=ASPECT) | settings),

@@ -19,7 +19,7 @@ RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 
 
 class Run:
-    """What a run of trajectory.py left: per micro-batch, per update, and the weights."""
+    """The output of a run of trajectory.py: per micro-batch, per update, and the weights."""
 
     def __init__(self, folder, ranks, stdout):
         self.stdout, self.micro_batches, self.reads = stdout, {}, []

@@ -47,7 +47,7 @@ def select_in_float32():
 
 
 class Record(Hook):
-    """What each micro-batch was made of, and the losses of each update."""
+    """Note the contents of each micro-batch, and the losses of each update."""
 
     def __init__(self):
         self.micro_batches, self.losses, self.reads, self.draws = {}, [], [], []

@@ -167,7 +167,7 @@ def load(path):
 
 
 def same(a, b):
-    """Whether two values are equal to the bit."""
+    """Return True if two values are equal to the bit."""
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and torch.equal(a, b)
     if isinstance(a, dict):
