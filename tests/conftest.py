@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from common import ROOT
+from helpers.common import ROOT
 from mmengine.registry import init_default_scope
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import mmdet.registry
 import pytest
-from common import CUT, ROOT, data_options
+from helpers.common import CUT, ROOT, data_options
+from helpers.work_folders import SGD, whole, write
 from mmengine.config import Config
-from work_folders import SGD, whole, write
 
 from mmdet_largebatch.cli.sweep import parse_args
 from mmdet_largebatch.hooks import WarmupStepLRHook
@@ -91,14 +91,14 @@ COMMANDS = {
     'tools/dist_train.sh configs/shapes/mask-rcnn_r18_fpn_2xb8-sgd-1x_shapes.py 2': LAUNCHED,
     'python tools/results.py work_dirs/sgd work_dirs/lars work_dirs/lamb --out results': 'results',
     'python tools/results.py work_dirs/sgd work_dirs/lamb --out results': 'results',
-    'bash tools/run_tests.sh tests/test_batching/test_trajectory.py -rP': By('tests/test_batching/test_trajectory.py'),
+    'bash tools/run_tests.sh tests/test_global_batch/test_trajectory.py -rP': By('tests/test_global_batch/test_trajectory.py'),
     'python tools/benchmark_loop.py --shapes data/shapes': 'benchmark_loop',
     'git clone https://github.com/NVIDIA/apex ../apex': APEX,
     'APEX_SOURCE=../apex bash tools/run_tests.sh tests/test_optimizers/test_nvidias_class.py': APEX,
     '.venv/bin/pip install --no-deps timm==1.0.31 pytorch-optimizer==4.1.0 mmpretrain==1.2.0': INSTALLS,
     '.venv/bin/python tools/benchmark_optimizers.py --plot docs/images/benchmark_optimizers.png': By('tests/test_tools/test_benchmark_optimizers.py::test_the_picture_is_a_png'),
     'bash tools/run_tests.sh tests/test_reliability tests/test_checkpoints tests/test_hooks tests/test_tools/test_notices.py': By('tests/test_tools/test_notices.py'),
-    'PYTHONPATH=tests:tests/test_reliability python tests/test_reliability/kills.py --kills 30': By('tests/test_reliability/test_kills.py::test_killed_again_and_again_it_ends_as_if_never_killed'),
+    'PYTHONPATH=tests python -m helpers.kills --kills 30': By('tests/test_reliability/test_kills.py::test_killed_again_and_again_it_ends_as_if_never_killed'),
     'bash tools/run_tests.sh -m whole tests/test_optimizers/test_saved_state.py': By('tests/test_optimizers/test_saved_state.py::test_states_changed_at_random_are_refused_or_right'),
     'MAX_RESTARTS=100 tools/dist_train.sh CONFIG 8': By('tests/test_tools/test_launch.py::test_a_training_with_restarts_resumes_and_nothing_else_does'),
     'tools/aws_spot_notice.sh $!': By('tests/test_tools/test_notices.py::test_the_notice_of_aws_becomes_a_sigterm'),

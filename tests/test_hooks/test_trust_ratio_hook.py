@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers.regression import Points
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
-from regression import Points
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmdet_largebatch import SettingError

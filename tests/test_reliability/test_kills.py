@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from common import ROOT, data_options
-from kills import Processes, is_good, kill_and_compare, options
-from launched import OPTIONS, RECIPE, Launched
+from helpers.common import ROOT, data_options
+from helpers.kills import Processes, is_good, kill_and_compare, options
+from helpers.launched import OPTIONS, RECIPE, Launched
 
 
 def with_hook(folder, name, code):

@@ -5,8 +5,8 @@ import signal
 
 import pytest
 import torch
-from forked import free_port
-from launched import Launched, that_logs, vector, wait_for_port
+from helpers.forked import free_port
+from helpers.launched import Launched, that_logs, vector, wait_for_port
 
 TWO_EPOCHS = ('train_cfg.max_epochs=2', 'default_hooks.lr.milestones=[1]')
 

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from common import ROOT, data_options
-from forked import free_port
-from small_training import load, same
+from helpers.common import ROOT, data_options
+from helpers.forked import free_port
+from helpers.small_training import load, same
 
 CONFIG = f"""
 _base_ = '{ROOT}/configs/miniature/mask-rcnn_r18_fpn_1xb16-lamb-1x_shapes.py'
@@ -39,8 +39,8 @@ def configs(tmp_path_factory):
 @pytest.fixture(scope='module')
 def train(configs, shapes):
     """Run tools/train.py in this process; give back its status."""
+    from helpers.small_training import Tell
     from mmdet.registry import HOOKS
-    from small_training import Tell
 
     HOOKS.register_module(module=Tell, force=True)
 

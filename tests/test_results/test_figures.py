@@ -5,10 +5,10 @@ import sys
 from itertools import combinations
 
 import pytest
-from common import ROOT
+from helpers.common import ROOT
+from helpers.work_folders import SGD, config, diverged, evaluation, updates, whole, write
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
-from work_folders import SGD, config, diverged, evaluation, updates, whole, write
 
 from mmdet_largebatch import SettingError
 from mmdet_largebatch.results import (

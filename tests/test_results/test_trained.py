@@ -10,7 +10,7 @@ from pathlib import Path
 
 import mmdet
 import pytest
-from common import ROOT, data_options
+from helpers.common import ROOT, data_options
 
 from mmdet_largebatch.results import read_run
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from common import ROOT
+from helpers.common import ROOT
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
@@ -18,7 +18,7 @@ def benchmark_modules(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-TINY = 'tests/test_tools/pure_python/lamb.py'
+TINY = 'tests/helpers/pure_python/lamb.py'
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import subprocess
 from threading import Thread
 
 import pytest
-from common import ROOT
+from helpers.common import ROOT
 
 
 @pytest.fixture

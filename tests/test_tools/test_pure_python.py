@@ -3,12 +3,12 @@
 import json
 import sys
 
-from common import ROOT, data_options
+from helpers.common import ROOT, data_options
 from mmengine.config import Config
 
 from mmdet_largebatch.utils.config_text import config_text
 
-RECIPE = 'tests/test_tools/pure_python/lamb.py'
+RECIPE = 'tests/helpers/pure_python/lamb.py'
 
 
 def test_train_resume_test_plan_results_draw(typed, shapes, tmp_path):

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from common import ROOT, data_options
+from helpers.common import ROOT, data_options
 from mmengine.config import Config
 
 from mmdet_largebatch import SettingError

@@ -1,10 +1,10 @@
 """What test.py and draw_detections.py refuse, and what they write."""
 
 import pytest
-from common import data_options
-from forked import free_port
+from helpers.common import data_options
+from helpers.forked import free_port
 
-RECIPE = 'tests/test_tools/pure_python/lamb.py'
+RECIPE = 'tests/helpers/pure_python/lamb.py'
 
 
 @pytest.fixture

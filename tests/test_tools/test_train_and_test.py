@@ -5,8 +5,8 @@ import re
 import sys
 
 import pytest
-from common import ROOT, data_options
-from forked import free_port
+from helpers.common import ROOT, data_options
+from helpers.forked import free_port
 
 RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 

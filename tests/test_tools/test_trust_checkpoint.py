@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from common import ROOT, data_options
-from malicious import commands, save
+from helpers.common import ROOT, data_options
+from helpers.malicious import commands, save
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope

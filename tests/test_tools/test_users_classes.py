@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from common import data_options
-from file_defects import annotations, copy_of
+from helpers.common import data_options
+from helpers.file_defects import annotations, copy_of
 from mmengine.config import Config, ConfigDict
 from test_users_files import RECIPE, assert_one_line, recipe
 

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from common import ROOT, data_options
-from file_defects import ACCEPTED, REFUSED, annotations, copy_of, edited, put_all, stock
+from helpers.common import ROOT, data_options
+from helpers.file_defects import ACCEPTED, REFUSED, annotations, copy_of, edited, put_all, stock
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 

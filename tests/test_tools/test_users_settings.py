@@ -3,9 +3,9 @@
 import re
 
 import pytest
-from common import data_options
+from helpers.common import data_options
 
-RECIPE = 'tests/test_tools/pure_python/lamb.py'
+RECIPE = 'tests/helpers/pure_python/lamb.py'
 NO_WORKERS = [f'{split}_dataloader.num_workers=0' for split in ('train', 'val', 'test')]
 
 

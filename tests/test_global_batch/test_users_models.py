@@ -1,16 +1,14 @@
 """Models and schedules that users bring, by the commands that they type."""
 
-import os
 import runpy
 import sys
 
 import pytest
-from common import ROOT
+from helpers.common import PYTHONPATH, ROOT
+from helpers.runs import GLOBAL_BATCH, assert_same, state, train, write_config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from runs import GLOBAL_BATCH, assert_same, state, train, write_config
 
-PATH = os.pathsep.join(map(str, (ROOT, ROOT / 'tests/test_batching', ROOT / 'tests/test_parity')))
 NORM = dict(type='GN', num_groups=4)
 ATSS = dict(
     _delete_=True,
@@ -74,7 +72,7 @@ def test_communicating_models_are_refused_with_uneven_shares(command, tmp_path, 
     config = write_config(tmp_path, *parts)
     work = tmp_path / 'work'
     training = command(
-        *('tools/dist_train.sh', config, 2, '--work-dir', work), PYTHONPATH=PATH, timeout=600
+        *('tools/dist_train.sh', config, 2, '--work-dir', work), PYTHONPATH=PYTHONPATH, timeout=600
     )
     assert training.returncode == 2, training.stderr[-3000:]
     [line] = errors(training.stderr)
@@ -104,14 +102,16 @@ def plan(config, gpus, monkeypatch, capfd):
 @pytest.mark.parametrize('find_unused', [False, pytest.param(True, marks=pytest.mark.whole)])
 def test_a_head_that_one_rank_does_not_use(command, tmp_path, find_unused):
     model = dict(
-        custom_imports=dict(imports=['mmdet_largebatch', 'users_parts', 'idle_head']),
+        custom_imports=dict(
+            imports=['mmdet_largebatch', 'helpers.users_parts', 'helpers.idle_head']
+        ),
         model=dict(type='IdleHead'),
         train_cfg=dict(max_epochs=1, max_updates=2, global_batch_size=8, val_interval=10),
         find_unused_parameters=find_unused,
     )
     config = write_config(tmp_path, GLOBAL_BATCH, model)
     words = ('tools/dist_train.sh', config, 2, '--work-dir', tmp_path / 'work')
-    done = command(*words, PYTHONPATH=PATH, timeout=600)
+    done = command(*words, PYTHONPATH=PYTHONPATH, timeout=600)
     if find_unused:
         assert done.returncode == 0, done.stderr[-3000:]
         return

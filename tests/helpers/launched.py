@@ -12,7 +12,8 @@ from threading import Thread
 
 import psutil
 import torch
-from common import EVERY_PROPOSAL, ROOT, data_options
+
+from helpers.common import EVERY_PROPOSAL, ROOT, data_options
 
 RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 

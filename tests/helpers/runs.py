@@ -15,8 +15,9 @@ import warnings
 from pathlib import Path
 
 import torch
-from common import ROOT
-from forked import free_port
+
+from helpers.common import PYTHONPATH, ROOT
+from helpers.forked import free_port
 
 HERE = Path(__file__).parent
 # What a user changes to bring a stock config to the global batch: one micro-batch a rank here.
@@ -160,7 +161,7 @@ def train_as_process(folder, *parts, arguments=(), ranks=1, timeout=900):
         env=os.environ
         | dict(
             PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
-            PYTHONPATH=os.pathsep.join([str(ROOT), str(HERE), os.environ.get('PYTHONPATH', '')]),
+            PYTHONPATH=PYTHONPATH,
             OMP_NUM_THREADS='1',
             PORT=str(free_port()),
         ),

@@ -1,6 +1,6 @@
 r"""Kill processes of a training under tools/dist_train.sh, and compare with a run never killed.
 
-    PYTHONPATH=tests:tests/test_reliability python tests/test_reliability/kills.py --kills 30
+    PYTHONPATH=tests python -m helpers.kills --kills 30
 
 One command with MAX_RESTARTS trains on 2 ranks, another one on 3, and each takes half of the kills.
 These go round the kinds below, in an order that is drawn anew each time. Meanwhile the newest
@@ -26,8 +26,9 @@ from zipfile import ZipFile
 
 import psutil
 import torch
-from common import ROOT
-from launched import Launched
+
+from helpers.common import ROOT
+from helpers.launched import Launched
 
 KINDS = (
     'rank in training',
