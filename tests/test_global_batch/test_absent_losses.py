@@ -37,9 +37,7 @@ def by_hand(having):
 
 def test_absent_losses(command, tmp_path):
     out = tmp_path / 'out'
-    done = command(
-        *(sys.executable, '-m', 'helpers.absent', out), PYTHONPATH=PYTHONPATH, timeout=900
-    )
+    done = command(sys.executable, '-m', 'helpers.absent', out, PYTHONPATH=PYTHONPATH)
     assert done.returncode == 0, done.stderr[-3000:]
     for ranks in RANKS:
         found = [torch.load(f'{out}.{ranks}.{rank}.pth') for rank in range(ranks)]

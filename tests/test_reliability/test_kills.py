@@ -82,7 +82,7 @@ def test_nothing_outlives_a_killed_evaluation(killed, shapes, tmp_path):
     processes.look()
     assert len(processes.ranks()) == 2 and processes.workers(), ''.join(lines[-30:])
     processes.ranks()[1].send_signal(signal.SIGKILL)
-    assert run.wait(180) == 128 + signal.SIGKILL
+    assert run.wait(1800) == 128 + signal.SIGKILL
     assert processes.left() == []
 
 

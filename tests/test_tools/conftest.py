@@ -1,9 +1,5 @@
 """Fixtures that tests of several tools share."""
 
-import runpy
-import sys
-from types import SimpleNamespace
-
 import pytest
 import torch
 from helpers.common import ROOT
@@ -19,25 +15,6 @@ def benchmark_modules(monkeypatch):
 
 
 TINY = 'tests/helpers/pure_python/lamb.py'
-
-
-@pytest.fixture
-def typed(monkeypatch, capfd):
-    """Run a tool in this process as `python tools/NAME ARGUMENTS` does; give back how it ended."""
-    monkeypatch.chdir(ROOT)
-
-    def run(name, *words):
-        monkeypatch.setattr(sys, 'argv', [name, *map(str, words)])
-        capfd.readouterr()
-        status = 0
-        try:
-            runpy.run_path(f'tools/{name}', run_name='__main__')
-        except SystemExit as ended:
-            status = ended.code or 0
-        written = capfd.readouterr()
-        return SimpleNamespace(returncode=status, stdout=written.out, stderr=written.err)
-
-    return run
 
 
 @pytest.fixture(scope='session')

@@ -37,13 +37,13 @@ def refusal(cfg, splits=('train', 'val')):
     return str(refused.value)
 
 
-def test_heads(root, typed, tmp_path):
+def test_heads(root, tool, tmp_path):
     for key in ('bbox_head', 'mask_head'):
         setting = f'model.roi_head.{key}.num_classes'
         line = refusal(recipe(root, f'{setting}=4'))
         assert line.startswith(f'{setting}=4, but train_dataloader.dataset has 3 classes: ')
     options = [*data_options(root), 'model.roi_head.bbox_head.num_classes=80']
-    done = typed('train.py', RECIPE, '--work-dir', tmp_path / 'w', '--cfg-options', *options)
+    done = tool('train.py', RECIPE, '--work-dir', tmp_path / 'w', '--cfg-options', *options)
     assert_one_line(done, 'model.roi_head.bbox_head.num_classes=80', 'Must be 3')
 
 

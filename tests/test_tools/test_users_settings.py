@@ -14,10 +14,10 @@ def error_lines(done):
 
 
 @pytest.fixture
-def train(typed, shapes, tmp_path):
+def train(tool, shapes, tmp_path):
     def run(*options, root=shapes):
         options = (*data_options(root), *options)
-        return typed('train.py', RECIPE, '--work-dir', tmp_path / 'w', '--cfg-options', *options)
+        return tool('train.py', RECIPE, '--work-dir', tmp_path / 'w', '--cfg-options', *options)
 
     return run
 
