@@ -38,6 +38,10 @@ class _Replacing(Preprocessor):
 
     def _stored(self, latex: str, display: str) -> str:
         latex = NAME.sub(lambda m: rf'\text{{{m[0]}}}'.replace(r'\_', '_'), latex.strip())
+        latex = latex.replace(r'\,', r'\;')
         if '&' in latex:
             latex = rf'\begin{{align*}}{latex}\end{{align*}}'
-        return self.md.htmlStash.store(convert(latex, display=display))
+        mathml = convert(latex, display=display)
+        # Chrome follows the style alone.
+        mathml = re.sub(r'columnalign="(\w+)"', r'style="text-align: \1"', mathml)
+        return self.md.htmlStash.store(mathml)
