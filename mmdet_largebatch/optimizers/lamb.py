@@ -101,8 +101,20 @@ class LAMB(LayerwiseOptimizer):
         RuntimeError: In ``step``, if a gradient is sparse, or tensors of a parameter do not match.
 
     Examples:
-        >>> optimizer = LAMB(model.parameters(), lr=1e-3, weight_decay=1e-4)
+        In a config:
+
         >>> optim_wrapper = dict(optimizer=dict(type='LAMB', lr=1e-3, weight_decay=1e-4))
+
+        One step in Python, with a trust ratio of 3:
+
+        >>> import torch
+        >>> from mmdet_largebatch import LAMB
+        >>> weight = torch.full((2,), 3.0, requires_grad=True)
+        >>> optimizer = LAMB([weight], lr=0.1, weight_decay=0.0, use_nvlamb=True)
+        >>> weight.sum().backward()
+        >>> optimizer.step()
+        >>> weight.detach()
+        tensor([2.7000, 2.7000])
     """
 
     state_keys = MOMENTS

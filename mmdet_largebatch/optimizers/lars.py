@@ -70,8 +70,20 @@ class LARS(LayerwiseOptimizer):
         RuntimeError: In ``step``, if a gradient is sparse, or tensors of a parameter do not match.
 
     Examples:
-        >>> optimizer = LARS(model.parameters(), lr=1.0, weight_decay=5e-4)
+        In a config:
+
         >>> optim_wrapper = dict(optimizer=dict(type='LARS', lr=1.0, weight_decay=5e-4))
+
+        One step in Python, with a trust ratio of 0.003:
+
+        >>> import torch
+        >>> from mmdet_largebatch import LARS
+        >>> weight = torch.full((2,), 3.0, requires_grad=True)
+        >>> optimizer = LARS([weight], lr=1.0)
+        >>> weight.sum().backward()
+        >>> optimizer.step()
+        >>> weight.detach()
+        tensor([2.9970, 2.9970])
     """
 
     state_keys = ('momentum_buffer',)

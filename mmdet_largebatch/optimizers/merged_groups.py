@@ -58,10 +58,25 @@ class MergedGroupsConstructor(DefaultOptimWrapperConstructor):
         SettingError: If ``by_component`` is no bool.
 
     Examples:
+        In a config:
+
         >>> optim_wrapper = dict(
         ...     constructor='MergedGroupsConstructor',
         ...     optimizer=dict(type='LAMB', lr=1e-3, weight_decay=1e-4),
         ...     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0))
+
+        The groups of a small model:
+
+        >>> from torch import nn
+        >>> from mmdet_largebatch import MergedGroupsConstructor
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3))
+        >>> construct = MergedGroupsConstructor(
+        ...     dict(optimizer=dict(type='SGD', lr=0.02, weight_decay=1e-4)),
+        ...     dict(norm_decay_mult=0.0, bias_decay_mult=0.0))
+        >>> for group in construct(model).optimizer.param_groups:
+        ...     print(group['weight_decay'], group['param_names'])
+        0.0001 ['0.weight', '2.weight']
+        0.0 ['0.bias', '1.weight', '1.bias', '2.bias']
     """
 
     def __init__(
