@@ -2,9 +2,9 @@
 
     python train_detectors.py JOBS_JSON
 
-A job holds `out`, `ranks` (processes; 1 is none but this one, without DDP), `float64`, `resume` and
-`training`, the arguments of `detectors.training`. Rank 0 writes `out` with the weights, buffers, the
-state of the optimizer, and the losses of each update; of MMEngine's own loop their mean over ranks.
+A job holds `out`, `ranks` (processes; 1 is without DDP), `float64`, `resume` and `training`, the
+arguments of `detectors.training`. Rank 0 writes `out`: the weights, buffers, EMA and state of the
+optimizer, and the losses of each update. Those of MMEngine's own loop are means over the ranks.
 """
 
 import json
@@ -14,8 +14,6 @@ from contextlib import redirect_stdout
 from multiprocessing import get_context
 
 import torch
-from detectors import training
-from forked import free_port, join_group
 from mmcv.ops.nms import NMSop
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.registry import MODELS
@@ -25,6 +23,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 import mmdet_largebatch  # noqa: F401
+from helpers.detectors import training
+from helpers.forked import free_port, join_group
 from mmdet_largebatch.cli import use_gloo_without_gpu
 
 
