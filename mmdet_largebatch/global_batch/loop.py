@@ -28,6 +28,7 @@ from .logged_means import LoggedMeans
 from .model_state import ModelState
 from .rank_dependence import rank_dependent_modules, uneven_message
 from .rank_means import RankMeans
+from .remembering import remembering_message
 from .running_statistics import RunningStatistics
 from .sampler import EMPTY, GlobalBatchSampler
 from .seeding import MODEL, SeededFetch, seed_generators
@@ -381,6 +382,9 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             logger.warning(
                 f'This training depends on the number of ranks: {what}, in {", ".join(names)}.'
             )
+        message = remembering_message(self.dataloader.dataset)
+        if message:
+            logger.warning(message)
 
 
 def _check_positive(name: str, value: Any) -> None:
