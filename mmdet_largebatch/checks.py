@@ -62,6 +62,11 @@ def is_number(value: Any, kind: type[Any] = Real) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def check_positive_integer(name: str, value: Any) -> None:
+    """Refuse all but a whole number of at least 1."""
+    check(is_number(value, Integral) and value >= 1, name, value, 'an integer >= 1')
+
+
 # Optimizers. A value is judged as the float32 that it is rounded to before use.
 
 

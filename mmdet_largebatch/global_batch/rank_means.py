@@ -191,7 +191,7 @@ class RankMeans:
             table, _ = self._table({self._number: call.value.flatten()})
             mean = table.sum(0)
         elif self._recomputed is not None:
-            mean = self._recompute(call)
+            mean = self._recompute(call, self._recomputed)
         else:
             mean = self._next(call)
         tensor.data.copy_(mean.reshape(tensor.shape))
@@ -211,18 +211,18 @@ class RankMeans:
         self._offset += call.value.numel()
         return mean
 
-    def _recompute(self, call: _Call) -> Tensor:
-        """Find the call of the forward pass: the same place and argument, each once a backward."""
+    def _recompute(self, call: _Call, done: list[_Call]) -> Tensor:
+        """Find the call of the forward pass by place and argument, each once in a backward pass."""
         offset = 0
         for recorded in self._calls.get(self._number, []):
             size = recorded.value.numel()
             if (
                 recorded.place == call.place
                 and recorded.value.shape == call.value.shape
-                and not any(recorded is taken for taken in self._recomputed or ())
+                and not any(recorded is other for other in done)
                 and torch.allclose(call.value, recorded.value, RTOL, 1e-6, equal_nan=True)
             ):
-                (self._recomputed or []).append(recorded)
+                done.append(recorded)
                 return self._means[offset : offset + size]
             offset += size
         raise _other_calls(call.head, 1, 'none like it in the forward pass')

@@ -11,6 +11,7 @@ from mmengine.dataset import DefaultSampler
 from mmengine.dist import get_dist_info
 from torch.utils.data import BatchSampler, Sampler
 
+from ..checks import check_positive_integer, invalid
 from ..errors import SettingError
 from ..utils.type_names import type_name
 from .seeding import MicroBatch
@@ -74,21 +75,19 @@ class GlobalBatchSampler(Sampler):
         order_seed: int | None = None,
     ) -> None:
         if type(sampler) is not DefaultSampler:
-            raise SettingError(
-                f'train_dataloader.sampler.type={type(sampler).__name__}. Must be DefaultSampler: '
-                'a global batch is dealt from its order of the images.'
-            )
+            wanted = 'DefaultSampler: a global batch is dealt from its order of the images'
+            raise invalid('train_dataloader.sampler.type', type(sampler).__name__, wanted)
         if len(sampler.dataset) == 0:
             raise SettingError(EMPTY)
-        _check_batch_size(batch_size)
+        check_positive_integer('train_dataloader.batch_size', batch_size)
         self.grouping = _checked_grouping(grouping)
         if global_batch_size % batch_size:
             below = global_batch_size - global_batch_size % batch_size
-            raise SettingError(
-                f'train_cfg.global_batch_size={global_batch_size}. Must be a multiple of the '
-                f'micro-batch, train_dataloader.batch_size={batch_size}, such as '
-                f'{below or batch_size} or {below + batch_size}.'
+            wanted = (
+                f'a multiple of the micro-batch, train_dataloader.batch_size={batch_size}, such as '
+                f'{below or batch_size} or {below + batch_size}'
             )
+            raise invalid('train_cfg.global_batch_size', global_batch_size, wanted)
         self.rank, self.ranks = get_dist_info()
         self.micro_batches = global_batch_size // batch_size
         if self.ranks > self.micro_batches:
@@ -137,15 +136,17 @@ class GlobalBatchSampler(Sampler):
     def _check_length(self) -> None:
         images, last = len(self.sampler.dataset), self.micro_batches - 1
         if self._updates(last) != self._updates(0):
-            raise SettingError(
-                f'train_dataloader.sampler.round_up=False: of {images} images the last update of '
-                f'an epoch has fewer than {self.micro_batches} micro-batches. Must be True.'
+            wanted = (
+                f'True: of {images} images the last update of an epoch has fewer than '
+                f'{self.micro_batches} micro-batches'
             )
+            raise invalid('train_dataloader.sampler.round_up', False, wanted)
         if len(self) == 0:
-            raise SettingError(
-                f'train_dataloader.drop_last=True leaves no update of {images} images: a global '
-                f'batch has {self.global_batch_size}. Must be False.'
+            wanted = (
+                f'False: it leaves no update of {images} images, a global batch has '
+                f'{self.global_batch_size}'
             )
+            raise invalid('train_dataloader.drop_last', True, wanted)
 
     def _order(self, number: int) -> Iterator[list[int]]:
         """Return the micro-batches of an epoch that have this number in their updates."""
@@ -175,11 +176,6 @@ class GlobalBatchSampler(Sampler):
         return self._updates(0)
 
 
-def _check_batch_size(batch_size: int) -> None:
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise SettingError(f'train_dataloader.batch_size={batch_size!r}. Must be an integer >= 1.')
-
-
 def _checked_grouping(grouping: dict | None) -> dict | None:
     if grouping is None:
         return None
@@ -187,14 +183,10 @@ def _checked_grouping(grouping: dict | None) -> dict | None:
     # Its own name in any scope is not enough: another class of it may count otherwise.
     found = DATA_SAMPLERS.get(kind) if isinstance(kind, str) else kind
     if found is not AspectRatioBatchSampler:
-        raise SettingError(
-            f'train_dataloader.batch_sampler.type={type_name(kind)}. Must be {GROUPING} of mmdet '
-            'or none under GlobalBatchTrainLoop.'
-        )
+        wanted = f'{GROUPING} of mmdet or none under GlobalBatchTrainLoop'
+        raise invalid('train_dataloader.batch_sampler.type', type_name(kind), wanted)
     surplus = set(grouping) - {'type', '_scope_'}
     if surplus:
-        raise SettingError(
-            f'train_dataloader.batch_sampler.{min(surplus)} is not known to {GROUPING}. Must be '
-            'left out.'
-        )
+        name, wanted = min(surplus), f'left out: {GROUPING} does not know it'
+        raise invalid(f'train_dataloader.batch_sampler.{name}', grouping[name], wanted)
     return grouping
