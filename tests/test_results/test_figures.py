@@ -9,16 +9,16 @@ from matplotlib.colors import to_hex
 
 from mmdet_largebatch import SettingError
 from mmdet_largebatch.results import (
+    as_frame,
     as_markdown,
     draw_curves,
     draw_heatmap,
     is_grid,
     read_run,
-    table_rows,
 )
 from mmdet_largebatch.results.curves import curves_figure
 from mmdet_largebatch.results.heatmap import heatmap_figure
-from mmdet_largebatch.results.style import COLORS
+from mmdet_largebatch.results.plots import COLORS
 
 SHORT = dict(SGD, epochs=2, optimizer='LAMB')
 LRS, WARMUPS = (0.0025, 0.005, 0.01, 0.02), (0, 32, 64)
@@ -229,9 +229,10 @@ def test_a_run_that_was_cut_ends_where_it_was(tmp_path):
     assert curves_figure([run]).axes[0].lines[0].get_xydata().tolist() == [[1, 0.1], [1.2, 0.3]]
     title = heatmap_figure([run]).get_suptitle()
     assert title.startswith('LAMB, global batch 16, 120 updates')
-    [row] = table_rows([run])
-    assert (row['epochs_done'], row['epochs'], row['max_updates']) == (1.2, 12, 120)
-    assert '| 1.2 of 12 | 0.300 | 0.200 |' in as_markdown([row])
+    frame = as_frame([run])
+    assert frame[['epochs_done', 'epochs', 'max_updates']].values.tolist() == [[1.2, 12, 120]]
+    row = as_markdown(frame).splitlines()[2]
+    assert '| 1.2 of 12 | 0.300 | 0.200 |' in ' '.join(row.split())
     # With the evaluation missing it is not at its end.
     run = read_run(write(tmp_path / 'b', records[:-1], s, text=text, **resolved))
     assert (run.status, run.epochs_done) == ('unfinished', 1)

@@ -195,7 +195,7 @@ def test_what_the_logs_do_not_say_is_not_invented(tmp_path):
     assert (run.ranks, run.global_batch, run.images_per_second, run.seed) == ((), None, None, None)
     # The log of the first 500 updates is not there.
     assert run.training_seconds is None and len(run.updates) == 2
-    assert [note.split(' in ')[0] for note in run.notes][0] == '1 line does not read'
+    assert [note.split(' in ')[0] for note in run.notes][0] == '1 line is not valid JSON'
     assert 'no text log' in run.notes[1]
 
 

@@ -65,7 +65,7 @@ def test_missing_values(tmp_path):
     write_table([read_run(folder)], tmp_path / 'out')
     text = (tmp_path / 'out/results.md').read_text()
     row = r'| a\|b | SGD | 16 | 8 | 0.02 | 500 | 0 of 1 | - | - | - | - | diverged at update 1 |'
-    assert row in text.splitlines()
+    assert row in [' '.join(line.split()) for line in text.splitlines()]
     _, [exact] = written(tmp_path / 'out')
     assert (exact['run'], exact['box_ap'], exact['training_seconds']) == ('a|b', '', '')
     assert (tmp_path / 'out/ap_by_epoch.csv').read_text() == 'run,epoch,box_ap,mask_ap\n'
