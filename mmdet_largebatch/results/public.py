@@ -7,6 +7,7 @@ source and the licence. All public trainings use SGD and other code than MMDetec
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -138,7 +139,7 @@ def public_figure(runs: Sequence[Run], table: pd.DataFrame) -> Figure:
     for batch, row in zip(batches, rows, strict=True):
         public = table[table.global_batch == batch].set_index('epoch')
         for axes, (key, name) in zip(row, NAMES.items(), strict=True):
-            for low, high, alpha in ((5, 95, 0.15), (25, 75, 0.2)):
+            for low, high, alpha in ((5, 95, 0.12), (25, 75, 0.35)):
                 band = public[f'{key}_{low}'], public[f'{key}_{high}']
                 text = f'{low}th to {high}th percentile'
                 axes.fill_between(public.index, *band, color='black', alpha=alpha, lw=0, label=text)
@@ -147,6 +148,14 @@ def public_figure(runs: Sequence[Run], table: pd.DataFrame) -> Figure:
                 if at == batch:
                     axes.plot(aps.index, aps.astype(float), lw=1.5, ms=5, **style, label=text)
             _finish(axes, name, f'{public.trainings.max()} public trainings at batch {batch}')
+    # One legend below: within the panels it would hide runs of low AP.
+    handles: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, text in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(text, handle)
+    columns = 1 if max(map(len, handles)) > 50 else 2
+    place: dict[str, Any] = dict(loc='outside lower center', ncols=columns, frameon=False)
+    figure.legend(list(handles.values()), list(handles), fontsize=8, handlelength=4.5, **place)
     return figure
 
 
@@ -168,11 +177,11 @@ def batches_figure(table: pd.DataFrame, batches: Sequence[int] = (8, 64, 96, 128
             text = f'batch {batch} ({public.trainings.max()} trainings)'
             axes.plot(public.index, public[f'{key}_50'], ms=4, lw=1.5, label=text, **style)
         _finish(axes, name, f'{name}: median of public trainings')
+        axes.legend(loc='lower right', fontsize=8, frameon=False)
     return figure
 
 
 def _finish(axes: Axes, name: str, title: str) -> None:
     axes.set(xlabel='epoch', ylabel=f'{name} (COCO val2017)', xlim=0, ylim=0)
     axes.set_title(title, fontsize=10)
-    axes.legend(loc='lower right', fontsize=8, frameon=False)
     axes.grid(color='0.9')
