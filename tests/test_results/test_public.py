@@ -6,14 +6,12 @@ compared with it as runs of this package.
 
 import csv
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from common import ROOT
+from helpers.tools import run_here
+from helpers.work_folders import SGD, evaluation, stock_config, updates, whole, write
 from test_figures import assert_readable
-from work_folders import SGD, evaluation, stock_config, updates, whole, write
 
 from mmdet_largebatch import SettingError
 from mmdet_largebatch.results import read_run
@@ -69,8 +67,7 @@ def table(tmp_path_factory):
     # A training in two releases counts once.
     (folder / 'runs.csv').write_text(''.join([*head, *kept, kept[0].replace('v', 'again v', 1)]))
     words = (folder / 'runs.csv', '--out', folder / 'table.csv', '--plot', folder / 'table.png')
-    tool = (sys.executable, ROOT / 'tools/make_public_table.py', *words)
-    subprocess.run(tool, check=True, cwd=ROOT)
+    assert run_here('make_public_table.py', *words).returncode == 0
     assert (folder / 'table.png').read_bytes().startswith(b'\x89PNG')
     return read_public(folder / 'table.csv')
 
@@ -172,10 +169,10 @@ def test_what_is_not_mask_rcnn_r50_on_coco_is_refused(tmp_path):
             public_report([run], tmp_path / 'public.png')
 
 
-def test_the_tool_places_a_run_and_draws_it(tmp_path, command):
+def test_the_tool_places_a_run_and_draws_it(tmp_path, tool):
     run = coco_run(tmp_path / 'lamb', aps_of(source_rows()[1][LOWEST]))
     words = (run.work_dir, '--public', '--out', tmp_path / 'out')
-    done = command(sys.executable, 'tools/results.py', *words)
+    done = tool('results.py', *words)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[3:5] == ['lamb', lines[4]] and len(lines) == 3 + 1 + 14
@@ -184,7 +181,7 @@ def test_the_tool_places_a_run_and_draws_it(tmp_path, command):
     assert (tmp_path / 'out/public.png').read_bytes().startswith(b'\x89PNG')
     shapes = write(tmp_path / 'shapes', whole(SGD))
     words = (run.work_dir, shapes, '--public', '--out', tmp_path / 'none')
-    done = command(sys.executable, 'tools/results.py', *words)
+    done = tool('results.py', *words)
     assert (done.returncode, done.stdout) == (2, '') and not (tmp_path / 'none').exists()
     assert done.stderr.startswith(f'error: --public: work_dir={shapes} cannot be compared.')
     assert len(done.stderr.splitlines()) == 1
