@@ -36,6 +36,7 @@ setup(
     package_data={
         'mmdet_largebatch': [
             'py.typed',
+            'results/public_coco.csv',
             '.mim/model-index.yml',
             '.mim/configs/*/*',
             *(f'.mim/tools/{name}' for name in TOOLS),

@@ -217,7 +217,7 @@ def check_arguments(args: argparse.Namespace) -> str:
 
 @one_line_errors(parse_args)
 def main(args: argparse.Namespace, cfg: Config) -> None:
-    """Read the command line, detect and draw."""
+    """Run the detector and draw."""
     device = check_arguments(args)
     cfg.load_from, cfg.test_evaluator = args.checkpoint, None
     check_settings(cfg, ['model', 'test_dataloader'])

@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..results import read_run, write_report
+from ..results import public_report, read_run, write_report
 from . import one_line_errors
 
 
@@ -41,18 +41,25 @@ def parse_args() -> argparse.Namespace:
         help='draw AP over LR and warmup even if some pairs are missing; a full grid is drawn '
         'anyway',
     )
+    parser.add_argument(
+        '--public',
+        action='store_true',
+        help='place Mask R-CNN R50 runs on COCO among public trainings of the nearest batch, and '
+        'draw public.png',
+    )
     return parser.parse_args()
 
 
 @one_line_errors(parse_args)
 def main(args: argparse.Namespace) -> None:
-    """Read the runs, write the table, draw."""
+    """Read the runs, write the table and draw the pictures."""
     # A folder given twice is one run.
     folders = {work_dir.resolve(): work_dir for work_dir in args.work_dirs}
     runs = [read_run(work_dir) for work_dir in folders.values()]
     for note in (note for run in runs for note in run.notes):
         print(f'note: {note}', file=sys.stderr)
-    print(write_report(runs, args.out, args.group_seeds, args.heatmap or None), end='')
+    compared = public_report(runs, args.out / 'public.png') if args.public else ''
+    print(write_report(runs, args.out, args.group_seeds, args.heatmap or None), end=compared)
 
 
 if __name__ == '__main__':

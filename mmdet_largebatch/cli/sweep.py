@@ -150,7 +150,7 @@ def train(args: argparse.Namespace, trials: list[Trial], lock: int) -> list[Tria
 
 @one_line_errors(parse_args)
 def main(args: argparse.Namespace, cfg: Config) -> None:
-    """Read the command line, train, tabulate and draw."""
+    """Train, tabulate and draw."""
     cfg.work_dir = str(args.work_dir)
     check_work_dir(cfg)
     with open(args.work_dir / 'sweep.lock', 'w') as lock:
@@ -176,9 +176,9 @@ def main(args: argparse.Namespace, cfg: Config) -> None:
     runs = [run for run in map(finished_run, trials) if run is not None]
     if runs:
         # Random pairs make a heat map with gaps.
-        gaps = len({run.lr for run in runs}) > 1 < len({run.warmup_updates for run in runs})
+        several = len({run.lr for run in runs}) > 1 < len({run.warmup_updates for run in runs})
         out = args.work_dir / 'results'
-        heatmap = True if args.samples and gaps else None
+        heatmap = True if args.samples and several else None
         print(write_report(runs, out, len(args.seeds) > 1, heatmap), end='')
         print(f'Table and pictures: {out}')
     if failed:

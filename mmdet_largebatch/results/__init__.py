@@ -2,6 +2,7 @@
 
 from .curves import draw_curves
 from .heatmap import draw_heatmap, is_grid
+from .public import public_report
 from .read_run import read_run
 from .report import write_report
 from .run import Evaluation, LoggedUpdate, Run
@@ -16,6 +17,7 @@ __all__ = [
     'draw_curves',
     'draw_heatmap',
     'is_grid',
+    'public_report',
     'read_run',
     'write_report',
     'write_table',

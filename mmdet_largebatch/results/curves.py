@@ -43,15 +43,7 @@ def draw_curves(runs: Sequence[Run], path: str | Path, group_seeds: bool = False
 
 
 def curves_figure(runs: Sequence[Run], group_seeds: bool = False) -> Figure:
-    """Return the figure of :func:`draw_curves`.
-
-    Args:
-        runs (Sequence[Run]): Runs, at least one.
-        group_seeds (bool): See :func:`draw_curves`. Defaults to False.
-
-    Returns:
-        Figure: Figure for ``savefig``. No window is opened.
-    """
+    """Return the figure of :func:`draw_curves`."""
     groups = _groups(runs) if group_seeds else [[run] for run in runs]
     # The label of several seeds shows no seed.
     runs = [replace(group[0], seed=None) if len(group) > 1 else group[0] for group in groups]

@@ -66,7 +66,9 @@ def read_run(work_dir: str | Path) -> Run:
     lengths = [start.facts.get('updates_per_epoch') for start in reversed(starts)]
     iterations = next(filter(None, lengths), None)
     accumulated = settings.iterations_per_update(cfg)
-    updates, evaluations = _merge(starts, iterations, work_dir)
+    records = _merge(starts, iterations, work_dir)
+    updates = [record for record in records if 'iter' in record]
+    evaluations = [record for record in records if 'iter' not in record]
     box, mask = _ap_key(evaluations, 'bbox'), _ap_key(evaluations, 'segm')
     batch = settings.global_batch(cfg, ranks[-1])
     changes = zip(ranks, [None, *ranks], strict=False)
@@ -169,39 +171,31 @@ def _read_config(folder: Path, work_dir: Path) -> Config:
         raise SettingError(f'config={path}: cannot be read ({error}).') from error
 
 
-def _merge(
-    starts: list[Start], iterations_per_epoch: int | None, work_dir: Path
-) -> tuple[list[Record], list[Record]]:
+def _merge(starts: list[Start], iterations_per_epoch: int | None, work_dir: Path) -> list[Record]:
     """Merge the logs of all restarts, dropping updates that a later restart recomputed.
 
-    A rollback within one start is merged in the same way. Returns the records of the updates and
-    of the evaluations.
+    A rollback within one start is merged in the same way.
     """
-    updates: list[Record] = []
-    evaluations: list[Record] = []
+    merged: list[Record] = []
     for record in (record for start in starts for record in start.scalars):
-        step = record['step']
-        if 'iter' not in record:
-            _drop_from(updates, 'epoch', step + 1)
-            _drop_from(evaluations, 'step', step)
-            evaluations.append(record)
-            continue
-        if 'epoch' not in record:
+        if 'iter' in record and 'epoch' not in record:
             if not iterations_per_epoch:
                 raise SettingError(
                     f'work_dir={work_dir}: its log_processor.by_epoch=False. Must be True: results '
                     'are listed by epoch.'
                 )
-            record['epoch'] = math.ceil(step / iterations_per_epoch)
-        _drop_from(updates, 'step', step)
-        _drop_from(evaluations, 'step', record['epoch'])
-        updates.append(record)
-    return updates, evaluations
+            record['epoch'] = math.ceil(record['step'] / iterations_per_epoch)
+        while merged and _position(merged[-1]) >= _position(record):
+            merged.pop()
+        merged.append(record)
+    return merged
 
 
-def _drop_from(records: list[Record], key: str, value: int) -> None:
-    while records and records[-1][key] >= value:
-        records.pop()
+def _position(record: Record) -> tuple[int, int, int]:
+    """Return a key that orders the updates of an epoch before its evaluation."""
+    if 'iter' in record:
+        return record['epoch'], 0, record['step']
+    return record['step'], 1, 0
 
 
 def _update(record: Record, accumulated: int) -> LoggedUpdate:

@@ -59,15 +59,7 @@ def iterations_per_update(cfg: Config) -> int:
 
 
 def global_batch(cfg: Config, ranks: int | None) -> int | None:
-    """Return the number of images per update.
-
-    Args:
-        cfg (Config): Config.
-        ranks (int, optional): Number of ranks.
-
-    Returns:
-        int, optional: ``train_cfg.global_batch_size``, or ranks x batch size x accumulation.
-    """
+    """Return ``train_cfg.global_batch_size``, or ranks x batch size x ``accumulative_counts``."""
     if 'global_batch_size' in cfg.train_cfg:
         return cfg.train_cfg.global_batch_size
     micro_batch = _micro_batch(cfg)
@@ -75,30 +67,14 @@ def global_batch(cfg: Config, ranks: int | None) -> int | None:
 
 
 def max_updates(cfg: Config, updates_per_epoch: int | None) -> int | None:
-    """Return ``train_cfg.max_updates``; None if the schedule ends no later.
-
-    Args:
-        cfg (Config): Config.
-        updates_per_epoch (int, optional): Updates per epoch.
-
-    Returns:
-        int, optional: Updates after which the run is cut short.
-    """
+    """Return ``train_cfg.max_updates``; None if it does not cut the schedule short."""
     wanted = cfg.train_cfg.get('max_updates')
     whole = updates_per_epoch and cfg.train_cfg.max_epochs * updates_per_epoch
     return None if wanted is None or (whole and wanted >= whole) else wanted
 
 
 def base_lr(cfg: Config, ranks: int | None) -> float | None:
-    """Return the LR after the warmup, scaled to the batch if the config says so.
-
-    Args:
-        cfg (Config): Config.
-        ranks (int, optional): Number of ranks.
-
-    Returns:
-        float, optional: LR.
-    """
+    """Return the LR after the warmup, scaled by ``scale_rule`` or ``auto_scale_lr`` if set."""
     lr, hook, stock = optimizer_config(cfg).get('lr'), lr_hook(cfg), cfg.get('auto_scale_lr') or {}
     if lr is None:
         return None

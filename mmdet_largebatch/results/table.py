@@ -65,24 +65,16 @@ def as_frame(runs: Sequence[Run], group_seeds: bool = False) -> pd.DataFrame:
 def group_by_seed(runs: Sequence[Run]) -> list[list[int]]:
     """Group runs that differ only in the seed.
 
-    Runs without a seed stay alone. A seed that occurs again starts another group.
-
-    Args:
-        runs (Sequence[Run]): Runs.
-
-    Returns:
-        list[list[int]]: Positions of the runs of each group, in order of the first.
+    Runs without a seed stay alone. A seed that occurs again starts another group. Returns the
+    positions of the runs of each group, ordered by their first run.
     """
-    recipes: list[dict[str, Any]] = []
-    for run in runs:
-        if run.recipe not in recipes:
-            recipes.append(run.recipe)
-    keys = pd.DataFrame(
-        dict(recipe=[recipes.index(run.recipe) for run in runs], seed=[run.seed for run in runs])
-    )
+    recipes = [run.recipe for run in runs]
+    # Recipes cannot be hashed; a recipe is numbered by its first run.
+    numbers = [recipes.index(recipe) for recipe in recipes]
+    keys = pd.DataFrame(dict(recipe=numbers, seed=[run.seed for run in runs]))
     repeat = keys.groupby(['recipe', 'seed'], dropna=False).cumcount()
-    group = keys.groupby(['recipe', keys.seed.isna(), repeat], sort=False).ngroup()
-    return [list(positions) for _, positions in group.groupby(group).groups.items()]
+    groups = keys.groupby(['recipe', keys.seed.isna(), repeat], sort=False)
+    return [list(group.index) for _, group in groups]
 
 
 def _merge_seeds(group: pd.DataFrame) -> dict[str, Any]:
@@ -104,14 +96,7 @@ def _merge_seeds(group: pd.DataFrame) -> dict[str, Any]:
 
 
 def distinct_names(runs: Sequence[Run]) -> list[str]:
-    """Return the names of the work folders, with as much of the path as differs.
-
-    Args:
-        runs (Sequence[Run]): Runs.
-
-    Returns:
-        list[str]: One name for each run.
-    """
+    """Return the name of each work folder, with as much of the path as differs."""
     parts = [run.work_dir.resolve().parts for run in runs]
     names, depth = ['/'.join(path[-1:]) for path in parts], 1
     while len(set(names)) < len(set(parts)):
