@@ -30,13 +30,25 @@ def test_a_checkpoint_of_another_model(refused, name):
 @pytest.mark.parametrize(
     ('name', 'words', 'part'),
     [
-        ('test.py', ('--out', '/proc/none/a.pkl'), '--out=/proc/none/a.pkl: no file can be'),
-        ('test.py', ('--out', 'a.txt'), '--out=a.txt: must end in .pkl'),
-        ('test.py', ('--show-dir', '/proc/none'), '--show-dir=/proc/none: no file can be'),
+        (
+            'test.py',
+            ('--out', '/proc/none/a.pkl'),
+            "Invalid --out='/proc/none/a.pkl'. Must be in a writable folder (",
+        ),
+        ('test.py', ('--out', 'a.txt'), "Invalid --out='a.txt'. Must be a .pkl or .pickle file."),
+        (
+            'test.py',
+            ('--show-dir', '/proc/none'),
+            "Invalid --show-dir='/proc/none'. Must be a writable folder (",
+        ),
         ('draw_detections.py', ('--pictures', '0'), '--pictures=0. Must be 1 or more.'),
         ('draw_detections.py', ('--score', '2'), '--score=2. Must be in [0, 1].'),
-        ('draw_detections.py', ('--out', '/proc/none/a.png'), '--out=/proc/none/a.png: no file'),
-        ('draw_detections.py', ('--out', 'a.xyz'), '--out=a.xyz: must end in .png'),
+        (
+            'draw_detections.py',
+            ('--out', '/proc/none/a.png'),
+            "Invalid --out='/proc/none/a.png'. Must be in a writable folder (",
+        ),
+        ('draw_detections.py', ('--out', 'a.xyz'), "Invalid --out='a.xyz'. Must be a .png"),
         ('draw_detections.py', ('--device', 'nowhere'), '--device=nowhere: not on this machine'),
     ],
 )

@@ -53,7 +53,9 @@ def test_no_such_config_is_said_before_processes_are_started(command):
 
 @pytest.mark.parametrize('gpus', ['0', '-1', 'two', ''])
 def test_gpus_must_be_a_number(command, gpus):
-    assert_one_line(command('tools/dist_train.sh', RECIPE, gpus), f'GPUS={gpus}: must be a number')
+    assert_one_line(
+        command('tools/dist_train.sh', RECIPE, gpus), f'Invalid GPUS={gpus}. Must be a number'
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,7 +106,7 @@ def test_annotations_broken(train, tmp_path, content, message):
 def test_a_work_folder_that_cannot_be_written(train):
     """No one can make a folder in /proc."""
     done = train(arguments=('--work-dir', '/proc/work'))
-    assert_one_line(done, 'work_dir=/proc/work: no file can be written there (', '--work-dir')
+    assert_one_line(done, "Invalid work_dir='/proc/work'. Must be a writable folder", '--work-dir')
 
 
 def test_unknown_backend(train):
