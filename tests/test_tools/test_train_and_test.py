@@ -45,12 +45,12 @@ def test_log_says_what_runs(trained):
 
 
 @pytest.fixture
-def planned(typed, shapes):
+def planned(tool, shapes):
     """Run `plan.py` for the trained recipe; give back what it printed."""
 
     def run(*words, options=()):
         options = (*data_options(shapes), *SHORT, *options)
-        done = typed('plan.py', RECIPE, *words, '--cfg-options', *options)
+        done = tool('plan.py', RECIPE, *words, '--cfg-options', *options)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
