@@ -13,7 +13,7 @@ from mmengine.logging import MMLogger, print_log
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from torch.optim import Optimizer
 
-from ..errors import SettingError
+from ..checks import check_flag
 
 # What MMEngine leaves in a group after it has multiplied by it.
 _APPLIED = ('lr_mult', 'decay_mult')
@@ -85,10 +85,7 @@ class MergedGroupsConstructor(DefaultOptimWrapperConstructor):
         # A copy that is never empty: MMEngine asks for groups only where it says something.
         options = {'custom_keys': {}, **(paramwise_cfg or {})}
         self.by_component = options.pop('by_component', False)
-        if not isinstance(self.by_component, bool):
-            raise SettingError(
-                f'Invalid paramwise_cfg.by_component={self.by_component!r}. Must be True or False.'
-            )
+        check_flag('paramwise_cfg.by_component', self.by_component)
         super().__init__(optim_wrapper_cfg, options)
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
