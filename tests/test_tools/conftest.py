@@ -23,7 +23,7 @@ TINY = 'tests/test_tools/pure_python/lamb.py'
 
 @pytest.fixture
 def typed(monkeypatch, capfd):
-    """Run a tool in this process as `python tools/NAME ARGUMENTS` does; give back how it ended."""
+    """Run `python tools/NAME ARGUMENTS` in this process; return its exit code and output."""
     monkeypatch.chdir(ROOT)
 
     def run(name, *words):
@@ -42,7 +42,7 @@ def typed(monkeypatch, capfd):
 
 @pytest.fixture(scope='session')
 def tiny_checkpoint(tmp_path_factory):
-    """Weights of the pure-Python recipe, as they begin."""
+    """The initial weights of the pure-Python recipe."""
     path = tmp_path_factory.mktemp('tiny') / 'tiny.pth'
     model = MODELS.build(Config.fromfile(ROOT / TINY).model)
     torch.save(dict(state_dict=model.state_dict(), meta={}), path)
