@@ -9,7 +9,8 @@ from mmengine.config import Config
 
 from ..checks import invalid
 from ..errors import SettingError
-from .coco_file import CocoFile, Shown, listed, repeated, shown
+from .coco_file import CocoFile
+from .rows import Shown, listed, repeated, shown
 from .sources import Source, resolve
 
 # Heads whose num_classes is the number of the data set's classes. An rpn_head has one class, a
@@ -28,17 +29,7 @@ HEADS = (
 
 
 def class_names(source: Source) -> tuple[str, ...] | None:
-    """Return the class names of a data set.
-
-    Args:
-        source (Source): The data set.
-
-    Returns:
-        tuple[str, ...], optional: The names; None if the data set finds them by itself.
-
-    Raises:
-        SettingError: If they are not a list of different names.
-    """
+    """Return the class names of a data set, None if the data set finds them by itself."""
     classes, setting = source.classes, f'{source.setting}.metainfo.classes'
     if classes is None:
         return None
@@ -55,21 +46,10 @@ def class_names(source: Source) -> tuple[str, ...] | None:
 
 
 def categories_in_use(file: CocoFile, source: Source, classes: tuple[str, ...]) -> set:
-    """Check the classes of a data set against its file.
+    """Return the ids of the categories in use, if the classes of a data set agree with its file.
 
     MMDetection numbers classes in the order of the *file*, not of ``metainfo.classes``. If the
     orders differ, or the file lacks a name, later classes are drawn and listed under wrong names.
-
-    Args:
-        file (CocoFile): The file.
-        source (Source): The data set.
-        classes (tuple[str, ...]): Its class names.
-
-    Returns:
-        set: Ids of the categories in use.
-
-    Raises:
-        SettingError: If they do not agree.
     """
     setting = f'{source.setting}.metainfo.classes'
     missing = [name for name in classes if name not in file.names]
@@ -78,8 +58,9 @@ def categories_in_use(file: CocoFile, source: Source, classes: tuple[str, ...]) 
         if (source.config.get('metainfo') or {}).get('classes') is None and source.kind is not None:
             own = f"the {len(classes)} of {source.kind.__name__}'s own METAINFO"
             value = Shown(f'None (not set, so {own})')
-        wanted = f'the categories of ann_file={file.path} in its order, {listed(file.names)}'
-        raise invalid(setting, value, f'{wanted}; it lacks {listed(missing)}')
+        wanted = f'names of the categories of ann_file={file.path}, in its order'
+        has = f'it has {listed(file.names)}, and lacks {listed(missing)}'
+        raise invalid(setting, value, f'{wanted}: {has}')
     names = [name for name in file.names if name in set(classes)]
     twice = repeated(names)
     if twice is not None:
@@ -134,16 +115,7 @@ def _numbers_of_classes(setting: str, head: Mapping) -> Iterator[tuple[str, int]
 
 
 def check_heads(cfg: Config, source: Source, classes: tuple[str, ...]) -> None:
-    """Check the number of classes of each head of the model.
-
-    Args:
-        cfg (Config): The config.
-        source (Source): A data set that the model is trained on or tested with.
-        classes (tuple[str, ...]): Its class names.
-
-    Raises:
-        SettingError: If a head has another number.
-    """
+    """Refuse heads of the model whose number of classes is not that of a data set."""
     model = cfg.get('model')
     if not isinstance(model, Mapping) or source.config.get('return_classes'):
         return
@@ -172,15 +144,12 @@ def _keys(node: Any) -> Iterator[str]:
 
 
 def check_same_classes(first: Source, other: Source, names: dict[str, tuple[str, ...]]) -> None:
-    """Check that two data sets have the same classes in the same order.
+    """Refuse two data sets with different classes, or in another order.
 
     Args:
         first (Source): A data set.
-        other (Source): Another one.
-        names (dict[str, tuple[str, ...]]): Class names of each, by its setting.
-
-    Raises:
-        SettingError: If they do not.
+        other (Source): Another data set.
+        names (dict[str, tuple[str, ...]]): Class names of each, by setting.
     """
     one, two = names[first.setting], names[other.setting]
     if one != two:
@@ -189,14 +158,7 @@ def check_same_classes(first: Source, other: Source, names: dict[str, tuple[str,
 
 
 def predicts_masks(cfg: Config) -> bool:
-    """Return True unless the model is known to predict boxes alone.
-
-    Args:
-        cfg (Config): The config.
-
-    Returns:
-        bool: False for a detector of MMDetection without a mask head.
-    """
+    """Return False for a detector of MMDetection without a mask head, True for any other."""
     model = cfg.get('model')
     if not isinstance(model, Mapping):
         return True

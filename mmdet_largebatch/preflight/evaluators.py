@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..checks import invalid
-from .coco_file import CocoFile, listed, shown
+from .coco_file import CocoFile
+from .rows import listed, shown
 from .sources import Metric, Source
 
 
@@ -30,12 +31,7 @@ class Contents:
     def of(cls, file: CocoFile, compared: bool) -> 'Contents':
         """Copy the contents of a file, so that its memory can be freed.
 
-        Args:
-            file (CocoFile): The file.
-            compared (bool): True if another file will be compared with it.
-
-        Returns:
-            Contents: The contents; the categories alone if it is not compared.
+        Of a file that is not to be `compared` with another, copy the categories alone.
         """
         if not compared:
             return cls(file.path, {}, frozenset(), file.names)
@@ -103,17 +99,9 @@ def _difference(own: Contents, sources: list[Source], sets: list) -> str | None:
 
 
 def check_same_order(metric: Metric, own: Contents, source: Source, classes: tuple) -> None:
-    """Refuse a metric whose annotation file has the classes in another order.
+    """Refuse a metric whose file has the classes of a data set in another order.
 
-    Args:
-        metric (Metric): The metric.
-        own (Contents): Contents of its file.
-        source (Source): The evaluated data set.
-        classes (tuple[str, ...]): Its class names, in the order of its file.
-
-    Raises:
-        SettingError: If the order differs, so that predictions would be compared with other
-            classes.
+    Predictions would be compared with other classes.
     """
     names = [name for name in own.names if name in set(classes)]
     if tuple(names) != tuple(classes):

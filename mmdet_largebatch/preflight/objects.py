@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .coco_file import NUMBERS, CocoFile, listed, shown
+from .coco_file import CocoFile
+from .rows import NUMBERS, listed, shown
 from .sources import Metric, Source
 
 AREA = "the object's area in pixels"
@@ -164,19 +165,7 @@ class Objects:
 
 
 def check_for_metric(file: CocoFile, metric: Metric, category_ids: set) -> list[str]:
-    """Check the ground truth of a metric.
-
-    Args:
-        file (CocoFile): The metric's file.
-        metric (Metric): The metric.
-        category_ids (set): Ids of the classes.
-
-    Returns:
-        list[str]: Warnings.
-
-    Raises:
-        SettingError: If an object lacks a value that pycocotools reads.
-    """
+    """Check the ground truth of a metric, in categories of these ids. Return warnings."""
     rows, fast_only = file.annotations, set(metric.names) == {'proposal_fast'}
     wanted = file.listed if fast_only else file.listed & file.of_category(category_ids)
     by = f'{metric.setting} (CocoMetric) reads it'
@@ -223,16 +212,7 @@ def _match_numbers(file: CocoFile, wanted: np.ndarray) -> np.ndarray:
 
 
 def objects_left_out(file: CocoFile, source: Source, objects: Objects) -> list[str]:
-    """List the objects that are not trained on.
-
-    Args:
-        file (CocoFile): The file.
-        source (Source): The data set.
-        objects (Objects): Its objects.
-
-    Returns:
-        list[str]: A line for each reason.
-    """
+    """Return a line for each reason why objects are not trained on."""
     lines, rows = [], file.annotations
 
     def say(which: np.ndarray, why: str) -> None:

@@ -47,16 +47,7 @@ def _refuse_missing(setting: str, prefix: str, paths: list[str]) -> None:
 
 
 def check_pictures(file: CocoFile, source: Source, images: np.ndarray) -> None:
-    """Refuse a data set with missing pictures.
-
-    Args:
-        file (CocoFile): Its annotation file.
-        source (Source): The data set.
-        images (np.ndarray): Index of each image that it reads.
-
-    Raises:
-        SettingError: If a folder or a picture is missing.
-    """
+    """Refuse a data set if the picture of any of these `images` (indices) is missing."""
     right = 'the path of the picture in its folder'
     names = file.images.values('file_name', right)
     if set(map(type, names)) - {str}:

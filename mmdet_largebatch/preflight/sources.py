@@ -20,15 +20,7 @@ LOADERS = ('LoadAnnotations',)
 
 
 def resolve(registry: Registry, config: Any) -> type | None:
-    """Return the class that a config names.
-
-    Args:
-        registry (Registry): The registry of names.
-        config (dict): The config.
-
-    Returns:
-        type, optional: The class; None if unknown.
-    """
+    """Return the class that a config names, None if unknown."""
     kind = config.get('type')
     if isinstance(kind, str):
         try:
@@ -140,15 +132,7 @@ class Source:
 
 
 def sources_of(cfg: Config, split: str) -> list[Source]:
-    """Find the data sets of one split, also inside wrappers.
-
-    Args:
-        cfg (Config): The config.
-        split (str): ``'train'``, ``'val'`` or ``'test'``.
-
-    Returns:
-        list[Source]: One for each data set.
-    """
+    """Find the data sets of one split, also inside wrappers."""
 
     def walk(node: Any, setting: str, pipelines: list) -> Iterator[Source]:
         if isinstance(node, (list, tuple)):
@@ -211,15 +195,7 @@ class Metric:
 
 
 def metrics_of(cfg: Config, split: str) -> list[Metric]:
-    """Find the metrics of one split.
-
-    Args:
-        cfg (Config): The config.
-        split (str): ``'val'`` or ``'test'``; ``'train'`` has none.
-
-    Returns:
-        list[Metric]: One for each metric.
-    """
+    """Find the metrics of one split; ``'train'`` has none."""
     name = f'{split}_evaluator'
     node, for_all = cfg.get(name), True
     if isinstance(node, Mapping) and 'metrics' in node:

@@ -69,7 +69,10 @@ def test_heads_in_a_list_and_in_a_detector_inside(root):
     [
         ('circle', ["metainfo.classes='circle'", "('circle',)", 'comma']),
         (('circle', 'circle', 'square'), ["'circle' stands twice"]),
-        (('circle', 'square', 'star'), ['Must be the categories of ann_file=', "it lacks 'star'"]),
+        (
+            ('circle', 'square', 'star'),
+            ['Must be names of the categories of ann_file=', "lacks 'star'"],
+        ),
         (('square', 'circle', 'triangle'), ['another order', "'circle', 'square', 'triangle'"]),
         ((), ['Must be a list of class names.']),
     ],
