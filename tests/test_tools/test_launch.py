@@ -3,7 +3,7 @@
 import socket
 
 import pytest
-from common import ROOT
+from helpers.common import ROOT
 
 from mmdet_largebatch.cli.torchrun import torchrun_arguments
 

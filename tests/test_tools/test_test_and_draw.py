@@ -1,18 +1,18 @@
 """Refusals and output of test.py and draw_detections.py."""
 
 import pytest
-from common import data_options
-from forked import free_port
+from helpers.common import data_options
+from helpers.forked import free_port
 
-RECIPE = 'tests/test_tools/pure_python/lamb.py'
+RECIPE = 'tests/helpers/pure_python/lamb.py'
 
 
 @pytest.fixture
-def refused(typed, shapes, tiny_checkpoint, tmp_path):
-    def run(tool, *words, options=()):
-        place = ('--work-dir', tmp_path / 'work') if tool == 'test.py' else ()
+def refused(tool, shapes, tiny_checkpoint, tmp_path):
+    def run(name, *words, options=()):
+        place = ('--work-dir', tmp_path / 'work') if name == 'test.py' else ()
         options = ('--cfg-options', *data_options(shapes), *options)
-        done = typed(tool, RECIPE, tiny_checkpoint, *place, *words, *options)
+        done = tool(name, RECIPE, tiny_checkpoint, *place, *words, *options)
         assert done.returncode == 2, done.stderr
         (line,) = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
         return line
@@ -20,15 +20,15 @@ def refused(typed, shapes, tiny_checkpoint, tmp_path):
     return run
 
 
-@pytest.mark.parametrize('tool', ['test.py', 'draw_detections.py'])
-def test_a_checkpoint_of_another_model(refused, tool):
-    line = refused(tool, options=['model.roi_head.bbox_head.fc_out_channels=32'])
+@pytest.mark.parametrize('name', ['test.py', 'draw_detections.py'])
+def test_a_checkpoint_of_another_model(refused, name):
+    line = refused(name, options=['model.roi_head.bbox_head.fc_out_channels=32'])
     assert 'its roi_head.bbox_head.fc_cls.weight has the shape [4, 16]' in line
     assert 'the config asks for [4, 32], and 5 more differ' in line
 
 
 @pytest.mark.parametrize(
-    ('tool', 'words', 'part'),
+    ('name', 'words', 'part'),
     [
         (
             'test.py',
@@ -52,8 +52,8 @@ def test_a_checkpoint_of_another_model(refused, tool):
         ('draw_detections.py', ('--device', 'nowhere'), '--device=nowhere: not on this machine'),
     ],
 )
-def test_arguments(refused, tool, words, part):
-    assert part in refused(tool, *words)
+def test_arguments(refused, name, words, part):
+    assert part in refused(name, *words)
 
 
 @pytest.mark.parametrize('name', ['test_dataloader', 'test_evaluator'])
@@ -68,7 +68,6 @@ def test_every_picture_is_drawn_on_two_ranks(command, shapes, tiny_checkpoint, t
         *('--show-dir', tmp_path / 'drawn', '--cfg-options', *data_options(shapes)),
         'test_dataloader.batch_size=1',
         PORT=str(free_port()),
-        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     pictures = sorted(path.name for path in (shapes / 'val').iterdir())

@@ -1,30 +1,12 @@
 """A user's mistake ends a tool with one line and exit code 2."""
 
 import json
-import runpy
-import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
-from common import ROOT, data_options
+from helpers.common import data_options
 
 RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
-
-
-@pytest.fixture
-def tool(monkeypatch, capfd):
-    """Run `python tools/NAME ARGUMENTS` in this process; return its exit code and stderr."""
-    monkeypatch.chdir(ROOT)
-
-    def run(name, *words):
-        monkeypatch.setattr(sys, 'argv', [name, *map(str, words)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(f'tools/{name}', run_name='__main__')
-        return SimpleNamespace(returncode=ended.value.code, stderr=capfd.readouterr().err)
-
-    return run
 
 
 @pytest.fixture
@@ -183,10 +165,10 @@ def test_amp_and_slurm_without_a_gpu(train):
     assert_one_line(done, '--launcher slurm needs a GPU')
 
 
-def test_as_a_process_one_line_and_any_other_error_its_traceback(command, shapes, tmp_path):
-    words = (sys.executable, 'tools/train.py', RECIPE, '--work-dir', tmp_path, '--cfg-options')
+def test_as_a_process_one_line_and_any_other_error_its_traceback(tool, shapes, tmp_path):
+    words = ('train.py', RECIPE, '--work-dir', tmp_path, '--cfg-options')
     options = data_options(shapes)
-    done = command(*words, *options, 'optim_wrapper.optimizer.backend=cuda')
+    done = tool(*words, *options, 'optim_wrapper.optimizer.backend=cuda', process=True)
     assert_one_line(done, "backend='cuda'")
-    done = command(*words, *options, 'model.backbone.depth=19')
+    done = tool(*words, *options, 'model.backbone.depth=19', process=True)
     assert done.returncode == 1 and 'Traceback' in done.stderr
