@@ -1,4 +1,4 @@
-"""What test.py and draw_detections.py refuse, and what they write."""
+"""Refusals and output of test.py and draw_detections.py."""
 
 import pytest
 from helpers.common import data_options
