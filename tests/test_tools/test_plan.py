@@ -274,7 +274,17 @@ CLIP = dict(optim_wrapper__clip_grad=dict(max_norm=35))
         (LAMB, CLIP, 'Every update clips twice'),
         (LAMB, CLIP | dict(optim_wrapper__optimizer__max_grad_norm=None), None),
         (SGD_128, CLIP, None),
-        (SGD_128, dict(model__backbone__norm_eval=False), 'depends on the number of ranks: batch'),
+        (SGD_128, dict(model__backbone__norm_eval=False), None),
+        (
+            SGD_128,
+            dict(
+                train_dataloader__dataset__pipeline=[
+                    dict(type='CachedMosaic', img_scale=(64, 64)),
+                    dict(type='PackDetInputs'),
+                ]
+            ),
+            'CachedMosaic in train_dataloader.dataset remembers earlier pictures: take Mosaic in',
+        ),
         # Published: 0.16 at 128, 0.24 at 256.
         (SGD_128, dict(optim_wrapper__optimizer__lr=0.32), None),
         (SGD_128, dict(optim_wrapper__optimizer__lr=0.33), '0.33 is 2.06 times the 0.16 of publi'),
