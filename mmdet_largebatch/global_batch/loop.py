@@ -40,7 +40,7 @@ STOCK_SETTINGS = ('val_begin', 'val_interval', 'dynamic_intervals')
 
 
 class RolledBack(Exception):
-    """Raised by a hook that has put the run back to an earlier update.
+    """Signal that a hook has restored an earlier checkpoint.
 
     :class:`GlobalBatchTrainLoop` catches it and continues from there.
     """
@@ -161,7 +161,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         return self.runner.seed - (get_dist_info()[0] if apart else 0)
 
     def run(self) -> nn.Module:
-        """Check what is known only now, log what an update consists of, and train.
+        """Check the model and the checkpoint, log the layout of an update, and train.
 
         Returns:
             nn.Module: The trained model.
@@ -204,7 +204,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             raise SettingError(message)
 
     def run_epoch(self) -> None:
-        """Run the updates of one epoch that are not done yet."""
+        """Run the remaining updates of one epoch."""
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         self._statistics.look()
@@ -262,7 +262,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         self._iter += 1
 
     def _probe(self, batches: Sequence[Any], accumulation: GradientAccumulator) -> None:
-        """Compute the micro-batches without gradients, for the means over all of them."""
+        """Record the calls of ``reduce_mean`` in a pass without gradients."""
         model = self.runner.model
         if self._state is None:
             self._state = ModelState(model)
@@ -293,16 +293,16 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         return standing
 
     def _end_of(self, epochs: int) -> int:
-        """Updates that are done at the end of so many epochs."""
+        """Return the number of updates after a number of epochs."""
         return min(epochs * self.updates_per_epoch, self.end)
 
     def _reopen_epoch(self) -> None:
-        """Go on within an epoch that was cut short, if there is more of it now."""
+        """Continue an epoch that was cut short, if `max_updates` allows more of it now."""
         if self._iter < self._end_of(self._epoch):
             self._epoch = self._iter // self.updates_per_epoch
 
     def _make_up_for_evaluation(self) -> None:
-        """Evaluate: a checkpoint of the end of an epoch is from before that epoch's evaluation."""
+        """Evaluate after a restart: an epoch's checkpoint is saved before its evaluation."""
         if 0 < self._iter == self._end_of(self._epoch):
             self._evaluate_if_due()
 
@@ -385,7 +385,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
 
 
 def _check_stock_settings(max_epochs: Any, settings: dict[str, Any]) -> None:
-    """Refuse what MMEngine would take and fail on after an epoch, or with a traceback."""
+    """Refuse settings that MMEngine would accept and fail on later."""
     unknown = sorted(set(settings) - set(STOCK_SETTINGS))
     if unknown:
         known = ', '.join(('max_epochs', 'global_batch_size', 'max_updates', *STOCK_SETTINGS))

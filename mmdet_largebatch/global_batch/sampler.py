@@ -1,4 +1,4 @@
-"""Form the micro-batches of an epoch once, and deal them to the ranks."""
+"""Form the micro-batches of an epoch and share them out to the ranks."""
 
 from collections.abc import Iterator
 from copy import copy
@@ -111,7 +111,7 @@ class GlobalBatchSampler(Sampler):
         return list(range(self.rank, self.micro_batches, self.ranks))
 
     def begin(self, seed: int, epoch: int, update: int, order_epoch: int | None = None) -> None:
-        """Say what the next iteration goes over.
+        """Set the epoch and the update that the next iteration starts from.
 
         Args:
             seed (int): Seed of the run, the same on every rank.
@@ -124,12 +124,12 @@ class GlobalBatchSampler(Sampler):
         self.order_epoch = epoch if order_epoch is None else order_epoch
 
     def _images(self, number: int) -> int:
-        """Return how many images of an epoch ``DefaultSampler`` deals to rank ``number``."""
+        """Return the number of images an epoch that ``DefaultSampler`` gives to rank ``number``."""
         short = 0 if self.sampler.round_up else number
         return ceil((len(self.sampler.dataset) - short) / self.micro_batches)
 
     def _updates(self, number: int) -> int:
-        """Return how many micro-batches of this number an epoch has."""
+        """Return the number of micro-batches with this index in an epoch."""
         images = self._images(number)
         return images // self.batch_size if self.drop_last else ceil(images / self.batch_size)
 
@@ -149,7 +149,7 @@ class GlobalBatchSampler(Sampler):
             raise invalid('train_dataloader.drop_last', True, wanted)
 
     def _order(self, number: int) -> Iterator[list[int]]:
-        """Return the micro-batches of an epoch that have this number in their updates."""
+        """Return the micro-batches of an epoch that have this index in their updates."""
         sampler = copy(self.sampler)
         sampler.rank, sampler.world_size = number, self.micro_batches
         sampler.num_samples = self._images(number)
