@@ -283,6 +283,6 @@ def _head(frame: FrameType | None) -> str:
 
 def _other_calls(head: str, made: str, before: int) -> RankMeansError:
     return RankMeansError(
-        f'model: {head} makes {made} of mmdet.utils.reduce_mean in a micro-batch that made {before} '
-        'when it was computed without gradients. Must be the same calls each time.'
+        f'model: {head} makes {made} of mmdet.utils.reduce_mean in a micro-batch that made '
+        f'{before} when it was computed without gradients. Must be the same calls each time.'
     )
