@@ -1,15 +1,15 @@
 """Save and exit on SIGTERM or SIGUSR1."""
 
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import FrameType
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from mmdet.registry import HOOKS
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
-from ..checks import invalid
+from ..checks import check
 from ..utils.dist import any_rank, barrier, first_message
 from ..utils.exit_codes import PREEMPTED, Preempted
 from ..utils.orphans import ending_with_trainer
@@ -48,9 +48,8 @@ class PreemptionHook(Hook):
 
     def __init__(self, signals: Sequence[str] = ('SIGTERM', 'SIGUSR1')) -> None:
         unknown = [name for name in signals if name not in signal.Signals.__members__]
-        if unknown or isinstance(signals, str):
-            name = f'{type(self).__name__}.signals'
-            raise invalid(name, signals, "a list of names such as 'SIGTERM'")
+        ok = not unknown and not isinstance(signals, str)
+        check(ok, f'{type(self).__name__}.signals', signals, "a list of names such as 'SIGTERM'")
         self.signals = [signal.Signals[name] for name in signals]
         self._signal_received: int | None = None
         self._handlers: dict = {}
@@ -66,15 +65,12 @@ class PreemptionHook(Hook):
         """
         if not is_training(runner):
             return
-        checkpoints = find_hook(runner, AtomicCheckpointHook)
-        if checkpoints is None:
-            stock = find_hook(runner, CheckpointHook)
-            raise invalid(
-                'default_hooks.checkpoint.type',
-                stock and type(stock).__name__,
-                "'AtomicCheckpointHook': default_hooks.preemption saves by it",
-            )
-        checkpoints.save_before_evaluations = True
+        hook = find_hook(runner, AtomicCheckpointHook) or find_hook(runner, CheckpointHook)
+        ok = isinstance(hook, AtomicCheckpointHook)
+        wanted = "'AtomicCheckpointHook': default_hooks.preemption saves by it"
+        check(ok, 'default_hooks.checkpoint.type', hook and type(hook).__name__, wanted)
+        self._checkpoints = cast(AtomicCheckpointHook, hook)
+        self._checkpoints.save_before_evaluations = True
 
     def before_train(self, runner: Runner) -> None:
         """Install the signal handlers.
@@ -82,7 +78,6 @@ class PreemptionHook(Hook):
         Args:
             runner (Runner): The runner.
         """
-        self._checkpoints = cast(AtomicCheckpointHook, find_hook(runner, AtomicCheckpointHook))
         self._signal_received = None
         loaders = [runner.train_dataloader]
         if runner.val_loop is not None:
@@ -112,7 +107,9 @@ class PreemptionHook(Hook):
             data_batch (Any): Not used.
             outputs (dict, optional): Not used.
         """
-        self._exit_if_signaled(runner, runner.iter + 1, self._checkpoints.save_now)
+        if any_rank(self._signal_received is not None):
+            update = runner.iter + 1
+            self._exit(runner, update, self._checkpoints.save_now(runner, update))
 
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -125,24 +122,21 @@ class PreemptionHook(Hook):
             data_batch (Any): Not used.
             outputs (Sequence, optional): Not used.
         """
-        if self._handlers:
-            self._exit_if_signaled(runner, runner.iter, self._checkpoints.saved_already)
+        if self._handlers and any_rank(self._signal_received is not None):
+            self._exit(runner, runner.iter, self._checkpoints.saved(runner.iter))
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._signal_received = number
 
-    def _exit_if_signaled(
-        self, runner: Runner, update: int, find: Callable[[Runner, int], str | None]
-    ) -> None:
-        if not any_rank(self._signal_received is not None):
-            return
+    def _exit(self, runner: Runner, update: int, path: str | None) -> NoReturn:
         own = ''
         if self._signal_received is not None:
             own = f'{signal.Signals(self._signal_received).name} on rank {runner.rank}'
-        what = first_message(own)
-        path = find(runner, update)
         saved = f'update {update} is saved in {path}' if path else 'the state could not be saved'
-        line = f'Preempted ({what}): {saved}. Exit with status {PREEMPTED}; --resume goes on.'
+        line = (
+            f'Preempted ({first_message(own)}): {saved}. Exit with status {PREEMPTED}; --resume '
+            'continues.'
+        )
         runner.logger.info(line)
         write_end(runner, 'preempted', update, runner.epoch, line)
         # torchrun ends the other ranks as soon as one has exited.

@@ -45,14 +45,14 @@ def test_resumed_past_a_broken_checkpoint(tmp_path):
     broken.write_bytes(broken.read_bytes()[:500])
     runner = make(tmp_path / 'run', {}, epochs=6, resume=True)
     runner.train()
-    assert f'Resume passes over {broken}: it cannot be read' in log_of(tmp_path / 'run')
+    assert f'Resume skips {broken}: it cannot be read' in log_of(tmp_path / 'run')
     assert runner.model.w.equal(whole.model.w)
 
 
 def test_no_checkpoint_that_reads(tmp_path):
     make(tmp_path, {}, epochs=2).train()
     (tmp_path / 'epoch_2.pth').write_bytes(b'')
-    with pytest.raises(SettingError, match=r'no checkpoint in it reads whole \(.*it is empty'):
+    with pytest.raises(SettingError, match=r'it has no valid checkpoint \(.*it is empty'):
         make(tmp_path, {}, epochs=4, resume=True).train()
     given = str(tmp_path / 'epoch_2.pth')
     with pytest.raises(SettingError, match=r'load_from=.*epoch_2\.pth: it is empty'):

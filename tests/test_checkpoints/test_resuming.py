@@ -179,7 +179,7 @@ def test_a_schedule_that_was_not_saved_is_put_to_its_update(tmp_path):
 
     resume(tmp_path / 'run', str(tmp_path / 'without.pth'), hooks=[See()], **steps)
     assert seen == [pytest.approx(expected)]
-    assert any('the schedule is put to update 4' in line for line in resume_lines(tmp_path / 'run'))
+    assert any('the schedule is set to update 4' in line for line in resume_lines(tmp_path / 'run'))
 
 
 def edited(tmp_path, path, *without):

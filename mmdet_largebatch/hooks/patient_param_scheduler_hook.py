@@ -1,32 +1,17 @@
-"""Evaluations within a training that measure nothing."""
+"""Step schedulers on a metric that an evaluation may lack."""
 
 from mmengine.hooks import ParamSchedulerHook
-from mmengine.logging import MessageHub
 from mmengine.runner import Runner
 
 
-def forget_evaluation(message_hub: MessageHub) -> None:
-    """Remove the results of the last evaluation.
-
-    MMEngine's logger takes the newest value of each name, whichever evaluation it is from. An
-    evaluation that finds no object has no values.
-
-    Args:
-        message_hub (MessageHub): Of the run.
-    """
-    for results in (message_hub.log_scalars, message_hub.runtime_info):
-        for key in [key for key in results if key.startswith('val/')]:
-            del results[key]
-
-
 class PatientParamSchedulerHook(ParamSchedulerHook):
-    """Leaves a scheduler as it is where its metric was not measured.
+    """MMEngine's hook, without its KeyError if an evaluation lacks the metric of a scheduler.
 
-    MMEngine's hook ends the training with a KeyError.
+    COCO's metrics are absent if no object was detected. The scheduler is then not stepped.
     """
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Step the schedulers that have their metric.
+        """Step the schedulers whose metric was measured.
 
         Args:
             runner (Runner): The runner.
@@ -43,8 +28,8 @@ class PatientParamSchedulerHook(ParamSchedulerHook):
         ]
         for scheduler in unmeasured:
             runner.logger.warning(
-                f'The evaluation has no {scheduler.monitor}: {type(scheduler).__name__} leaves the '
-                f'{scheduler.param_name} as it is.'
+                f'The evaluation has no {scheduler.monitor}: {type(scheduler).__name__} keeps the '
+                f'{scheduler.param_name}.'
             )
         runner.param_schedulers = [s for s in schedulers if s not in unmeasured]
         try:
@@ -54,7 +39,7 @@ class PatientParamSchedulerHook(ParamSchedulerHook):
 
 
 def be_patient(runner: Runner) -> None:
-    """Let the run's scheduler hook leave out metrics that were not measured.
+    """Replace MMEngine's scheduler hook of a run by :class:`PatientParamSchedulerHook`.
 
     Args:
         runner (Runner): The runner.
