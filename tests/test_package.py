@@ -6,7 +6,7 @@ from importlib.metadata import packages_distributions, requires, version
 from importlib.util import find_spec
 
 import pytest
-from common import ROOT
+from helpers.common import ROOT
 from mmdet import registry as mmdet_registry
 from mmdet.registry import (
     DATA_SAMPLERS,

@@ -31,7 +31,6 @@ from . import (
     check_output,
     check_settings,
     check_weights,
-    load_config,
     look_at_data,
     one_line_errors,
 )
@@ -217,43 +216,41 @@ def check_arguments(args: argparse.Namespace) -> str:
     return device
 
 
-def main() -> None:
+@one_line_errors(parse_args)
+def main(args: argparse.Namespace, cfg: Config) -> None:
     """Read the command line, detect and draw."""
-    args = parse_args()
-    with one_line_errors() as context:
-        cfg = context['cfg'] = load_config(args)
-        device = check_arguments(args)
-        cfg.load_from, cfg.test_evaluator = args.checkpoint, None
-        check_settings(cfg, ['model', 'test_dataloader'])
-        check_checkpoint('checkpoint', args.checkpoint)
-        look_at_data(cfg, ['test'], metrics=False)
-        if cfg.get('default_scope', 'mmdet') is not None:
-            init_default_scope(cfg.get('default_scope', 'mmdet'))
-        model = load_model(cfg, args.checkpoint, device)
-        dataset = DATASETS.build(cfg.test_dataloader.dataset)
-        number = min(args.pictures, len(dataset))
-        if not number:
-            raise SettingError('test_dataloader.dataset has 0 images. Must have at least 1.')
-        columns = min(4, number)
-        rows = -(-number // columns)
-        figure, grid = plt.subplots(
-            rows, columns, figsize=(2.6 * columns, 2.6 * rows), squeeze=False, layout='constrained'
-        )
-        for axes in grid.flat[number:]:
-            axes.axis('off')
-        for index in range(number):
-            with torch.no_grad():
-                sample = model.test_step(pseudo_collate([dataset[index]]))[0].cpu()
-            if 'pred_instances' not in sample:
-                raise SettingError(
-                    f'model.type={type(model).__name__} finds no objects. Must be a detector.'
-                )
-            content = get(sample.img_path, backend_args=storage_of(dataset))
-            picture = mmcv.imfrombytes(content, channel_order='rgb')
-            found = sample.pred_instances
-            draw(grid.flat[index], picture, found[found.scores >= args.score], dataset.metainfo)
-        figure.savefig(args.out, dpi=150)
-        print(f'{args.out}: {number} pictures')
+    device = check_arguments(args)
+    cfg.load_from, cfg.test_evaluator = args.checkpoint, None
+    check_settings(cfg, ['model', 'test_dataloader'])
+    check_checkpoint('checkpoint', args.checkpoint)
+    look_at_data(cfg, ['test'], metrics=False)
+    if cfg.get('default_scope', 'mmdet') is not None:
+        init_default_scope(cfg.get('default_scope', 'mmdet'))
+    model = load_model(cfg, args.checkpoint, device)
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    number = min(args.pictures, len(dataset))
+    if not number:
+        raise SettingError('test_dataloader.dataset has 0 images. Must have at least 1.')
+    columns = min(4, number)
+    rows = -(-number // columns)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(2.6 * columns, 2.6 * rows), squeeze=False, layout='constrained'
+    )
+    for axes in grid.flat[number:]:
+        axes.axis('off')
+    for index in range(number):
+        with torch.no_grad():
+            sample = model.test_step(pseudo_collate([dataset[index]]))[0].cpu()
+        if 'pred_instances' not in sample:
+            raise SettingError(
+                f'model.type={type(model).__name__} finds no objects. Must be a detector.'
+            )
+        content = get(sample.img_path, backend_args=storage_of(dataset))
+        picture = mmcv.imfrombytes(content, channel_order='rgb')
+        found = sample.pred_instances
+        draw(grid.flat[index], picture, found[found.scores >= args.score], dataset.metainfo)
+    figure.savefig(args.out, dpi=150)
+    print(f'{args.out}: {number} pictures')
 
 
 if __name__ == '__main__':

@@ -12,7 +12,7 @@ from mmengine.config import Config, DictAction
 
 from ..errors import SettingError
 from ..planning import Plan, as_json, as_text, draw_lr, make_plan
-from . import load_config, look_at_data, one_line_errors
+from . import look_at_data, one_line_errors
 
 
 def positive(text: str) -> int:
@@ -68,19 +68,17 @@ def plan_of(cfg: Config, args: argparse.Namespace) -> Plan:
         return make_plan(cfg, args.gpus, args.images)
 
 
-def main() -> None:
-    """Read the config, print the plan and draw the schedule."""
-    args = parse_args()
-    with one_line_errors() as context:
-        cfg = context['cfg'] = load_config(args)
-        plan = plan_of(cfg, args)
-        if args.plot:
-            try:
-                args.plot.parent.mkdir(parents=True, exist_ok=True)
-                draw_lr(plan, Path(args.config).stem).savefig(args.plot)
-            except (OSError, ValueError) as error:
-                raise SettingError(f'--plot {args.plot}: cannot be written ({error}).') from error
-        print(as_json(plan) if args.json else as_text(plan))
+@one_line_errors(parse_args)
+def main(args: argparse.Namespace, cfg: Config) -> None:
+    """Print the plan and draw the schedule."""
+    plan = plan_of(cfg, args)
+    if args.plot:
+        try:
+            args.plot.parent.mkdir(parents=True, exist_ok=True)
+            draw_lr(plan, Path(args.config).stem).savefig(args.plot)
+        except (OSError, ValueError) as error:
+            raise SettingError(f'--plot {args.plot}: cannot be written ({error}).') from error
+    print(as_json(plan) if args.json else as_text(plan))
 
 
 if __name__ == '__main__':

@@ -44,16 +44,15 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
+@one_line_errors(parse_args)
+def main(args: argparse.Namespace) -> None:
     """Read the runs, write the table, draw."""
-    args = parse_args()
-    with one_line_errors():
-        # A folder that is named twice is one run.
-        folders = {work_dir.resolve(): work_dir for work_dir in args.work_dirs}
-        runs = [read_run(work_dir) for work_dir in folders.values()]
-        for note in (note for run in runs for note in run.notes):
-            print(f'note: {note}', file=sys.stderr)
-        print(write_report(runs, args.out, args.group_seeds, args.heatmap or None), end='')
+    # A folder that is named twice is one run.
+    folders = {work_dir.resolve(): work_dir for work_dir in args.work_dirs}
+    runs = [read_run(work_dir) for work_dir in folders.values()]
+    for note in (note for run in runs for note in run.notes):
+        print(f'note: {note}', file=sys.stderr)
+    print(write_report(runs, args.out, args.group_seeds, args.heatmap or None), end='')
 
 
 if __name__ == '__main__':

@@ -28,7 +28,7 @@ from ..tuning import (
     write_config,
 )
 from ..utils.exit_codes import PREEMPTED, WRONG_SETTING
-from . import check_work_dir, load_config, look_at_data, one_line_errors
+from . import check_work_dir, look_at_data, one_line_errors
 
 
 def number_from(least: int, kind: type = int) -> Callable[[str], float]:
@@ -159,44 +159,42 @@ def train(args: argparse.Namespace, trials: list[Trial], lock: int) -> list[Tria
     return failed
 
 
-def main() -> None:
+@one_line_errors(parse_args)
+def main(args: argparse.Namespace, cfg: Config) -> None:
     """Read the command line, train, tabulate and draw."""
-    args = parse_args()
-    with one_line_errors() as context:
-        cfg = context['cfg'] = load_config(args)
-        cfg.work_dir = str(args.work_dir)
-        check_work_dir(cfg)
-        with open(args.work_dir / 'sweep.lock', 'w') as lock:
-            try:
-                # Trainings keep it too: one may still be saving when the sweep is gone.
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise SettingError(
-                    f'--work-dir {args.work_dir}: a sweep, or a training of one, is still running '
-                    'there. Must be another folder, or wait for it.'
-                ) from error
-            trials = prepare(args, cfg)
-            try:
-                failed = train(args, trials, lock.fileno())
-            except Stopped as stopped:
-                done = sum(finished_run(trial) is not None for trial in trials)
-                print(
-                    f'Stopped ({stopped}): {done} of {len(trials)} runs are finished. The same '
-                    'command goes on.',
-                    file=sys.stderr,
-                )
-                sys.exit(PREEMPTED if str(stopped) == 'SIGTERM' else 128 + stopped.number)
-        runs = [run for run in map(finished_run, trials) if run is not None]
-        if runs:
-            # Drawn with gaps where some pairs were drawn at random.
-            gaps = len({run.lr for run in runs}) > 1 < len({run.warmup_updates for run in runs})
-            out = args.work_dir / 'results'
-            heatmap = True if args.samples and gaps else None
-            print(write_report(runs, out, len(args.seeds) > 1, heatmap), end='')
-            print(f'Table and pictures: {out}')
-        if failed:
-            print(f'{len(failed)} of {len(trials)} runs failed.', file=sys.stderr)
-            sys.exit(1)
+    cfg.work_dir = str(args.work_dir)
+    check_work_dir(cfg)
+    with open(args.work_dir / 'sweep.lock', 'w') as lock:
+        try:
+            # Trainings keep it too: one may still be saving when the sweep is gone.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise SettingError(
+                f'--work-dir {args.work_dir}: a sweep, or a training of one, is still running '
+                'there. Must be another folder, or wait for it.'
+            ) from error
+        trials = prepare(args, cfg)
+        try:
+            failed = train(args, trials, lock.fileno())
+        except Stopped as stopped:
+            done = sum(finished_run(trial) is not None for trial in trials)
+            print(
+                f'Stopped ({stopped}): {done} of {len(trials)} runs are finished. The same '
+                'command goes on.',
+                file=sys.stderr,
+            )
+            sys.exit(PREEMPTED if str(stopped) == 'SIGTERM' else 128 + stopped.number)
+    runs = [run for run in map(finished_run, trials) if run is not None]
+    if runs:
+        # Drawn with gaps where some pairs were drawn at random.
+        gaps = len({run.lr for run in runs}) > 1 < len({run.warmup_updates for run in runs})
+        out = args.work_dir / 'results'
+        heatmap = True if args.samples and gaps else None
+        print(write_report(runs, out, len(args.seeds) > 1, heatmap), end='')
+        print(f'Table and pictures: {out}')
+    if failed:
+        print(f'{len(failed)} of {len(trials)} runs failed.', file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == '__main__':

@@ -50,17 +50,19 @@ def torchrun_arguments(
         ValueError: With one line for the user, if a setting is wrong.
     """
     if not re.fullmatch('[1-9][0-9]*', gpus):
-        raise ValueError(f'GPUS={gpus}: must be a number of processes on this machine, 1 or more.')
+        raise ValueError(f'Invalid GPUS={gpus}. Must be a number of processes on this machine.')
     # Of an installed package the tool knows: PACKAGE::CONFIG.
     if '::' not in config and not os.path.isfile(config):
         raise ValueError(f'config={config}: no such file.')
     nodes = environment.get('NNODES') or '1'
     found = re.fullmatch('([1-9][0-9]*)(?::([1-9][0-9]*))?', nodes)
     if not found or (found[2] and int(found[2]) < int(found[1])):
-        raise ValueError(f'NNODES={nodes}: must be a number of machines, or a range such as 4:8.')
+        raise ValueError(
+            f'Invalid NNODES={nodes}. Must be a number of machines, or a range as 4:8.'
+        )
     restarts = environment.get('MAX_RESTARTS') or ('100' if found[2] else '0')
     if not restarts.isdigit():
-        raise ValueError(f'MAX_RESTARTS={restarts}: must be a number, 0 or more.')
+        raise ValueError(f'Invalid MAX_RESTARTS={restarts}. Must be a number >= 0.')
     endpoint = environment.get('RDZV_ENDPOINT')
     if not endpoint and nodes != '1' and (found[2] or restarts != '0'):
         raise ValueError(
@@ -70,7 +72,7 @@ def torchrun_arguments(
 
     port = environment.get('PORT')
     if port and not (port.isdigit() and 0 < int(port) < 65536):
-        raise ValueError(f'PORT={port}: must be a number from 1 to 65535.')
+        raise ValueError(f'Invalid PORT={port}. Must be a number from 1 to 65535.')
 
     words = [f'--nnodes={nodes}', f'--nproc_per_node={gpus}', f'--max_restarts={restarts}']
     if endpoint:
@@ -136,7 +138,7 @@ def check_port(environment: Mapping[str, str]) -> None:
     listens = not environment.get('RDZV_ENDPOINT') and (environment.get('NODE_RANK') or '0') == '0'
     if port and listens and not port_is_free(int(port)):
         other = 'a free one, the same on every machine' if several else 'free, or not set at all'
-        raise ValueError(f'PORT={port}: in use on this machine. Must be {other}.')
+        raise ValueError(f'Invalid PORT={port}, which is in use on this machine. Must be {other}.')
 
 
 def launch(tool: str, arguments: list[str], file: Path) -> int:

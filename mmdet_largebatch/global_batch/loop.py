@@ -74,6 +74,12 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             more ranks than micro-batches, or the dataset is empty; and, when training begins, if
             ``accumulative_counts`` is set too, a model that communicates between the ranks is
             shared out unevenly, or a checkpoint is of another number of updates an epoch.
+
+    Examples:
+        64 micro-batches of 2 images in each update, on any number of GPUs up to 64:
+
+        >>> train_dataloader = dict(batch_size=2)
+        >>> train_cfg = dict(type='GlobalBatchTrainLoop', max_epochs=12, global_batch_size=128)
     """
 
     _epoch: int

@@ -59,6 +59,13 @@ class AtomicCheckpointHook(AtomicSavingHook):
         SettingError: If ``every_minutes`` is not above 0, or ``filename_tmpl`` begins with
             ``best_`` or ``restart_``. When a training resumes: if there are checkpoints and none is
             valid, or the checkpoint does not belong to the config.
+
+    Examples:
+        >>> from mmdet.registry import HOOKS
+        >>> default_hooks = dict(
+        ...     checkpoint=dict(type='AtomicCheckpointHook', interval=1, every_minutes=10))
+        >>> HOOKS.build(default_hooks['checkpoint']).every_minutes
+        10
     """
 
     def __init__(self, *args: Any, every_minutes: float | None = None, **kwargs: Any) -> None:

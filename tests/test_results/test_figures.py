@@ -1,14 +1,11 @@
 """The pictures: what is drawn, and that it can be read."""
 
-import runpy
-import sys
 from itertools import combinations
 
 import pytest
-from common import ROOT
+from helpers.work_folders import SGD, config, diverged, evaluation, updates, whole, write
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
-from work_folders import SGD, config, diverged, evaluation, updates, whole, write
 
 from mmdet_largebatch import SettingError
 from mmdet_largebatch.results import (
@@ -291,39 +288,25 @@ def test_runs_without_anything_logged(tmp_path):
         draw_curves([run], tmp_path / 'curves.xyz')
 
 
-@pytest.fixture
-def tool(monkeypatch, capfd):
-    """Run `python tools/results.py` in this process; give back status, output and errors."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, 'argv', ['results.py', *map(str, words)])
-        status = 0
-        try:
-            runpy.run_path(str(ROOT / 'tools/results.py'), run_name='__main__')
-        except SystemExit as ended:
-            status = ended.code
-        return status, *capfd.readouterr()
-
-    return run
-
-
 def test_the_tool_draws_the_heat_map_of_a_grid_by_itself(tool, grid_folders, tmp_path):
     out = tmp_path / 'out'
-    status, output, errors = tool(*grid_folders, grid_folders[0], '--out', out)
-    assert (status, errors) == (0, '')
+    done = tool('results.py', *grid_folders, grid_folders[0], '--out', out)
+    assert (done.returncode, done.stderr) == (0, '')
     # A head, a rule and a row for each folder; the one named twice is one run.
-    assert len(output.splitlines()) == 14
+    assert len(done.stdout.splitlines()) == 14
     names = ['ap_by_epoch.csv', 'curves.png', 'heatmap.png', 'results.csv', 'results.md']
     assert sorted(path.name for path in out.iterdir()) == names
-    status, _, _ = tool(*grid_folders[:-1], '--out', tmp_path / 'less')
-    assert status == 0 and not (tmp_path / 'less/heatmap.png').exists()
-    status, _, _ = tool(*grid_folders[:-1], '--heatmap', '--out', tmp_path / 'less')
-    assert status == 0 and (tmp_path / 'less/heatmap.png').exists()
+    done = tool('results.py', *grid_folders[:-1], '--out', tmp_path / 'less')
+    assert done.returncode == 0 and not (tmp_path / 'less/heatmap.png').exists()
+    done = tool('results.py', *grid_folders[:-1], '--heatmap', '--out', tmp_path / 'less')
+    assert done.returncode == 0 and (tmp_path / 'less/heatmap.png').exists()
 
 
 def test_the_tool_refuses_a_folder_without_logs(tool, grid_folders, tmp_path):
     (tmp_path / 'empty').mkdir()
-    status, output, errors = tool(grid_folders[0], tmp_path / 'empty', '--out', tmp_path / 'out')
-    assert (status, output) == (2, '')
-    assert errors.startswith(f'error: work_dir={tmp_path}/empty: no logs of a training there.')
-    assert len(errors.splitlines()) == 1 and not (tmp_path / 'out').exists()
+    words = (grid_folders[0], tmp_path / 'empty', '--out', tmp_path / 'out')
+    done = tool('results.py', *words)
+    assert (done.returncode, done.stdout) == (2, '')
+    line = f'error: work_dir={tmp_path}/empty: no logs of a training there.'
+    assert done.stderr.startswith(line)
+    assert len(done.stderr.splitlines()) == 1 and not (tmp_path / 'out').exists()

@@ -4,7 +4,16 @@ import json
 import math
 
 import pytest
-from work_folders import SGD, config, diverged, evaluation, stock_config, updates, whole, write
+from helpers.work_folders import (
+    SGD,
+    config,
+    diverged,
+    evaluation,
+    stock_config,
+    updates,
+    whole,
+    write,
+)
 
 from mmdet_largebatch import SettingError
 from mmdet_largebatch.results import read_run

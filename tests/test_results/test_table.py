@@ -3,7 +3,7 @@
 import csv
 
 import pytest
-from work_folders import SGD, diverged, evaluation, updates, whole, write
+from helpers.work_folders import SGD, diverged, evaluation, updates, whole, write
 
 from mmdet_largebatch import SettingError
 from mmdet_largebatch.results import read_run, write_table

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import mmdet
 import pytest
-from common import ROOT, data_options
+from helpers.common import ROOT, data_options
 
 from mmdet_largebatch.results import read_run
 
@@ -218,12 +218,10 @@ def test_each_start_records_what_it_resolved_and_how_it_ended(resumed, diverged)
     assert (ended['how'], ended['update']) == ('diverged', update)
 
 
-def test_the_tool_lists_all_of_them_and_the_diverged_one(
-    stock, resumed, diverged, command, tmp_path
-):
+def test_the_tool_lists_all_of_them_and_the_diverged_one(stock, resumed, diverged, tool, tmp_path):
     folder, update = diverged
     words = (stock, resumed, folder, '--out', tmp_path / 'out')
-    done = command(sys.executable, 'tools/results.py', *words)
+    done = tool('results.py', *words, process=True)
     assert done.returncode == 0, done.stderr
     with open(tmp_path / 'out/results.csv', newline='') as file:
         rows = list(csv.DictReader(file))

@@ -7,7 +7,7 @@ import subprocess
 from threading import Thread
 
 import pytest
-from common import ROOT
+from helpers.common import ROOT
 
 
 @pytest.fixture
@@ -83,20 +83,18 @@ class Metadata(http.server.BaseHTTPRequestHandler):
 def test_the_notice_of_aws_becomes_a_sigterm(command):
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Metadata)
     Thread(target=server.serve_forever, daemon=True).start()
-    training = subprocess.Popen(['sleep', '60'])
+    training = subprocess.Popen(['sleep', '1800'])
     address = f'http://127.0.0.1:{server.server_port}'
-    done = command('tools/aws_spot_notice.sh', training.pid, METADATA=address, timeout=30)
+    done = command('tools/aws_spot_notice.sh', training.pid, METADATA=address)
     server.shutdown()
     assert done.returncode == 0, done.stderr
     assert 'AWS takes this instance: {"action": "terminate"' in done.stdout
-    assert training.wait(10) == -signal.SIGTERM
+    assert training.wait(1800) == -signal.SIGTERM
     assert Metadata.asked == 2
 
 
 def test_it_ends_with_the_training(command):
     training = subprocess.Popen(['true'])
     training.wait()
-    done = command(
-        'tools/aws_spot_notice.sh', training.pid, METADATA='http://127.0.0.1:9', timeout=30
-    )
+    done = command('tools/aws_spot_notice.sh', training.pid, METADATA='http://127.0.0.1:9')
     assert (done.returncode, done.stdout) == (0, '')

@@ -1,8 +1,6 @@
 """The plan of a training, against the project's published figures, MMEngine and real objects."""
 
 import json
-import runpy
-import sys
 from copy import deepcopy
 from functools import lru_cache
 
@@ -11,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from common import ROOT
+from helpers.common import ROOT
 from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.hub import get_config
@@ -49,22 +47,6 @@ def plan(name, ranks=None, images=TRAIN2017, **options):
 @pytest.fixture(scope='module')
 def lamb():
     return plan(LAMB)
-
-
-@pytest.fixture
-def tool(monkeypatch, capsys):
-    """Run `python tools/plan.py ARGUMENTS` in this process; its status and what it printed."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, 'argv', ['plan.py', *map(str, words)])
-        status = 0
-        try:
-            runpy.run_path(f'{ROOT}/tools/plan.py', run_name='__main__')
-        except SystemExit as ended:
-            status = ended.code
-        return status, *capsys.readouterr()
-
-    return run
 
 
 @pytest.mark.parametrize(
@@ -386,16 +368,16 @@ def test_a_plan_leaves_the_process_as_it_was(lamb):
     assert after == before
 
 
-def test_json_alone_is_printed_and_nothing_else_is_left(command, lamb, tmp_path, monkeypatch, tool):
-    done = command(sys.executable, 'tools/plan.py', LAMB, '--images', TRAIN2017, '--json')
+def test_json_alone_is_printed_and_nothing_else_is_left(lamb, tmp_path, tool):
+    done = tool('plan.py', LAMB, '--images', TRAIN2017, '--json', process=True)
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)
     assert (printed['updates'], printed['state_bytes']) == (lamb.updates, lamb.state_bytes)
     assert [decay['update'] for decay in printed['decays']] == [7_336, 10_087]
     assert printed['ranks_from'] == 'train_cfg.global_batch_size / train_dataloader.batch_size'
-    monkeypatch.chdir(tmp_path)
-    status, out, _ = tool(ROOT / LAMB, '--images', TRAIN2017, '--plot', 'sub/lr.png')
-    assert (status, out.rstrip('\n')) == (0, as_text(lamb))
+    words = (ROOT / LAMB, '--images', TRAIN2017, '--plot', 'sub/lr.png')
+    done = tool('plan.py', *words, cwd=tmp_path)
+    assert (done.returncode, done.stdout.rstrip('\n')) == (0, as_text(lamb))
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob('*')] == [
         'sub',
         'sub/lr.png',
@@ -405,17 +387,17 @@ def test_json_alone_is_printed_and_nothing_else_is_left(command, lamb, tmp_path,
 
 
 def test_mistakes_are_told_in_one_line(tool, shapes, tmp_path):
-    status, out, err = tool(
-        LAMB, '--gpus', 8, '--cfg-options', 'train_dataloader.dataset.ann_file=x'
-    )
-    assert (status, out) == (2, '')
-    assert err.splitlines()[-1].startswith('error: ann_file=')
-    assert err.endswith('Or give the number of images by --images.\n')
-    assert 'Traceback' not in err
-    status, _, err = tool(LAMB, '--images', TRAIN2017, '--plot', tmp_path / 'lr.xyz')
-    assert status == 2 and f'error: --plot {tmp_path}/lr.xyz: cannot be written' in err
-    status, _, err = tool(LAMB, '--images', 0)
-    assert status == 2 and '0 is below 1' in err
+    words = ('--gpus', 8, '--cfg-options', 'train_dataloader.dataset.ann_file=x')
+    done = tool('plan.py', LAMB, *words)
+    assert (done.returncode, done.stdout) == (2, '')
+    assert done.stderr.splitlines()[-1].startswith('error: ann_file=')
+    assert done.stderr.endswith('Or give the number of images by --images.\n')
+    assert 'Traceback' not in done.stderr
+    done = tool('plan.py', LAMB, '--images', TRAIN2017, '--plot', tmp_path / 'lr.xyz')
+    assert f'error: --plot {tmp_path}/lr.xyz: cannot be written' in done.stderr
+    assert done.returncode == 2
+    done = tool('plan.py', LAMB, '--images', 0)
+    assert done.returncode == 2 and '0 is below 1' in done.stderr
 
 
 def test_text_says_each_figure(lamb):

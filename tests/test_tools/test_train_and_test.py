@@ -2,11 +2,10 @@
 
 import json
 import re
-import sys
 
 import pytest
-from common import ROOT, data_options
-from forked import free_port
+from helpers.common import ROOT, data_options
+from helpers.forked import free_port
 
 RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 
@@ -47,11 +46,13 @@ def test_each_epoch_is_saved_and_evaluated(trained):
     assert len(logged(done.stdout)) == 2
 
 
-def test_evaluation_alone_gives_the_same_ap_on_one_and_on_two_processes(trained, shapes, command):
+def test_evaluation_alone_gives_the_same_ap_on_one_and_on_two_processes(
+    trained, shapes, command, tool
+):
     done, work = trained
     options = ('--cfg-options', *data_options(shapes))
-    one = command(
-        *(sys.executable, 'tools/test.py', RECIPE, work / 'epoch_2.pth', '--work-dir', work / '1'),
+    one = tool(
+        *('test.py', RECIPE, work / 'epoch_2.pth', '--work-dir', work / '1'),
         *('--out', work / 'found.pkl', *options),
     )
     two = command(
@@ -64,12 +65,13 @@ def test_evaluation_alone_gives_the_same_ap_on_one_and_on_two_processes(trained,
     assert (work / 'found.pkl').stat().st_size > 0
 
 
-def test_detections_are_drawn(trained, shapes, command):
+def test_detections_are_drawn(trained, tool):
     work = trained[1]
     cfg = next(work.glob('*.py'))
-    done = command(
-        *(sys.executable, 'tools/draw_detections.py', cfg, work / 'epoch_2.pth'),
+    done = tool(
+        *('draw_detections.py', cfg, work / 'epoch_2.pth'),
         *('--out', work / 'drawn.png', '--pictures', 3, '--score', 0),
+        process=True,
     )
     assert done.returncode == 0, done.stderr
     assert (work / 'drawn.png').read_bytes().startswith(b'\x89PNG')

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from common import data_options
-from file_defects import annotations, copy_of
+from helpers.common import data_options
+from helpers.file_defects import annotations, copy_of
 from mmengine.config import Config, ConfigDict
 from test_users_files import RECIPE, assert_one_line, recipe
 
@@ -37,13 +37,13 @@ def refusal(cfg, splits=('train', 'val')):
     return str(refused.value)
 
 
-def test_heads(root, typed, tmp_path):
+def test_heads(root, tool, tmp_path):
     for key in ('bbox_head', 'mask_head'):
         setting = f'model.roi_head.{key}.num_classes'
         line = refusal(recipe(root, f'{setting}=4'))
         assert line.startswith(f'{setting}=4, but train_dataloader.dataset has 3 classes: ')
     options = [*data_options(root), 'model.roi_head.bbox_head.num_classes=80']
-    done = typed('train.py', RECIPE, '--work-dir', tmp_path / 'w', '--cfg-options', *options)
+    done = tool('train.py', RECIPE, '--work-dir', tmp_path / 'w', '--cfg-options', *options)
     assert_one_line(done, 'model.roi_head.bbox_head.num_classes=80', 'Must be 3')
 
 

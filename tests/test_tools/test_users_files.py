@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from common import ROOT, data_options
-from file_defects import ACCEPTED, REFUSED, annotations, copy_of, edited, put_all, stock
+from helpers.common import ROOT, data_options
+from helpers.file_defects import ACCEPTED, REFUSED, annotations, copy_of, edited, put_all, stock
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 
@@ -28,10 +28,10 @@ def root(shapes, tmp_path):
 
 
 @pytest.fixture
-def train(typed, root, tmp_path):
+def train(tool, root, tmp_path):
     def run(*options):
         options = (*data_options(root), *options)
-        return typed('train.py', RECIPE, '--work-dir', tmp_path / 'w', '--cfg-options', *options)
+        return tool('train.py', RECIPE, '--work-dir', tmp_path / 'w', '--cfg-options', *options)
 
     return run
 
@@ -95,7 +95,7 @@ def test_what_stock_takes_is_taken(name, root):
     assert stock(cfg) == 1.0
 
 
-def test_annotation_id_0(root, typed, tmp_path):
+def test_annotation_id_0(root, tool, tmp_path):
     """Perfect predictions get less than 1, and train, test and plan say why."""
 
     def from_zero(content):
@@ -108,7 +108,7 @@ def test_annotation_id_0(root, typed, tmp_path):
     (line,) = check_data(cfg, ['train', 'val'])
     assert f'ann_file={root}/annotations/instances_val.json' in line and 'the id 0' in line
     assert check_data(cfg, ['test']) == [line]
-    done = typed('plan.py', RECIPE, '--cfg-options', *data_options(root), WARMUP)
+    done = tool('plan.py', RECIPE, '--cfg-options', *data_options(root), WARMUP)
     assert done.returncode == 0 and f'warning: {line}' in done.stderr
     assert 'warning: ' not in done.stdout
 

@@ -3,9 +3,9 @@
 import re
 
 import pytest
-from common import data_options
+from helpers.common import data_options
 
-RECIPE = 'tests/test_tools/pure_python/lamb.py'
+RECIPE = 'tests/helpers/pure_python/lamb.py'
 NO_WORKERS = [f'{split}_dataloader.num_workers=0' for split in ('train', 'val', 'test')]
 
 
@@ -14,10 +14,10 @@ def error_lines(done):
 
 
 @pytest.fixture
-def train(typed, shapes, tmp_path):
+def train(tool, shapes, tmp_path):
     def run(*options, root=shapes):
         options = (*data_options(root), *options)
-        return typed('train.py', RECIPE, '--work-dir', tmp_path / 'w', '--cfg-options', *options)
+        return tool('train.py', RECIPE, '--work-dir', tmp_path / 'w', '--cfg-options', *options)
 
     return run
 

@@ -1,30 +1,12 @@
 """A user's mistake ends a tool with one line and a status that is not zero."""
 
 import json
-import runpy
-import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
-from common import ROOT, data_options
+from helpers.common import data_options
 
 RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
-
-
-@pytest.fixture
-def tool(monkeypatch, capfd):
-    """Run a tool as `python tools/NAME ARGUMENTS` does, in this process; give back how it ended."""
-    monkeypatch.chdir(ROOT)
-
-    def run(name, *words):
-        monkeypatch.setattr(sys, 'argv', [name, *map(str, words)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(f'tools/{name}', run_name='__main__')
-        return SimpleNamespace(returncode=ended.value.code, stderr=capfd.readouterr().err)
-
-    return run
 
 
 @pytest.fixture
@@ -71,7 +53,9 @@ def test_no_such_config_is_said_before_processes_are_started(command):
 
 @pytest.mark.parametrize('gpus', ['0', '-1', 'two', ''])
 def test_gpus_must_be_a_number(command, gpus):
-    assert_one_line(command('tools/dist_train.sh', RECIPE, gpus), f'GPUS={gpus}: must be a number')
+    assert_one_line(
+        command('tools/dist_train.sh', RECIPE, gpus), f'Invalid GPUS={gpus}. Must be a number'
+    )
 
 
 @pytest.mark.parametrize(
@@ -122,7 +106,7 @@ def test_annotations_broken(train, tmp_path, content, message):
 def test_a_work_folder_that_cannot_be_written(train):
     """No one can make a folder in /proc."""
     done = train(arguments=('--work-dir', '/proc/work'))
-    assert_one_line(done, 'work_dir=/proc/work: no file can be written there (', '--work-dir')
+    assert_one_line(done, "Invalid work_dir='/proc/work'. Must be a writable folder", '--work-dir')
 
 
 def test_unknown_backend(train):
@@ -181,10 +165,10 @@ def test_amp_and_slurm_without_a_gpu(train):
     assert_one_line(done, '--launcher slurm needs a GPU')
 
 
-def test_as_a_process_one_line_and_any_other_error_its_traceback(command, shapes, tmp_path):
-    words = (sys.executable, 'tools/train.py', RECIPE, '--work-dir', tmp_path, '--cfg-options')
+def test_as_a_process_one_line_and_any_other_error_its_traceback(tool, shapes, tmp_path):
+    words = ('train.py', RECIPE, '--work-dir', tmp_path, '--cfg-options')
     options = data_options(shapes)
-    done = command(*words, *options, 'optim_wrapper.optimizer.backend=cuda')
+    done = tool(*words, *options, 'optim_wrapper.optimizer.backend=cuda', process=True)
     assert_one_line(done, "backend='cuda'")
-    done = command(*words, *options, 'model.backbone.depth=19')
+    done = tool(*words, *options, 'model.backbone.depth=19', process=True)
     assert done.returncode == 1 and 'Traceback' in done.stderr

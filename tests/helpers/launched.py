@@ -12,7 +12,8 @@ from threading import Thread
 
 import psutil
 import torch
-from common import EVERY_PROPOSAL, ROOT, data_options
+
+from helpers.common import EVERY_PROPOSAL, ROOT, data_options
 
 RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 
@@ -52,7 +53,7 @@ class Launched:
             self._queue.put(line)
         self._queue.put(None)
 
-    def wait_for(self, pattern, timeout=120):
+    def wait_for(self, pattern, timeout=1800):
         """Wait until a line has it; all lines up to that one are in `lines`."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
@@ -73,10 +74,10 @@ class Launched:
         for process in [launcher, *launcher.children(recursive=True)]:
             process.send_signal(number)
 
-    def finish(self, timeout=200):
+    def finish(self, timeout=1800):
         """Wait for the end; give back the exit status."""
         status = self.process.wait(timeout)
-        while (line := self._queue.get(timeout=10)) is not None:
+        while (line := self._queue.get(timeout=timeout)) is not None:
             self.lines.append(line)
         return status
 
@@ -96,7 +97,7 @@ def vector(path):
     return torch.cat([weight.double().flatten() for weight in weights])
 
 
-def wait_for_port(port, timeout=60):
+def wait_for_port(port, timeout=1800):
     """Wait until someone listens on the loopback."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
@@ -107,7 +108,7 @@ def wait_for_port(port, timeout=60):
     raise AssertionError(f'no one listens on port {port}')
 
 
-def that_logs(*runs, timeout=120):
+def that_logs(*runs, timeout=1800):
     """The run in whose output the log of rank 0 stands, once the training has begun."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:

@@ -1,8 +1,11 @@
 """Shared constants and options of the tests."""
 
+import os
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
+# The package and these helpers, for processes that tests start.
+PYTHONPATH = os.pathsep.join([str(ROOT), str(ROOT / 'tests')])
 
 
 def data_options(root: Path) -> list[str]:

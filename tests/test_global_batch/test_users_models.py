@@ -1,16 +1,11 @@
 """Models and schedules that users bring, by the commands that they type."""
 
-import os
-import runpy
-import sys
-
 import pytest
-from common import ROOT
+from helpers.common import PYTHONPATH
+from helpers.runs import GLOBAL_BATCH, assert_same, state, train, write_config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from runs import GLOBAL_BATCH, assert_same, state, train, write_config
 
-PATH = os.pathsep.join(map(str, (ROOT, ROOT / 'tests/test_batching', ROOT / 'tests/test_parity')))
 NORM = dict(type='GN', num_groups=4)
 ATSS = dict(
     _delete_=True,
@@ -68,14 +63,13 @@ def errors(text):
     return [line for line in text.splitlines() if line.startswith('error: ')]
 
 
-def test_communicating_models_are_refused_with_uneven_shares(command, tmp_path, monkeypatch, capfd):
+def test_communicating_models_are_refused_with_uneven_shares(command, tool, tmp_path):
     """3 micro-batches on 2 ranks; in training and in the plan, in the same words."""
     parts = GLOBAL_BATCH, dict(model=ATSS, train_cfg=dict(global_batch_size=12))
     config = write_config(tmp_path, *parts)
     work = tmp_path / 'work'
-    training = command(
-        *('tools/dist_train.sh', config, 2, '--work-dir', work), PYTHONPATH=PATH, timeout=600
-    )
+    words = ('tools/dist_train.sh', config, 2, '--work-dir', work)
+    training = command(*words, PYTHONPATH=PYTHONPATH)
     assert training.returncode == 2, training.stderr[-3000:]
     [line] = errors(training.stderr)
     assert line.startswith(
@@ -84,34 +78,24 @@ def test_communicating_models_are_refused_with_uneven_shares(command, tmp_path, 
     )
     assert not list(work.glob('*.pth'))
     for gpus, expected in ((2, [line]), (3, [])):
-        found, text = plan(config, gpus, monkeypatch, capfd)
-        assert found == (2 if expected else 0) and errors(text) == expected, text[-3000:]
-
-
-def plan(config, gpus, monkeypatch, capfd):
-    """`python tools/plan.py CONFIG --gpus GPUS` in this process."""
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, 'argv', ['plan.py', str(config), '--gpus', str(gpus)])
-    capfd.readouterr()
-    status = 0
-    try:
-        runpy.run_path('tools/plan.py', run_name='__main__')
-    except SystemExit as ended:
-        status = ended.code or 0
-    return status, ''.join(capfd.readouterr())
+        done = tool('plan.py', config, '--gpus', gpus)
+        assert errors(done.stderr) == expected, done.stderr[-3000:]
+        assert done.returncode == (2 if expected else 0)
 
 
 @pytest.mark.parametrize('find_unused', [False, pytest.param(True, marks=pytest.mark.whole)])
 def test_a_head_that_one_rank_does_not_use(command, tmp_path, find_unused):
     model = dict(
-        custom_imports=dict(imports=['mmdet_largebatch', 'users_parts', 'idle_head']),
+        custom_imports=dict(
+            imports=['mmdet_largebatch', 'helpers.users_parts', 'helpers.idle_head']
+        ),
         model=dict(type='IdleHead'),
         train_cfg=dict(max_epochs=1, max_updates=2, global_batch_size=8, val_interval=10),
         find_unused_parameters=find_unused,
     )
     config = write_config(tmp_path, GLOBAL_BATCH, model)
     words = ('tools/dist_train.sh', config, 2, '--work-dir', tmp_path / 'work')
-    done = command(*words, PYTHONPATH=PATH, timeout=600)
+    done = command(*words, PYTHONPATH=PYTHONPATH)
     if find_unused:
         assert done.returncode == 0, done.stderr[-3000:]
         return

@@ -1,6 +1,6 @@
 """Run by the tests: a training of several ranks in which a hook unfreezes a parameter.
 
-    python unfreezing.py OUT RANKS
+    PYTHONPATH=tests python -m helpers.unfreezing OUT RANKS
 
 Each rank writes its weights to OUT.RANK.pth.
 """
@@ -8,14 +8,14 @@ Each rank writes its weights to OUT.RANK.pth.
 import sys
 
 import torch
-from forked import run_ranks
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
-from regression import START, Points
 
 import mmdet_largebatch  # noqa: F401
+from helpers.forked import run_ranks
+from helpers.regression import START, Points
 
 
 class Affine(BaseModel):

@@ -1,7 +1,9 @@
 # The detector of these tests as a user of stock MMDetection configures it: a Faster R-CNN that
 # takes some 20 ms an update. SHAPES is the folder of the data.
 default_scope = 'mmdet'
-custom_imports = dict(imports=['mmdet_largebatch', 'users_parts'], allow_failed_imports=False)
+custom_imports = dict(
+    imports=['mmdet_largebatch', 'helpers.users_parts'], allow_failed_imports=False
+)
 data_root = '{{$SHAPES:data/shapes}}/'
 metainfo = dict(classes=('circle', 'square', 'triangle'))
 coder = dict(

@@ -1,12 +1,12 @@
 r"""Kill processes of a training under tools/dist_train.sh, and compare with a run never killed.
 
-    PYTHONPATH=tests:tests/test_reliability python tests/test_reliability/kills.py --kills 30
+    PYTHONPATH=tests python -m helpers.kills --kills 30
 
 One command with MAX_RESTARTS trains on 2 ranks, another one on 3, and each takes half of the kills.
 These go round the kinds below, in an order that is drawn anew each time. Meanwhile the newest
 checkpoint is read again and again. Ends with a summary, and with status 1 if a weight differs, a
 process is left, a checkpoint does not read, or a kill is not followed by a further update or
-evaluation within 3 minutes.
+evaluation within 30 minutes.
 """
 
 import argparse
@@ -26,8 +26,9 @@ from zipfile import ZipFile
 
 import psutil
 import torch
-from common import ROOT
-from launched import Launched
+
+from helpers.common import ROOT
+from helpers.launched import Launched
 
 KINDS = (
     'rank in training',
@@ -40,7 +41,7 @@ KINDS = (
     'rank as it comes up again',
 )
 TRAINING, EVALUATION = r'Epoch\(train\)\s+\[', r'Epoch\(val\)\s+\[\d+\]\[1/'
-HANG = 180
+HANG = 1800
 
 
 def options(ranks, epochs):
@@ -104,7 +105,7 @@ class Processes:
     def look(self):
         self.seen.update([self.launcher, *_children(self.launcher, recursive=True)])
 
-    def left(self, timeout=20):
+    def left(self, timeout=HANG):
         """Names of those that are still there, and of any other that the work folder tells."""
         end = time.monotonic() + timeout
         while found := [*filter(_runs, self.seen), *with_word(str(self.work))]:
@@ -221,7 +222,7 @@ def killed_run(data, work, ranks, kinds, epochs, draw):
             left += [str(process) for process in before if _runs(process)]
             print(f'{ranks} ranks, {kind}: on again after {seconds[-1]:.0f} s', file=sys.stderr)
         processes.look()
-        status = run.finish(timeout=1800)
+        status = run.finish()
     except Exception:
         processes.look()
         for process in processes.seen:
@@ -240,7 +241,7 @@ def kill_and_compare(data, out, ranks, kinds, seed=0, epochs=None):
     whole, work = out / f'whole_{ranks}', out / f'killed_{ranks}'
     resumed, left, seconds, watcher = killed_run(data, work, ranks, kinds, epochs, draw)
     run = Launched(data, whole, ranks, *options(ranks, epochs))
-    assert run.finish(timeout=1800) == 0, run.text[-6000:]
+    assert run.finish() == 0, run.text[-6000:]
     a, b = (
         torch.load((folder / 'last_checkpoint').read_text(), weights_only=False)
         for folder in (whole, work)

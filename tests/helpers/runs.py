@@ -1,22 +1,18 @@
 """Trainings as a user types them, and how two of them differ."""
 
-import contextlib
 import gc
-import io
 import itertools
 import json
 import os
-import runpy
-import signal
 import subprocess
 import sys
-import traceback
-import warnings
 from pathlib import Path
 
 import torch
-from common import ROOT
-from forked import free_port
+
+from helpers.common import PYTHONPATH, ROOT
+from helpers.forked import free_port
+from helpers.tools import run_here
 
 HERE = Path(__file__).parent
 # What a user changes to bring a stock config to the global batch: one micro-batch a rank here.
@@ -116,34 +112,14 @@ def train(folder, *parts, arguments=(), config=None):
         Run: The run, with its exit status.
     """
     config = config or write_config(Path(folder).parent, *parts)
-    run, output = Run(folder), io.StringIO()
-    words = ['train.py', config, '--work-dir', folder, *arguments]
-    before = dict(argv=sys.argv, cwd=Path.cwd())
-    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1)}
-    sys.argv = [str(word) for word in words]
-    os.chdir(ROOT)
-    try:
-        with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
-            with warnings.catch_warnings():
-                warnings.simplefilter('ignore')
-                runpy.run_path('tools/train.py', run_name='__main__')
-        run.status = 0
-    except SystemExit as ended:
-        run.status = ended.code
-    except Exception:
-        run.status = 1
-        output.write(traceback.format_exc())
-    finally:
-        sys.argv = before['argv']
-        os.chdir(before['cwd'])
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    run = Run(folder)
+    done = run_here('train.py', config, '--work-dir', folder, *arguments)
     gc.collect()
-    run.output = output.getvalue()
+    run.status, run.output = done.returncode, done.stdout + done.stderr
     return run
 
 
-def train_as_process(folder, *parts, arguments=(), ranks=1, timeout=900):
+def train_as_process(folder, *parts, arguments=(), ranks=1):
     """The same as a process; with several ranks under tools/dist_train.sh."""
     config = write_config(Path(folder).parent, *parts)
     words = [sys.executable, 'tools/train.py', config]
@@ -156,11 +132,11 @@ def train_as_process(folder, *parts, arguments=(), ranks=1, timeout=900):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=timeout,
+        timeout=1800,
         env=os.environ
         | dict(
             PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
-            PYTHONPATH=os.pathsep.join([str(ROOT), str(HERE), os.environ.get('PYTHONPATH', '')]),
+            PYTHONPATH=PYTHONPATH,
             OMP_NUM_THREADS='1',
             PORT=str(free_port()),
         ),

@@ -1,6 +1,6 @@
 """Run by the tests: trains on some processes, and writes what every micro-batch was.
 
-    python trajectory.py OUT CONFIG_JSON
+    PYTHONPATH=tests python -m helpers.trajectory OUT CONFIG_JSON
 
 CONFIG_JSON holds `ranks` (processes; 1 is none but this one, without DDP), `config` (a recipe),
 `options` (as for `--cfg-options`), `float64` and `stop_after` (updates; the process ends there).
@@ -11,7 +11,6 @@ import json
 import sys
 
 import torch
-from forked import run_ranks
 from mmcv.ops.nms import NMSop
 from mmcv.transforms import LoadImageFromFile
 from mmdet.models.data_preprocessors import DetDataPreprocessor
@@ -23,6 +22,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 import mmdet_largebatch  # noqa: F401
+from helpers.forked import run_ranks
 from mmdet_largebatch.cli import use_gloo_without_gpu
 
 

@@ -4,7 +4,8 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
-from regression import Points, Regression
+
+from helpers.regression import Points, Regression
 
 
 class Bad(Hook):

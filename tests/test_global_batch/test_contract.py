@@ -1,7 +1,7 @@
 """Models that depend on the number of ranks, and the modules that are named for it."""
 
 import pytest
-from common import ROOT
+from helpers.common import ROOT
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config

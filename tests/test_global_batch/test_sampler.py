@@ -4,8 +4,9 @@ import json
 import sys
 
 import pytest
+from helpers.common import PYTHONPATH
+from helpers.pictures import Pictures
 from mmengine.dataset import DefaultSampler, InfiniteSampler
-from pictures import Pictures
 
 from mmdet_largebatch import SettingError
 from mmdet_largebatch.global_batch import GlobalBatchSampler
@@ -26,8 +27,8 @@ def deal(rank=0, ranks=1, number=101, seed=5, epoch=2, update=0, **settings):
 
 def test_equal_to_stock_mmdet_with_a_rank_for_each_micro_batch(tmp_path, command):
     """Three real processes of MMEngine's and mmdet's samplers; 6 images are 3 micro-batches."""
-    words = ('tests/test_batching/stock_batches.py', tmp_path / 'stock', 3, 5, 2, 2)
-    command(sys.executable, *words).check_returncode()
+    words = ('-m', 'helpers.stock_batches', tmp_path / 'stock', 3, 5, 2, 2)
+    command(sys.executable, *words, PYTHONPATH=PYTHONPATH).check_returncode()
     stock = [json.loads((tmp_path / f'stock.{rank}.json').read_text()) for rank in range(3)]
     # 101 pictures: 34 a rank, 17 updates of 2.
     assert [len(batches) for batches in stock] == [17, 17, 17]

@@ -1,15 +1,12 @@
 """Losses that some micro-batches or ranks lack: means and gradients against those by hand."""
 
-import os
 import sys
 
 import pytest
 import torch
-from absent import CASES, RANKS, UPDATES
-from common import ROOT
-from regression import START, Points
-
-PATH = os.pathsep.join([str(ROOT), str(ROOT / 'tests/test_batching')])
+from helpers.absent import CASES, RANKS, UPDATES
+from helpers.common import PYTHONPATH
+from helpers.regression import START, Points
 
 
 def assert_near(found, expected):
@@ -40,8 +37,7 @@ def by_hand(having):
 
 def test_absent_losses(command, tmp_path):
     out = tmp_path / 'out'
-    script = 'tests/test_batching/absent.py'
-    done = command(sys.executable, script, out, PYTHONPATH=PATH, timeout=900)
+    done = command(sys.executable, '-m', 'helpers.absent', out, PYTHONPATH=PYTHONPATH)
     assert done.returncode == 0, done.stderr[-3000:]
     for ranks in RANKS:
         found = [torch.load(f'{out}.{ranks}.{rank}.pth') for rank in range(ranks)]

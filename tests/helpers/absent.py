@@ -1,6 +1,6 @@
 """Run by the tests: trainings of several ranks in which micro-batches lack one of two losses.
 
-    python absent.py OUT
+    PYTHONPATH=tests python -m helpers.absent OUT
 
 Micro-batch j of each update holds points j and j + 6. Of N ranks, rank R writes to OUT.N.R.pth the
 weights and the logged values of each case of CASES.
@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from forked import run_ranks
 from mmengine.dist import get_rank
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
-from regression import START, Log, Points
 
 import mmdet_largebatch  # noqa: F401
+from helpers.forked import run_ranks
+from helpers.regression import START, Log, Points
 
 # 2 ranks with 3 micro-batches each; 4 ranks with 2, 2, 1 and 1.
 RANKS = (2, 4)

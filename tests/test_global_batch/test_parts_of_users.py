@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from helpers.pictures import Pictures
+from helpers.regression import Regression, train
 from mmengine.dataset import DefaultSampler
 from mmengine.optim import OptimWrapper
-from pictures import Pictures
-from regression import Regression, train
 
 from mmdet_largebatch import SettingError
 from mmdet_largebatch.global_batch import GlobalBatchSampler

@@ -13,7 +13,7 @@ import sys
 
 import pytest
 import torch
-from common import EVERY_PROPOSAL, data_options
+from helpers.common import EVERY_PROPOSAL, PYTHONPATH, data_options
 
 RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 
@@ -70,8 +70,8 @@ def train(tmp_path_factory, shapes, command):
         settings = dict(
             ranks=ranks, config=RECIPE, options=settings, float64=float64, stop_after=stop_after
         )
-        words = ('tests/test_batching/trajectory.py', folder / 'out', json.dumps(settings))
-        done = command(sys.executable, *words)
+        words = ('-m', 'helpers.trajectory', folder / 'out', json.dumps(settings))
+        done = command(sys.executable, *words, PYTHONPATH=PYTHONPATH)
         assert done.returncode == 0, done.stderr[-6000:]
         return None if stop_after else Run(folder, ranks, done.stdout)
 

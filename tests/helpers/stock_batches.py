@@ -1,16 +1,17 @@
 """Run by a test on several processes: the batches that stock MMEngine and mmdet deal to each rank.
 
-torchrun --nproc_per_node=N stock_batches.py OUT SEED EPOCH BATCH_SIZE
+PYTHONPATH=tests python -m helpers.stock_batches OUT RANKS SEED EPOCH BATCH_SIZE
 """
 
 import json
 import sys
 
 import torch.distributed as dist
-from forked import run_ranks
 from mmdet.datasets.samplers import AspectRatioBatchSampler
 from mmengine.dataset import DefaultSampler
-from pictures import Pictures
+
+from helpers.forked import run_ranks
+from helpers.pictures import Pictures
 
 
 def write_batches():

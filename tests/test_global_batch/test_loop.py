@@ -1,25 +1,22 @@
 """One update of the loop, checked by hand on a model whose gradient is known."""
 
 import json
-import os
 import sys
 
 import pytest
 import torch
-from common import ROOT, data_options
+from helpers.common import PYTHONPATH, ROOT, data_options
+from helpers.regression import START, Points, gradient, train
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from mmengine.hooks import EMAHook, Hook
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner import BaseLoop, Runner
-from regression import START, Points, gradient, train
 from torch.utils.data import DataLoader
 
 from mmdet_largebatch import SettingError
 from mmdet_largebatch.global_batch import GlobalBatchTrainLoop
 
-# The package, and the tests' own modules, for processes that are started here.
-PATH = os.pathsep.join([str(ROOT), str(ROOT / 'tests/test_batching')])
 RECIPE = ROOT / 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 
 
@@ -232,8 +229,9 @@ def test_what_a_hook_unfreezes_is_the_same_on_all_ranks(command, tmp_path):
     weights = {}
     for ranks in (1, 4):
         out = tmp_path / str(ranks)
-        script = 'tests/test_batching/unfreezing.py'
-        done = command(sys.executable, script, out, ranks, PYTHONPATH=PATH)
+        done = command(
+            *(sys.executable, '-m', 'helpers.unfreezing', out, ranks), PYTHONPATH=PYTHONPATH
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         weights[ranks] = [torch.load(f'{out}.{rank}.pth') for rank in range(ranks)]
     [one] = weights[1]

@@ -9,7 +9,8 @@ from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
-from regression import Points
+
+from helpers.regression import Points
 
 NUMBERS = count()
 
