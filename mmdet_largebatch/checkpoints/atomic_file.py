@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Write files atomically."""
 
 import os
 import socket
@@ -6,17 +6,17 @@ from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
 
-# Of a file that is still being written: `.epoch_3.pth.HOST.PID.partial` beside `epoch_3.pth`.
+# Suffix of a temporary file: `.epoch_3.pth.HOST.PID.partial` beside `epoch_3.pth`.
 PARTIAL = '.partial'
 
 
 @register_backend('whole_file')
 class AtomicFileBackend(LocalBackend):
-    """MMEngine's local file backend, with writes that leave a whole file or the one before.
+    """MMEngine's local file backend, with atomic writes.
 
-    A file is written under another name in the same folder, synced to the disk and renamed. So at
-    every instant, and after a crash of the process or the machine, its name stands for the old
-    content or for the new. Selected by ``backend_args=dict(backend='whole_file')``.
+    A file is written to a temporary file in the same folder, synced to disk and renamed. At every
+    instant, and after a crash of the process or the machine, it has the old content or the new.
+    Selected by ``backend_args=dict(backend='whole_file')``.
     """
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
@@ -24,10 +24,10 @@ class AtomicFileBackend(LocalBackend):
 
         Args:
             obj (bytes): The content.
-            filepath (str or Path): The file; its folder is made if it is not there.
+            filepath (str or Path): The file; its folder is created if it does not exist.
 
         Raises:
-            OSError: If it cannot be written. What stood under the name still stands.
+            OSError: If the file cannot be written. The old file is unchanged.
         """
         path = Path(filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ class AtomicFileBackend(LocalBackend):
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-        # The new name is safe once the folder is.
+        # The rename is on disk once the folder is synced.
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -53,17 +53,17 @@ class AtomicFileBackend(LocalBackend):
 
         Args:
             obj (str): The content.
-            filepath (str or Path): The file; its folder is made if it is not there.
+            filepath (str or Path): The file; its folder is created if it does not exist.
             encoding (str): Encoding of the file. Defaults to 'utf-8'.
 
         Raises:
-            OSError: If it cannot be written. What stood under the name still stands.
+            OSError: If the file cannot be written. The old file is unchanged.
         """
         self.put(obj.encode(encoding), filepath)
 
 
 def remove_partial_files(folder: str | Path) -> None:
-    """Remove what killed processes left half-written.
+    """Remove the temporary files of killed processes.
 
     Args:
         folder (str or Path): The folder. No process may be writing to it.

@@ -1,4 +1,4 @@
-"""State of hooks in a checkpoint: MMEngine saves none."""
+"""Save and restore the state of hooks, which MMEngine does not save."""
 
 from typing import Any
 
@@ -9,22 +9,22 @@ from mmengine.runner import Runner
 
 # Key of a checkpoint.
 HOOKS_STATE = 'hooks'
-# Fields of MMEngine's hooks that a restarted process would begin anew.
+# Fields of MMEngine's hooks that a restarted process would reset.
 FIELDS = {EarlyStoppingHook: ('wait_count', 'best_score'), SyncBuffersHook: ('called_in_train',)}
 
 
 def collect(runner: Runner) -> dict[str, list[dict[str, Any] | None]]:
     """Collect the state of every hook that has one.
 
-    A hook has one if it offers ``state_dict()`` and ``load_state_dict(state)``, or is MMEngine's
-    ``EarlyStoppingHook`` or ``SyncBuffersHook``.
+    Hooks with state are those with ``state_dict()`` and ``load_state_dict(state)``, and MMEngine's
+    ``EarlyStoppingHook`` and ``SyncBuffersHook``.
 
     Args:
         runner (Runner): The runner.
 
     Returns:
-        dict[str, list[dict or None]]: For each class name the states of its hooks, in their order.
-        None stands for a state that holds more than numbers, strings, tensors, lists and dicts.
+        dict[str, list[dict or None]]: The states of the hooks of each class name, in their order.
+        None replaces a state that holds more than numbers, strings, tensors, lists and dicts.
     """
     states: dict[str, list[dict[str, Any] | None]] = {}
     for hook in runner.hooks:
@@ -45,14 +45,14 @@ def collect(runner: Runner) -> dict[str, list[dict[str, Any] | None]]:
 
 
 def restore(runner: Runner, states: dict[str, list[dict[str, Any] | None]]) -> list[str]:
-    """Put the states of hooks back.
+    """Restore the states of hooks.
 
     Args:
         runner (Runner): The runner.
         states (dict[str, list[dict or None]]): As :func:`collect` returns them.
 
     Returns:
-        list[str]: Names of hooks that have a state and found none.
+        list[str]: Class names of hooks with state that the checkpoint has no state for.
     """
     left = {name: list(of_class) for name, of_class in states.items()}
     without = []
@@ -80,7 +80,7 @@ def _offers_state(hook: Hook) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Copy a value in the types that every loader of checkpoints knows."""
+    """Copy a value to types that every loader of checkpoints accepts."""
     if isinstance(value, torch.Tensor):
         return value.detach().cpu().clone()
     if isinstance(value, np.generic):

@@ -42,7 +42,7 @@ def other(path):
 BROKEN = [
     (truncate, 'it cannot be read'),
     (empty, 'it is empty'),
-    (flip_a_bit, 'is damaged: the checksum is another'),
+    (flip_a_bit, 'is damaged: the checksum differs'),
     (other, 'it cannot be read'),
 ]
 
