@@ -20,27 +20,27 @@ from .atomic_checkpoint_hook import AtomicCheckpointHook
 
 @HOOKS.register_module()
 class PreemptionHook(Hook):
-    """Save and exit when any rank receives a signal that its machine will be taken away.
+    """Save and exit when any rank receives SIGTERM or SIGUSR1.
 
-    The signal sets a flag and interrupts nothing. After the current update, or the current batch
-    of an evaluation, the ranks agree that one of them received a signal, and every rank exits with
-    status 75. After an update the state is saved, unless the last checkpoint holds it. Before an
-    evaluation it is always saved, because hooks such as ``EMAHook`` exchange the weights during
-    one. ``torchrun`` with restarts then restarts the run, and ``slurm_train.sh --requeue`` puts
-    the job back into the queue. The resumed run continues with the next update, after the last
-    epoch's evaluation if that was not finished. Further signals change nothing.
+    The signal only sets a flag. At the end of the current update all ranks agree, save the state
+    and exit with status 75. In an evaluation they exit at the end of the current batch. The state
+    was saved before the evaluation, because hooks such as ``EMAHook`` have other weights in the
+    model during it. Further signals change nothing.
 
-    Data workers ignore the same signals, unless their own trainer sends them: some schedulers
-    signal all processes of a job at once.
+    ``torchrun`` with restarts then restarts the run, and ``slurm_train.sh --requeue`` puts the job
+    back into the queue. The resumed run repeats an evaluation that was not finished, and continues
+    with the next update.
+
+    Some schedulers signal all processes of a job at once. Data workers therefore ignore these
+    signals, unless their own trainer sends them.
 
     Args:
-        signals (Sequence[str]): Names of the signals. Defaults to ``('SIGTERM', 'SIGUSR1')``, what
-            ``torchrun``, Slurm (at the end of a job's time, and by ``--signal``) and container
-            platforms send.
+        signals (Sequence[str]): Names of the signals. ``torchrun``, Slurm and container platforms
+            send the default ones. Defaults to ``('SIGTERM', 'SIGUSR1')``.
 
     Raises:
-        SettingError: If a signal has no such name, or ``default_hooks.checkpoint`` is not an
-            :class:`AtomicCheckpointHook` when a training begins.
+        SettingError: If a name is not a signal. When a training begins: if
+            ``default_hooks.checkpoint`` is not an :class:`AtomicCheckpointHook`.
 
     Examples:
         >>> from mmdet.registry import HOOKS

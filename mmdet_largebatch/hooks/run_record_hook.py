@@ -1,4 +1,4 @@
-"""Record what a run resolved, and how it ended."""
+"""Record the settings that a run resolved, and its end."""
 
 import mmcv
 import mmdet
@@ -31,7 +31,7 @@ class RunRecordHook(Hook):
     priority = 'LOWEST'
 
     def before_train(self, runner: Runner) -> None:
-        """Write what the run resolved.
+        """Write the settings that the run resolved.
 
         Args:
             runner (Runner): The runner, which has resumed by now.

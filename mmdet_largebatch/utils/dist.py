@@ -1,7 +1,7 @@
 """Agree between ranks over one CPU process group.
 
-The group uses gloo, whatever backend the gradients use: neither a GPU nor its queue of work is
-touched. Every function is collective: all ranks call it at the same point of the program.
+The group uses gloo, whatever backend the gradients use, so no GPU waits. Every function is
+collective: all ranks call it at the same point of the program.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ def cpu_group() -> dist.ProcessGroup | None:
     """Return the CPU process group of the run, made at the first call.
 
     Returns:
-        ProcessGroup, optional: The group; None where there is one rank.
+        ProcessGroup, optional: The group; None for a single rank.
     """
     global _groups
     if not dist.is_initialized() or dist.get_world_size() == 1:
@@ -51,7 +51,7 @@ def first_message(text: str) -> str:
         text (str): The message of this rank; empty for none.
 
     Returns:
-        str: The same on every rank; empty where no rank has a message.
+        str: The same on every rank; empty if no rank has a message.
     """
     group = cpu_group()
     if group is None:

@@ -1,4 +1,4 @@
-"""Look up parts of a run, for hooks."""
+"""Find parts of a run, for hooks."""
 
 from typing import TypeVar, cast
 
@@ -14,10 +14,10 @@ AnyHook = TypeVar('AnyHook', bound=Hook)
 
 
 def is_training(runner: Runner) -> bool:
-    """Return True if a run is a training; ``before_run`` precedes ``val`` and ``test`` too.
+    """Return True if a run is a training. MMEngine calls ``before_run`` of tests too.
 
     Args:
-        runner (Runner): The runner; it fires ``before_run`` ahead of ``val`` and ``test`` too.
+        runner (Runner): The runner.
 
     Returns:
         bool: True if the train loop and the optimizer are built.
@@ -34,13 +34,13 @@ def find_hook(runner: Runner, kind: type[AnyHook]) -> AnyHook | None:
         kind (type[Hook]): The class.
 
     Returns:
-        Hook, optional: The first hook of that class, None where there is none.
+        Hook, optional: The first hook of this class; None if there is none.
     """
     return next((hook for hook in runner.hooks if isinstance(hook, kind)), None)
 
 
 def plain_model(model: nn.Module) -> nn.Module:
-    """Take a model out of its wrapper (DDP).
+    """Return the model without its wrapper (DDP).
 
     Args:
         model (nn.Module): The model, wrapped or not.
