@@ -20,15 +20,7 @@ class AtomicFileBackend(LocalBackend):
     """
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write bytes.
-
-        Args:
-            obj (bytes): The content.
-            filepath (str or Path): The file; its folder is created if it does not exist.
-
-        Raises:
-            OSError: If the file cannot be written. The old file is unchanged.
-        """
+        """Write bytes. If this fails, the old file is unchanged."""
         path = Path(filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f'.{path.name}.{socket.gethostname()}.{os.getpid()}{PARTIAL}')
@@ -49,24 +41,11 @@ class AtomicFileBackend(LocalBackend):
             os.close(folder)
 
     def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
-        """Write text.
-
-        Args:
-            obj (str): The content.
-            filepath (str or Path): The file; its folder is created if it does not exist.
-            encoding (str): Encoding of the file. Defaults to 'utf-8'.
-
-        Raises:
-            OSError: If the file cannot be written. The old file is unchanged.
-        """
+        """Write text. If this fails, the old file is unchanged."""
         self.put(obj.encode(encoding), filepath)
 
 
 def remove_partial_files(folder: str | Path) -> None:
-    """Remove the temporary files of killed processes.
-
-    Args:
-        folder (str or Path): The folder. No process may be writing to it.
-    """
+    """Remove the temporary files that killed processes left in a folder."""
     for path in Path(folder).glob(f'.*{PARTIAL}'):
         path.unlink(missing_ok=True)

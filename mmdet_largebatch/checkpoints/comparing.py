@@ -1,15 +1,16 @@
-"""Refuse a checkpoint of another training, before anything is loaded."""
+"""Compare a checkpoint with a run, before anything is loaded."""
 
+import re
 from typing import Any
 
 from mmengine.optim import OptimWrapper
 from mmengine.runner import CheckpointLoader, Runner
 
+from ..compat import load_from
 from ..errors import SettingError
 from ..utils.runner import plain_model
 from ..utils.type_names import type_name
 from .optimizer_settings import OPTIMIZER, saved_states, saved_type
-from .weights import compare_weights, shape_of, without_prefix
 
 INSTEAD = 'to begin from its weights, give it as load_from without --resume'
 CONSTRUCTOR = '(other frozen_stages, paramwise_cfg or constructor?)'
@@ -42,26 +43,67 @@ def refusal(runner: Runner, path: str) -> str | None:
         )
     difference = _model_difference(runner, checkpoint['state_dict'])
     if difference is None and isinstance(runner.optim_wrapper, OptimWrapper):
-        difference = _optimizer_difference(runner, checkpoint) or _scheduler_difference(
-            runner, checkpoint
-        )
+        difference = _optimizer_difference(runner, checkpoint)
+        difference = difference or _scheduler_difference(runner, checkpoint)
     return difference and f'{difference} Must be the same to resume from {path}; {INSTEAD}.'
 
 
-def _model_difference(runner: Runner, state_dict: dict[str, Any]) -> str | None:
-    differ = compare_weights(runner.model, state_dict)
-    if differ['shape']:
-        name = differ['shape'][0]
-        own = shape_of(plain_model(runner.model).state_dict()[name])
-        saved = shape_of(without_prefix(state_dict)[name])
+def weights_taken(runner: Runner, checkpoint: dict[str, Any]) -> str:
+    """Sum up the weights that a training takes from ``load_from`` without a resume.
+
+    Args:
+        runner (Runner): The runner.
+        checkpoint (dict[str, Any]): The checkpoint.
+
+    Returns:
+        str: A log line.
+    """
+    weights = checkpoint.get('state_dict', checkpoint)
+    shapes, missing, unexpected = _compare_weights(runner, weights)
+    taken = len(weights) - len(shapes) - len(unexpected)
+    parts = [f'{taken} of {len(weights)} tensors are loaded']
+    for names, words in (
+        (list(shapes), 'of another shape'),
+        (missing, 'of the model not in the file'),
+        (unexpected, 'not in the model'),
+    ):
+        if names:
+            parts.append(f'{len(names)} {words} (such as {names[0]})')
+    return f'load_from={load_from(runner)}: {", ".join(parts)}.'
+
+
+def _compare_weights(
+    runner: Runner, weights: dict[str, Any]
+) -> tuple[dict[str, str], list[str], list[str]]:
+    """Return the weights of another shape with both shapes, the missing and the unexpected."""
+    own = plain_model(runner.model).state_dict()
+    # DDP adds a prefix.
+    saved = {re.sub(r'^module\.', '', name): value for name, value in weights.items()}
+    shapes = {
+        name: f'{_shape(own[name])} in the config and {_shape(saved[name])} in the checkpoint'
+        for name in own
+        if name in saved and _shape(own[name]) != _shape(saved[name])
+    }
+    # As in MMEngine, batch norm's counter may be missing.
+    missing = [n for n in own if n not in saved and 'num_batches_tracked' not in n]
+    return shapes, missing, [name for name in saved if name not in own]
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    return tuple(value.shape) if hasattr(value, 'shape') else None
+
+
+def _model_difference(runner: Runner, weights: dict[str, Any]) -> str | None:
+    shapes, missing, unexpected = _compare_weights(runner, weights)
+    if shapes:
+        names = list(shapes)
         return (
-            f'model: {_and_more(differ["shape"])} of shape {own} in the config and {saved} in the '
-            'checkpoint (another number of classes or of channels?).'
+            f'model: {_and_more(names)} of shape {shapes[names[0]]} (another number of classes or '
+            'of channels?).'
         )
-    for kind, words in dict(missing='not in the checkpoint', unexpected='not in the model').items():
-        if differ[kind]:
-            return f'model: {_and_more(differ[kind])} {words}.'
-    return None
+    if missing:
+        return f'model: {_and_more(missing)} not in the checkpoint.'
+    return f'model: {_and_more(unexpected)} not in the model.' if unexpected else None
 
 
 def _optimizer_difference(runner: Runner, checkpoint: dict[str, Any]) -> str | None:
@@ -87,7 +129,7 @@ def _optimizer_difference(runner: Runner, checkpoint: dict[str, Any]) -> str | N
         )
     for name, p, saved_state in saved_states(runner, state):
         for key in OF_PARAMETERS_SHAPE:
-            shape = shape_of(saved_state.get(key))
+            shape = _shape(saved_state.get(key))
             if shape is not None and shape != tuple(p.shape):
                 return (
                     f'optim_wrapper: {name} of shape {tuple(p.shape)} and {key} of shape {shape} '

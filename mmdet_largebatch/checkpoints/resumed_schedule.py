@@ -128,12 +128,5 @@ def _is_setting(key: str) -> bool:
 
 
 def as_text(value: Any) -> str:
-    """Return a setting as text for the log.
-
-    Args:
-        value (Any): The value.
-
-    Returns:
-        str: The text.
-    """
+    """Return a setting as text for the log."""
     return f'{value:g}' if isinstance(value, float) else str(value)

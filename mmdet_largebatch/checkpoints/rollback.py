@@ -36,11 +36,7 @@ class Switches:
                 self._before.append((owner, values))
 
     def undo(self, runner: Runner) -> None:
-        """Undo the switches. A hook that is due switches again when the epoch begins.
-
-        Args:
-            runner (Runner): The runner.
-        """
+        """Undo the switches. A hook that is due switches again when the epoch begins."""
         if not any(map(switched, self._hooks)):
             return
         for owner, values in self._before:

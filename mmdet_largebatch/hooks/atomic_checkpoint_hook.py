@@ -9,11 +9,11 @@ from mmdet.registry import HOOKS
 from mmengine.runner import CheckpointLoader, Runner
 
 from ..checkpoints.choosing import choose_checkpoint
+from ..checkpoints.comparing import weights_taken
 from ..checkpoints.finding import SAVED_AT
 from ..checkpoints.hook_states import HOOKS_STATE, collect
 from ..checkpoints.optimizer_settings import OPTIMIZER
 from ..checkpoints.resuming import Resuming
-from ..checkpoints.weights import weights_taken
 from ..checks import check, is_number
 from ..compat import has_loaded, resumes, set_load_from, set_resume
 from ..errors import SettingError
@@ -85,14 +85,7 @@ class AtomicCheckpointHook(AtomicSavingHook):
         self._evaluated: str | None = None
 
     def before_run(self, runner: Runner) -> None:
-        """Choose the checkpoint to resume from, before MMEngine does.
-
-        Args:
-            runner (Runner): The runner.
-
-        Raises:
-            SettingError: See the class.
-        """
+        """Choose the checkpoint to resume from, before MMEngine does."""
         if not is_training(runner) or has_loaded(runner):
             return
         self._resuming = Resuming(runner)
@@ -116,12 +109,7 @@ class AtomicCheckpointHook(AtomicSavingHook):
         set_load_from(runner, self.newest)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Put the config's settings into a checkpoint to resume from; sum up any other.
-
-        Args:
-            runner (Runner): The runner.
-            checkpoint (dict): The checkpoint that is being loaded, changed in place.
-        """
+        """Put the config's settings into a checkpoint to resume from; sum up any other."""
         if self._resuming is not None and resumes(runner):
             for line in self._resuming.prepare(runner, checkpoint):
                 runner.logger.warning(f'Resume: {line}.')
@@ -130,11 +118,7 @@ class AtomicCheckpointHook(AtomicSavingHook):
             runner.logger.info(weights_taken(runner, checkpoint))
 
     def before_train(self, runner: Runner) -> None:
-        """Prepare the folder, and finish the resume.
-
-        Args:
-            runner (Runner): The runner, which has resumed by now.
-        """
+        """Prepare the folder, and finish the resume."""
         super().before_train(runner)
         if self.newest is not None and Path(self.newest).parent == Path(self.out_dir):
             self.newest_update = runner.iter
@@ -142,11 +126,7 @@ class AtomicCheckpointHook(AtomicSavingHook):
         self._training = True
 
     def after_rollback(self, runner: Runner) -> None:
-        """Take from the checkpoint what it says of other checkpoints.
-
-        Args:
-            runner (Runner): The runner, which was put back to a checkpoint.
-        """
+        """Take from the checkpoint what it says of other checkpoints."""
         info = runner.message_hub.runtime_info
         self._set_best_paths(info)
         if self.max_keep_ckpts > 0:
@@ -167,14 +147,7 @@ class AtomicCheckpointHook(AtomicSavingHook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Save at the end of an interval of updates or of minutes.
-
-        Args:
-            runner (Runner): The runner.
-            batch_idx (int): Index of the update in its epoch.
-            data_batch (Any): Not used.
-            outputs (dict, optional): Not used.
-        """
+        """Save at the end of an interval of updates or of minutes."""
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
         if self.every_minutes is not None:
             due = time.monotonic() - self.saved_at >= 60 * self.every_minutes
@@ -182,11 +155,7 @@ class AtomicCheckpointHook(AtomicSavingHook):
                 self.save_now(runner, runner.iter + 1)
 
     def before_evaluation(self, runner: Runner) -> None:
-        """Save before an evaluation. :class:`GlobalBatchTrainLoop` calls this.
-
-        Args:
-            runner (Runner): The runner, before any hook's ``before_val``.
-        """
+        """Save before an evaluation. :class:`GlobalBatchTrainLoop` calls this."""
         if not self._training:
             return
         loop = runner.train_loop
@@ -198,19 +167,11 @@ class AtomicCheckpointHook(AtomicSavingHook):
         self._evaluated = self.newest if repeats else None
 
     def before_val(self, runner: Runner) -> None:
-        """Save before an evaluation under other loops.
-
-        Args:
-            runner (Runner): The runner.
-        """
+        """Save before an evaluation under other loops."""
         self.before_evaluation(runner)
 
     def after_val(self, runner: Runner) -> None:
-        """Forget the checkpoint of the evaluation.
-
-        Args:
-            runner (Runner): The runner.
-        """
+        """Forget the checkpoint of the evaluation."""
         self._evaluated = None
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -218,10 +179,6 @@ class AtomicCheckpointHook(AtomicSavingHook):
 
         MMEngine saves the last checkpoint again once an evaluation found the best weights. The
         state then stays that of before the evaluation.
-
-        Args:
-            runner (Runner): The runner.
-            checkpoint (dict): The checkpoint that is being saved, changed in place.
         """
         if self._evaluated and self._writing:
             before = CheckpointLoader.load_checkpoint(self._evaluated, map_location='cpu')
@@ -236,9 +193,6 @@ class AtomicCheckpointHook(AtomicSavingHook):
 
     def after_train(self, runner: Runner) -> None:
         """Save the last state if no checkpoint holds it, and publish as MMEngine does.
-
-        Args:
-            runner (Runner): The runner.
 
         Raises:
             SettingError: If the last save failed.

@@ -44,11 +44,7 @@ class AtomicSavingHook(CheckpointHook):
         self._writing = False
 
     def before_train(self, runner: Runner) -> None:
-        """Prepare the folder.
-
-        Args:
-            runner (Runner): The runner.
-        """
+        """Prepare the folder."""
         backend = get_file_backend(self.out_dir or runner.work_dir, backend_args=self.backend_args)
         if type(backend) is LocalBackend and self.file_client_args is None:
             self.backend_args = dict(backend='whole_file')

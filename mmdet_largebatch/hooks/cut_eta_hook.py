@@ -25,14 +25,7 @@ class CutEtaHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Scale the ETA of this update.
-
-        Args:
-            runner (Runner): The runner.
-            batch_idx (int): Not used.
-            data_batch (Any): Not used.
-            outputs (dict, optional): Not used.
-        """
+        """Scale the ETA of this update."""
         seconds = runner.message_hub.runtime_info.get('eta')
         left = runner.max_iters - runner.iter - 1
         if seconds is not None and left > 0:

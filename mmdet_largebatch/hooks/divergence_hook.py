@@ -74,14 +74,7 @@ class DivergenceHook(Hook):
         self.lr_factor = lr_factor
 
     def before_run(self, runner: Runner) -> None:
-        """Refuse a training that this hook cannot check.
-
-        Args:
-            runner (Runner): The runner.
-
-        Raises:
-            SettingError: See the class.
-        """
+        """Refuse a training that this hook cannot check."""
         if not is_training(runner):
             return
         loop = train_loop(runner)
@@ -95,11 +88,7 @@ class DivergenceHook(Hook):
             check(ok, f'{type(self).__name__}.rollbacks', self.rollbacks, wanted)
 
     def before_train(self, runner: Runner) -> None:
-        """Apply the LR factor of earlier rollbacks.
-
-        Args:
-            runner (Runner): The runner, which has resumed by now.
-        """
+        """Apply the LR factor of earlier rollbacks."""
         self._checkpoints = find_hook(runner, AtomicCheckpointHook)
         if self.rollbacks:
             self._switches = Switches(runner)
@@ -112,11 +101,7 @@ class DivergenceHook(Hook):
                 self._scale_lr(runner, done)
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Save the state before the first update, so that a rollback can return to it.
-
-        Args:
-            runner (Runner): The runner.
-        """
+        """Save the state before the first update, so that a rollback can return to it."""
         if self.rollbacks and self._checkpoints is not None and runner.iter == 0:
             self._checkpoints.save_now(runner, 0)
 

@@ -11,12 +11,7 @@ class PatientParamSchedulerHook(ParamSchedulerHook):
     """
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Step the schedulers whose metric was measured.
-
-        Args:
-            runner (Runner): The runner.
-            metrics (dict[str, float], optional): Results of the evaluation.
-        """
+        """Step the schedulers whose metric was measured."""
         schedulers = runner.param_schedulers
         if not isinstance(schedulers, list) or metrics is None:
             super().after_val_epoch(runner, metrics)

@@ -63,14 +63,7 @@ class PreemptionHook(Hook):
         self._handlers: dict = {}
 
     def before_run(self, runner: Runner) -> None:
-        """Find the checkpoint hook.
-
-        Args:
-            runner (Runner): The runner.
-
-        Raises:
-            SettingError: See the class.
-        """
+        """Find the checkpoint hook."""
         if not is_training(runner):
             return
         hook = find_hook(runner, AtomicCheckpointHook) or find_hook(runner, CheckpointHook)
@@ -81,11 +74,7 @@ class PreemptionHook(Hook):
         self._checkpoints.save_before_evaluations = True
 
     def before_train(self, runner: Runner) -> None:
-        """Install the signal handlers.
-
-        Args:
-            runner (Runner): The runner.
-        """
+        """Install the signal handlers."""
         self._signal_received = None
         loaders = [runner.train_dataloader]
         if runner.val_loop is not None:
@@ -95,11 +84,7 @@ class PreemptionHook(Hook):
         self._handlers = {number: signal.signal(number, self._note) for number in self.signals}
 
     def after_train(self, runner: Runner) -> None:
-        """Restore the signal handlers.
-
-        Args:
-            runner (Runner): The runner.
-        """
+        """Restore the signal handlers."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
@@ -107,14 +92,7 @@ class PreemptionHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Exit between two updates, if a rank received a signal.
-
-        Args:
-            runner (Runner): The runner.
-            batch_idx (int): Not used.
-            data_batch (Any): Not used.
-            outputs (dict, optional): Not used.
-        """
+        """Exit between two updates, if a rank received a signal."""
         if any_rank(self._signal_received is not None):
             update = runner.iter + 1
             self._exit(runner, update, self._checkpoints.save_now(runner, update))
@@ -122,14 +100,7 @@ class PreemptionHook(Hook):
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Exit between two batches of an evaluation, if a rank received a signal.
-
-        Args:
-            runner (Runner): The runner.
-            batch_idx (int): Not used.
-            data_batch (Any): Not used.
-            outputs (Sequence, optional): Not used.
-        """
+        """Exit between two batches of an evaluation, if a rank received a signal."""
         if self._handlers and any_rank(self._signal_received is not None):
             self._exit(runner, runner.iter, self._checkpoints.saved(runner.iter))
 

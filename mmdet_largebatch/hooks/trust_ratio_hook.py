@@ -61,11 +61,7 @@ class TrustRatioHook(Hook):
         self._due = False
 
     def before_train(self, runner: Runner) -> None:
-        """Find the optimizer and the names of its parameters.
-
-        Args:
-            runner (Runner): The runner.
-        """
+        """Find the optimizer and the names of its parameters."""
         optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
         if not isinstance(optimizer, LayerwiseOptimizer):
             print_log(
@@ -81,13 +77,7 @@ class TrustRatioHook(Hook):
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
     ) -> None:
-        """Observe the optimizer's step at the interval.
-
-        Args:
-            runner (Runner): The runner.
-            batch_idx (int): Not used.
-            data_batch (dict, optional): Not used.
-        """
+        """Observe the optimizer's step at the interval."""
         self._due = self._due or self.every_n_train_iters(runner, self.interval)
         if self._optimizer is not None and self._due:
             self._optimizer.observer = self._observe
@@ -99,14 +89,7 @@ class TrustRatioHook(Hook):
         data_batch: dict | None = None,
         outputs: dict | None = None,
     ) -> None:
-        """Write the statistics of an observed step.
-
-        Args:
-            runner (Runner): The runner.
-            batch_idx (int): Not used.
-            data_batch (dict, optional): Not used.
-            outputs (dict, optional): Not used.
-        """
+        """Write the statistics of an observed step."""
         if self._optimizer is None or not self._due:
             return
         self._optimizer.observer = None
@@ -115,21 +98,13 @@ class TrustRatioHook(Hook):
             self._seen, self._due = [], False
 
     def after_rollback(self, runner: Runner) -> None:
-        """Drop the observations of an update that was rolled back.
-
-        Args:
-            runner (Runner): The runner.
-        """
+        """Drop the observations of an update that was rolled back."""
         if self._optimizer is not None:
             self._optimizer.observer = None
         self._seen, self._due = [], False
 
     def after_train(self, runner: Runner) -> None:
-        """Release the optimizer and the model.
-
-        Args:
-            runner (Runner): The runner.
-        """
+        """Release the optimizer and the model."""
         self.after_rollback(runner)
         self._optimizer, self._names = None, {}
 

@@ -107,14 +107,7 @@ class WarmupStepLRHook(Hook):
         self.base_batch_size = base_batch_size
 
     def before_run(self, runner: Runner) -> None:
-        """Install the schedule of a training.
-
-        Args:
-            runner (Runner): The runner.
-
-        Raises:
-            SettingError: See the class.
-        """
+        """Install the schedule of a training."""
         installed = getattr(self, 'scheduler', None)
         # The second is a test by the runner of the training.
         if not is_training(runner) or runner.param_schedulers == [installed]:
@@ -148,11 +141,7 @@ class WarmupStepLRHook(Hook):
         runner.logger.info(self._summary(global_batch, scale, updates_per_epoch, loop.max_iters))
 
     def before_train(self, runner: Runner) -> None:
-        """Set the schedule to the update of the loop, if the checkpoint lacks it.
-
-        Args:
-            runner (Runner): The runner, which has resumed by now.
-        """
+        """Set the schedule to the update of the loop, if the checkpoint lacks it."""
         if self.scheduler.last_step != runner.iter:
             runner.logger.warning(
                 f'{type(self).__name__}: the checkpoint holds update {runner.iter} and a schedule '

@@ -13,12 +13,6 @@ def config_text(cfg: Config) -> str:
 
     MMEngine writes the classes of a pure-Python config as strings, which MMDetection does not
     accept everywhere (``roi_layer``). Here they stay imports.
-
-    Args:
-        cfg (Config): The config.
-
-    Returns:
-        str: The text; a pure-Python config if the given one is.
     """
     text, imports = cfg.pretty_text, []
     names = {f'{kind.module}.{kind}': kind for kind in _imported(lazy_dict(cfg))}

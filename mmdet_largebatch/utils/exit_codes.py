@@ -62,11 +62,7 @@ def tell_launcher(status: int, restart: bool) -> bool:
 
 
 def final_status() -> int | None:
-    """Read the exit code of another rank of this machine that ended the run.
-
-    Returns:
-        int, optional: The exit code; None if no rank ended the run.
-    """
+    """Return the exit code of another rank of this machine that ended the run, if any."""
     file = os.environ.get(STATUS_FILE)
     words = Path(file).read_text().split() if file and os.path.exists(file) else []
     return int(words[0]) if words[1:] == ['final'] else None

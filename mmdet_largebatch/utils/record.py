@@ -31,32 +31,18 @@ _facts: WeakKeyDictionary[Runner, dict[str, Any]] = WeakKeyDictionary()
 
 
 def keep_record(runner: Runner) -> None:
-    """Add :class:`RunRecordHook` to a run that lacks it.
-
-    Args:
-        runner (Runner): The runner, before ``before_train``.
-    """
+    """Add :class:`RunRecordHook` to a run that lacks it, before ``before_train``."""
     if 'RunRecordHook' not in {type(hook).__name__ for hook in runner.hooks}:
         runner.register_hook(dict(type='mmdet.RunRecordHook'))
 
 
 def note(runner: Runner, **facts: Any) -> None:
-    """Add facts to the record of a run, without writing it.
-
-    Args:
-        runner (Runner): The runner.
-        **facts: JSON values by the names of this module's list.
-    """
+    """Add JSON values, by the names above, to the record of a run."""
     _facts.setdefault(runner, {}).update(facts)
 
 
 def write_record(runner: Runner, **facts: Any) -> None:
-    """Add facts and write the record, on the main process. A failed write is logged.
-
-    Args:
-        runner (Runner): The runner.
-        **facts: As for :func:`note`.
-    """
+    """Add values and write the record, on the main process. A failed write is logged."""
     note(runner, **facts)
     if not is_main_process():
         return
@@ -81,13 +67,7 @@ def write_end(runner: Runner, how: str, update: int, epoch: int, message: str = 
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """Read the record of a run.
-
-    Args:
-        folder (Path): The folder of the logs.
-
-    Returns:
-        dict, optional: The record; None if there is none.
+    """Read the record in a folder of logs; None if there is none.
 
     Raises:
         ValueError: If the file is not a JSON object.
