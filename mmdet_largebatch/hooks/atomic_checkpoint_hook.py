@@ -126,7 +126,7 @@ class AtomicCheckpointHook(AtomicSavingHook):
         self._training = True
 
     def after_rollback(self, runner: Runner) -> None:
-        """Take from the checkpoint what it says of other checkpoints."""
+        """Return to the other checkpoints that the restored one knows of."""
         info = runner.message_hub.runtime_info
         self._set_best_paths(info)
         if self.max_keep_ckpts > 0:
@@ -137,7 +137,7 @@ class AtomicCheckpointHook(AtomicSavingHook):
         self.newest_update = -1
 
     def _catch_up(self, runner: Runner) -> None:
-        """Find the last checkpoint of an interval again, and put the schedule to the update."""
+        """Find the last checkpoint of an interval, and set the schedule to the update."""
         last = runner.message_hub.get_info('last_ckpt')
         if self.last_ckpt is None and last and self.file_backend.isfile(last):
             self.last_ckpt = last
@@ -200,10 +200,12 @@ class AtomicCheckpointHook(AtomicSavingHook):
         self._training = False
         if self.save_last:
             failure = self.failure
-            if self.newest_update != runner.iter and not self._write_restart(runner, runner.iter):
-                self.failure = failure or self.failure
+            if self.newest_update != runner.iter:
+                self._write_restart(runner, runner.iter)
             if self.newest_update == runner.iter:
                 self.last_ckpt = self.newest
+            elif failure:
+                self.failure = failure
         if self.failure:
             raise SettingError(self.failure)
         super().after_train(runner)

@@ -1,6 +1,6 @@
 """Stop a diverging training, or roll it back, before the bad update is applied."""
 
-import math
+from math import isfinite
 from numbers import Integral
 
 import torch
@@ -118,12 +118,12 @@ class DivergenceHook(Hook):
             RolledBack: If the update is bad and the run was rolled back.
         """
         losses, norm = self._read(runner, outputs)
-        reasons = [f'{name} is {value}' for name, value in losses.items() if _bad(value)]
-        if not reasons:
-            reasons = self._spikes(runner, losses)
         scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
-        left_to_scaler = scaler is not None and scaler.is_enabled() and scaler.get_scale() > 1
-        if not reasons and _bad(norm) and not left_to_scaler:
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        norm /= scale
+        reasons = [f'{name} is {value}' for name, value in losses.items() if not isfinite(value)]
+        reasons = reasons or self._spikes(runner, losses)
+        if not reasons and not isfinite(norm) and scale <= 1:
             reasons = ['the loss is finite, its gradient is not']
         if reasons:
             self._diverged(runner, reasons, norm)
@@ -133,18 +133,12 @@ class DivergenceHook(Hook):
         names = [name for name in outputs if 'loss' in name]
         params = [p for group in runner.optim_wrapper.param_groups for p in group['params']]
         gradients = [p.grad for p in params if p.grad is not None and p.grad.numel() > 0]
-        norms: list[Tensor] = list(torch._foreach_norm(gradients)) if gradients else []
-        device = norms[0].device if norms else torch.device('cpu')
-        total = torch.stack([x.to(device).float() for x in norms]).norm() if norms else None
+        norms = torch._foreach_norm(gradients) if gradients else (torch.zeros(()),)
+        device = norms[0].device
+        total = torch.stack([x.to(device).float() for x in norms]).norm()
         values = [torch.as_tensor(outputs[name]).detach().to(device) for name in names]
-        if total is not None:
-            values.append(total)
-        read = torch.stack([x.double() for x in values]).tolist()
-        norm = read.pop() if total is not None else 0.0
-        scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
-        if scaler is not None:
-            norm /= scaler.get_scale()
-        return dict(zip(names, read, strict=True)), norm
+        *losses, norm = torch.stack([x.double() for x in (*values, total)]).tolist()
+        return dict(zip(names, losses, strict=True)), norm
 
     def _spikes(self, runner: Runner, losses: dict[str, float]) -> list[str]:
         """Compare the loss with its running mean, and add it to the mean if it is no spike."""
@@ -191,7 +185,3 @@ class DivergenceHook(Hook):
         self._scheduler.base_values = [base * factor for base in self._base_lrs]
         self._scheduler.load_state_dict({'update': runner.iter})
         runner.logger.info(f'LR times {factor:g} after {rollbacks} rollbacks')
-
-
-def _bad(value: float) -> bool:
-    return not math.isfinite(value)

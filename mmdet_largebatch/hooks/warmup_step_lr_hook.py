@@ -1,6 +1,5 @@
 """Convert epochs into updates, scale the LR and install the LR schedule."""
 
-import math
 from collections.abc import Sequence
 from numbers import Integral, Real
 
@@ -115,9 +114,9 @@ class WarmupStepLRHook(Hook):
         loop: BaseLoop = train_loop(runner)
         optim_wrapper = runner.optim_wrapper
 
-        self._check_sole_schedule(runner)
-        global_batch = self._global_batch(runner)
-        updates_per_epoch = self._updates_per_epoch(loop)
+        self._check_run(runner, loop)
+        global_batch = self._global_batch(runner, loop)
+        updates_per_epoch = loop.max_iters // loop.max_epochs
         warmup, milestones = self._in_updates(updates_per_epoch, loop)
         scale = 1.0
         if self.scale_rule is not None and self.base_batch_size is not None:
@@ -150,7 +149,7 @@ class WarmupStepLRHook(Hook):
             )
             self.scheduler.load_state_dict({'update': runner.iter})
 
-    def _check_sole_schedule(self, runner: Runner) -> None:
+    def _check_run(self, runner: Runner, loop: BaseLoop) -> None:
         """Refuse other settings of the LR, and a run that this hook cannot schedule."""
         if isinstance(runner.optim_wrapper, OptimWrapperDict):
             names = list(runner.optim_wrapper.keys())
@@ -167,16 +166,21 @@ class WarmupStepLRHook(Hook):
         wanted = "dict(type='ParamSchedulerHook'), which steps the schedule"
         ok = find_hook(runner, ParamSchedulerHook) is not None
         check(ok, 'default_hooks.param_scheduler', None, wanted)
+        if any('initial_lr' in group for group in runner.optim_wrapper.param_groups):
+            wanted = (
+                "True, with the checkpoint as load_from: the optimizer's state was loaded before "
+                "the training began and holds another schedule's LR"
+            )
+            raise invalid('resume', resumes(runner), wanted)
         wanted = (
-            "True, with the checkpoint as load_from: the optimizer's state was loaded before the "
-            "training began and holds another schedule's LR"
+            'a loop with epochs, such as EpochBasedTrainLoop (by_epoch=True) or '
+            'GlobalBatchTrainLoop: milestones are in epochs'
         )
-        ok = not any('initial_lr' in group for group in runner.optim_wrapper.param_groups)
-        check(ok, 'resume', resumes(runner), wanted)
+        ok = isinstance(loop, EpochBasedTrainLoop)
+        check(ok, 'train_cfg.type', type(loop).__name__, wanted)
 
-    def _global_batch(self, runner: Runner) -> int | None:
+    def _global_batch(self, runner: Runner, loop: EpochBasedTrainLoop) -> int | None:
         """Return the images of one update; None if the loader has no batch size."""
-        loop: BaseLoop = train_loop(runner)
         if getattr(loop, 'global_batch_size', None) is not None:
             return loop.global_batch_size
         loader = loop.dataloader
@@ -192,17 +196,6 @@ class WarmupStepLRHook(Hook):
         check(counts == 1, 'optim_wrapper.accumulative_counts', counts, wanted)
         return global_batch
 
-    def _updates_per_epoch(self, loop: BaseLoop) -> int:
-        if hasattr(loop, 'updates_per_epoch'):
-            return loop.updates_per_epoch
-        wanted = (
-            'a loop with epochs, such as EpochBasedTrainLoop (by_epoch=True) or '
-            'GlobalBatchTrainLoop: milestones are in epochs'
-        )
-        ok = isinstance(loop, EpochBasedTrainLoop)
-        check(ok, 'train_cfg.type', type(loop).__name__, wanted)
-        return loop.max_iters // loop.max_epochs
-
     def _in_updates(self, updates_per_epoch: int, loop: BaseLoop) -> tuple[int, list[int]]:
         """Return the warmup and the milestones in updates."""
         owner = type(self).__name__
@@ -210,11 +203,11 @@ class WarmupStepLRHook(Hook):
         training = f'the training of {end / updates_per_epoch:g} epochs ({end} updates)'
         setting, warmup = 'warmup_iters', self.warmup_iters or 0
         if self.warmup_epochs is not None:
-            setting, warmup = 'warmup_epochs', _nearest(self.warmup_epochs * updates_per_epoch)
+            setting, warmup = 'warmup_epochs', int(self.warmup_epochs * updates_per_epoch + 0.5)
         value = getattr(self, setting)
         check(warmup <= end, f'{owner}.{setting}', value, f'no longer than {training}')
 
-        milestones = [_nearest(epoch * updates_per_epoch) for epoch in self.milestones]
+        milestones = [int(epoch * updates_per_epoch + 0.5) for epoch in self.milestones]
         ok = all(0 < update < end for update in milestones)
         check(ok, f'{owner}.milestones', self.milestones, f'inside {training}')
         ok = len(set(milestones)) == len(milestones)
@@ -249,7 +242,3 @@ class WarmupStepLRHook(Hook):
             f'{type(self).__name__}: global batch {global_batch or "unknown"}; {lr}; {warmup}; '
             f'{decay}; {end} updates, {updates_per_epoch} an epoch'
         )
-
-
-def _nearest(updates: int | float) -> int:
-    return math.floor(updates + 0.5)
