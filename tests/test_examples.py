@@ -6,7 +6,7 @@ import inspect
 from pathlib import Path
 
 import pytest
-from common import ROOT
+from helpers.common import ROOT
 from mmengine.logging import MMLogger
 
 import mmdet_largebatch

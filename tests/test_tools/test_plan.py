@@ -343,10 +343,14 @@ def test_backend_on_a_gpu(options, on_gpu, reason):
         (
             8,
             dict(train_cfg=dict(type='IterBasedTrainLoop', max_iters=9)),
-            'epochs to',
+            r"Invalid train_cfg\.type='IterBasedTrainLoop'\. Must be Global.* which have epochs\.",
         ),
         (8, dict(optim_wrapper=None), 'optim_wrapper is not set'),
-        (8, dict(train_dataloader__sampler__type='ClassAwareSampler'), r'Must be left out\.'),
+        (
+            8,
+            dict(train_dataloader__sampler__type='ClassAwareSampler'),
+            r'--images=117266\. Must be left out with .*ClassAware',
+        ),
     ],
 )
 def test_refusals(ranks, options, message):
@@ -394,7 +398,7 @@ def test_mistakes_are_told_in_one_line(tool, shapes, tmp_path):
     assert done.stderr.endswith('Or give the number of images by --images.\n')
     assert 'Traceback' not in done.stderr
     done = tool('plan.py', LAMB, '--images', TRAIN2017, '--plot', tmp_path / 'lr.xyz')
-    assert f'error: --plot {tmp_path}/lr.xyz: cannot be written' in done.stderr
+    assert f"error: Invalid --plot='{tmp_path}/lr.xyz'. Must be a .png" in done.stderr
     assert done.returncode == 2
     done = tool('plan.py', LAMB, '--images', 0)
     assert done.returncode == 2 and '0 is below 1' in done.stderr
