@@ -14,13 +14,7 @@ from .finding import checkpoint_defect, newest_checkpoint
 
 
 class Choice(NamedTuple):
-    """The checkpoint to resume from.
-
-    Args:
-        path (str, optional): Its path; None if there is none.
-        skipped (list[str]): A line for each newer checkpoint that is not valid.
-        refused (str, optional): The reason why the training cannot resume.
-    """
+    """The checkpoint to resume from, the newer invalid ones, and the reason not to resume."""
 
     path: str | None
     skipped: list[str]
@@ -31,8 +25,8 @@ def choose_checkpoint(runner: Runner, folders: list[str | Path], pattern: str) -
     """Choose the checkpoint to resume from, on the main process for all ranks.
 
     Args:
-        runner (Runner): The runner, before it loads anything. ``load_from`` is taken if it is set.
-        folders (list[str or Path]): Folders to search for the newest valid checkpoint otherwise.
+        runner (Runner): The runner, before it loads ``load_from``, if that is set.
+        folders (list[str or Path]): Folders to search otherwise.
         pattern (str): Names of the run's checkpoints, besides ``*.pth``.
 
     Returns:

@@ -19,15 +19,7 @@ OF_PARAMETERS_SHAPE = ('exp_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'momentum_buff
 
 
 def refusal(runner: Runner, path: str) -> str | None:
-    """Find the reason why a training cannot resume from a checkpoint.
-
-    Args:
-        runner (Runner): The runner, with model, optimizer and schedulers built.
-        path (str): Path or address of the checkpoint.
-
-    Returns:
-        str, optional: One line; None if the training can resume.
-    """
+    """Return the reason, in one line, why a built run cannot resume from a checkpoint; or None."""
     try:
         checkpoint = CheckpointLoader.load_checkpoint(path, map_location='meta')
     except SettingError as error:
@@ -49,15 +41,7 @@ def refusal(runner: Runner, path: str) -> str | None:
 
 
 def weights_taken(runner: Runner, checkpoint: dict[str, Any]) -> str:
-    """Sum up the weights that a training takes from ``load_from`` without a resume.
-
-    Args:
-        runner (Runner): The runner.
-        checkpoint (dict[str, Any]): The checkpoint.
-
-    Returns:
-        str: A log line.
-    """
+    """Return a log line on the weights that a training takes without a resume."""
     weights = checkpoint.get('state_dict', checkpoint)
     shapes, missing, unexpected = _compare_weights(runner, weights)
     taken = len(weights) - len(shapes) - len(unexpected)

@@ -97,11 +97,7 @@ class ResumedSchedule:
         return [f'optim_wrapper, as the config says: {change}']
 
     def catch_up(self, runner: Runner) -> None:
-        """Step a schedule that the checkpoint lacks to the run's update.
-
-        Args:
-            runner (Runner): The runner, which has resumed by now.
-        """
+        """Step a schedule that the checkpoint lacks to the run's update."""
         if not self._is_behind:
             return
         self._is_behind = False

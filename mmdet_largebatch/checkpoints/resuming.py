@@ -35,10 +35,6 @@ class Resuming:
     def prepare(self, runner: Runner, checkpoint: dict[str, Any]) -> list[str]:
         """Put the config's settings into a checkpoint that is being loaded.
 
-        Args:
-            runner (Runner): The runner.
-            checkpoint (dict[str, Any]): The checkpoint, changed in place.
-
         Returns:
             list[str]: A line for each difference between checkpoint and config.
         """

@@ -17,12 +17,9 @@ class RolledBack(Exception):
 
 
 class Switches:
-    """Undo the switches of ``PipelineSwitchHook`` and ``YOLOXModeSwitchHook``.
+    """The switches of ``PipelineSwitchHook`` and ``YOLOXModeSwitchHook``, and how to undo them.
 
-    These hooks switch once in a process and never back.
-
-    Args:
-        runner (Runner): The runner, before the first epoch of this process.
+    These hooks switch once in a process and never back. Built before the first epoch of a process.
     """
 
     def __init__(self, runner: Runner) -> None:
@@ -49,13 +46,7 @@ class Switches:
 
 
 def roll_back(runner: Runner, path: str, switches: Switches) -> None:
-    """Resume within a run from one of its checkpoints, then call the hooks' ``after_rollback``.
-
-    Args:
-        runner (Runner): The runner.
-        path (str): The checkpoint.
-        switches (Switches): The switches of this process.
-    """
+    """Resume within a run from one of its checkpoints, then call the hooks' ``after_rollback``."""
     hub = runner.message_hub
     # Drop what was recorded since the checkpoint.
     kept = resumed_keys(hub)

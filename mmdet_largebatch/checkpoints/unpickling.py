@@ -61,17 +61,7 @@ def load_safely(
     weights_only: bool | None = None,
     mmap: bool | None = None,
 ) -> Any:
-    """Load a checkpoint as ``torch.load`` does, unless it names code.
-
-    Args:
-        file (Any): Path or open file.
-        map_location (str or Callable, optional): As for :func:`torch.load`.
-        pickle_module (Any): Not used.
-        weights_only (bool, optional): Not used.
-        mmap (bool, optional): As for :func:`torch.load`.
-
-    Returns:
-        Any: The content.
+    """Load a checkpoint as ``torch.load`` does, with the arguments that MMEngine passes.
 
     Raises:
         UnsafeCheckpoint: If the file names code, and checkpoints are not trusted.

@@ -211,13 +211,7 @@ class AtomicCheckpointHook(AtomicSavingHook):
         super().after_train(runner)
 
     def save_now(self, runner: Runner, update: int) -> str | None:
-        """Save the state between two updates, unless it is saved already.
-
-        Called on every rank.
-
-        Args:
-            runner (Runner): The runner.
-            update (int): Updates that are done.
+        """Save the state after an update, unless it is saved already. Called on every rank.
 
         Returns:
             str, optional: Path of the checkpoint that holds it; None if it could not be saved.
@@ -227,14 +221,7 @@ class AtomicCheckpointHook(AtomicSavingHook):
         return self.saved(update)
 
     def saved(self, update: int) -> str | None:
-        """Find the checkpoint that holds the state after an update. Called on every rank.
-
-        Args:
-            update (int): Updates that are done.
-
-        Returns:
-            str, optional: Its path; None if no checkpoint holds it.
-        """
+        """Return the path of the checkpoint of an update, if there is one. Called on every rank."""
         return from_main_process(self.newest if self.newest_update == update else None)
 
     def _write_restart(self, runner: Runner, update: int) -> bool:

@@ -63,12 +63,11 @@ class AtomicSavingHook(CheckpointHook):
             runner (Runner): The runner.
             filename (str): Name of the file in ``out_dir``.
             meta (dict[str, int]): ``epoch`` and ``iter``, epochs and updates that are done.
-            complete (bool): Save the optimizer and the schedulers whatever ``save_optimizer`` and
-                ``save_param_scheduler`` say. Defaults to False.
+            complete (bool): Save optimizer and schedulers whatever the settings say.
+                Defaults to False.
 
         Returns:
-            bool: True if it was written. Other ranks than the main process write nothing and return
-            True.
+            bool: False if the main process failed to write; True on the other ranks.
         """
         path = self.file_backend.join_path(self.out_dir, filename)
         self._writing = True

@@ -34,11 +34,7 @@ class PatientParamSchedulerHook(ParamSchedulerHook):
 
 
 def be_patient(runner: Runner) -> None:
-    """Replace MMEngine's scheduler hook of a run by :class:`PatientParamSchedulerHook`.
-
-    Args:
-        runner (Runner): The runner.
-    """
+    """Replace MMEngine's scheduler hook of a run by :class:`PatientParamSchedulerHook`."""
     for hook in runner.hooks:
         if type(hook) is ParamSchedulerHook:
             hook.__class__ = PatientParamSchedulerHook

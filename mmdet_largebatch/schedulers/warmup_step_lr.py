@@ -65,16 +65,13 @@ def check_schedule(
     """Refuse settings of a schedule that are out of their range.
 
     Args:
-        owner (str): The class that has the settings, for the message.
-        warmup_iters (Any): Length of the warmup in updates.
-        milestones (Any): Updates or epochs at which the LR decays.
-        gamma (Any): Factor of one decay.
-        warmup_ratio (Any): Factor of the first update of the warmup.
+        owner (str): Class of the settings, for the message.
+        warmup_iters (Any): As for :class:`WarmupStepLR`, as are the settings that follow.
+        milestones (Any): Updates or epochs.
+        gamma (Any): A factor.
+        warmup_ratio (Any): A factor.
         kind (type): Type of a milestone. Defaults to Integral.
         unit (str): Unit of the milestones. Defaults to 'whole updates'.
-
-    Raises:
-        SettingError: If a setting is not a number in its range.
     """
     ok = is_number(warmup_iters, Integral) and warmup_iters >= 0
     check(ok, f'{owner}.warmup_iters', warmup_iters, 'a whole number of updates, 0 for none')
