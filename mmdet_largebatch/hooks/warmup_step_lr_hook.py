@@ -108,7 +108,7 @@ class WarmupStepLRHook(Hook):
     def before_run(self, runner: Runner) -> None:
         """Install the schedule of a training."""
         installed = getattr(self, 'scheduler', None)
-        # The second is a test by the runner of the training.
+        # A runner that has trained may test afterwards.
         if not is_training(runner) or runner.param_schedulers == [installed]:
             return
         loop: BaseLoop = train_loop(runner)
