@@ -113,7 +113,7 @@ def test_checkpoint_without_schedulers_goes_on_at_the_loops_update(checkpoint, r
     run, lrs = resumed({}, **{'optim_wrapper.optimizer.lr': 2.0})
     assert lrs == pytest.approx([2 * lr for lr in WHOLE[5:]], rel=1e-12)
     log = (Path(run.log_dir) / f'{run.timestamp}.log').read_text()
-    assert log.count('brought the training to update 5 and the schedule to 0') == 1
+    assert log.count('the checkpoint holds update 5 and a schedule at update 0') == 1
 
 
 def test_checkpoint_of_mmengines_schedulers_is_refused(config, runner):
