@@ -6,7 +6,6 @@ PyTorch ends the loop of such a worker, which then waits forever for a reader of
 import multiprocessing
 import os
 import signal
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing.util import register_after_fork
@@ -50,7 +49,7 @@ def _start(parent: int) -> None:
     # data worker that blocks it in its main thread.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        Thread(target=_end_without, args=(parent,), daemon=True).start()
+        Thread(target=_end_with, args=((), parent), daemon=True).start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -58,12 +57,6 @@ def _start(parent: int) -> None:
 def _watch_trainer(_: object) -> None:
     trainer = multiprocessing.parent_process()
     _start((trainer and trainer.pid) or os.getppid())
-
-
-def _end_without(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(INTERVAL)
-    os._exit(1)
 
 
 def _start_worker(
@@ -76,7 +69,7 @@ def _start_worker(
 
 
 def _end_with(signals: Sequence[int], parent: int) -> None:
-    """Wait for a signal from the trainer, or for its end."""
+    """Wait for a signal from the parent, or for its end."""
     # Under `forkserver` the parent is that server, which ends with the trainer.
     senders = {parent, getattr(multiprocessing.parent_process(), 'pid', parent)}
     while os.getppid() == parent:
