@@ -1,6 +1,9 @@
 """The train loop in which one iteration is one update of the global batch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from itertools import chain, islice
 from math import ceil
 from typing import Any
 
@@ -23,7 +26,11 @@ from ..utils.record import keep_record, note
 from .gradient_accumulation import GradientAccumulator
 from .loader import with_global_batch
 from .logged_means import LoggedMeans
+from .model_state import ModelState
 from .rank_dependence import rank_dependent_modules, uneven_message
+from .rank_means import RankMeans
+from .remembering import remembering_message
+from .running_statistics import RunningStatistics
 from .sampler import EMPTY, GlobalBatchSampler
 from .seeding import MODEL, SeededFetch, seed_generators
 from .unfrozen import Unfrozen
@@ -120,6 +127,10 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         self.unfrozen = Unfrozen(runner.model)
         self._means = LoggedMeans(self.sampler.ranks, self.sampler.micro_batches)
         self._accumulation: GradientAccumulator | None = None
+        counts = self.sampler.ranks, self.sampler.micro_batches
+        self._rank_means = RankMeans(runner.model, *counts)
+        self._statistics = RunningStatistics(runner.model, *counts)
+        self._state: ModelState | None = None
 
     @property
     def updates_per_epoch(self) -> int:
@@ -189,6 +200,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         """Run the updates of one epoch that are not done yet."""
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
+        self._statistics.look()
         begin = self._epoch * self.updates_per_epoch
         done, last = self._iter - begin, self._end_of(self._epoch + 1) - begin
         # DistSamplerSeedHook has told MMEngine's sampler the epoch by now, where it is in use.
@@ -214,15 +226,25 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         share = self.sampler.share
         accumulation = self._accumulation_of(self.runner.optim_wrapper)
         accumulation.begin()
+        batches: Iterable[Any] = chain([data_batch], islice(micro_batches, len(share) - 1))
+        if self._rank_means.probing:
+            batches = list(batches)
+            self._probe(batches, accumulation)
+        self._statistics.begin()
         outputs: list[dict[str, Any] | None] = []
-        for position, number in enumerate(share):
-            micro_batch = data_batch if position == 0 else next(micro_batches)
+        for number, micro_batch in zip(share, batches, strict=True):
             seed_generators((self.seed, self._iter, number), MODEL)
-            with accumulation.micro_batch(last=number == share[-1]) as optim_wrapper:
+            with (
+                accumulation.micro_batch(last=number == share[-1]) as optim_wrapper,
+                self._rank_means.micro_batch(number),
+                self._statistics.micro_batch(),
+            ):
                 values = self.runner.model.train_step(micro_batch, optim_wrapper=optim_wrapper)
             outputs.append(self._means.detached(values))
         check_all_used(self.runner.model)
         self.unfrozen.synchronise()
+        self._rank_means.finish()
+        self._statistics.finish()
         means, asked = self._means(outputs, accumulation.asked)
         self.runner.call_hook('before_update', outputs={} if means is None else means)
         if asked:
@@ -232,11 +254,34 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         )
         self._iter += 1
 
+    def _probe(self, batches: Sequence[Any], accumulation: GradientAccumulator) -> None:
+        """Compute the micro-batches without gradients, for the means over all of them."""
+        model = self.runner.model
+        if self._state is None:
+            self._state = ModelState(model)
+        self._state.save()
+        for number, micro_batch in zip(self.sampler.share, batches, strict=True):
+            seed_generators((self.seed, self._iter, number), MODEL)
+            with accumulation.probe() as optim_wrapper, self._rank_means.record(number):
+                # A preprocessor may change samples in place.
+                model.train_step(deepcopy(micro_batch), optim_wrapper=optim_wrapper)
+        self._state.restore()
+        self._rank_means.exchange()
+
+    @contextmanager
+    def _backward(self) -> Iterator[None]:
+        with self._rank_means.backward(), self._statistics.backward():
+            yield
+
     def _accumulation_of(self, optim_wrapper: OptimWrapper) -> GradientAccumulator:
         sampler, standing = self.sampler, self._accumulation
         if standing is None or standing.optim_wrapper is not optim_wrapper:
             self._accumulation = standing = GradientAccumulator(
-                optim_wrapper, sampler.ranks, sampler.micro_batches, len(sampler.share)
+                optim_wrapper,
+                sampler.ranks,
+                sampler.micro_batches,
+                len(sampler.share),
+                self._backward,
             )
         return standing
 
@@ -335,6 +380,9 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             logger.warning(
                 f'This training depends on the number of ranks: {what}, in {", ".join(names)}.'
             )
+        message = remembering_message(self.dataloader.dataset)
+        if message:
+            logger.warning(message)
 
 
 def _check_positive(name: str, value: Any) -> None:
