@@ -15,13 +15,14 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..checkpoints.rollback import RolledBack
 from ..checks import check, check_positive_integer, invalid
 from ..compat import accumulative_counts, randomness
 from ..errors import SettingError
+from ..hooks.cut_eta_hook import CutEtaHook
+from ..hooks.patient_param_scheduler_hook import be_patient
 from ..optimizers import double_clip_message
 from ..utils.record import keep_record, note
-from .eta import CutEta
-from .evaluation import be_patient, forget_evaluation
 from .gradient_accumulation import GradientAccumulator
 from .loader import with_global_batch
 from .logged_means import LoggedMeans
@@ -37,13 +38,6 @@ from .unused import check_all_used
 
 # Arguments that train_cfg may have besides this loop's own.
 STOCK_SETTINGS = ('val_begin', 'val_interval', 'dynamic_intervals')
-
-
-class RolledBack(Exception):
-    """Signal that a hook has restored an earlier checkpoint.
-
-    :class:`GlobalBatchTrainLoop` catches it and continues from there.
-    """
 
 
 @LOOPS.register_module()
@@ -176,7 +170,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         self._reopen_epoch()
         self._note()
         if self.end < self.max_iters:
-            self.runner.register_hook(CutEta(self.end))
+            self.runner.register_hook(CutEtaHook(self.end))
         self.runner.call_hook('before_train')
         self._make_up_for_evaluation()
         while self._epoch < self.last_epoch and not self.stop_training:
@@ -312,7 +306,11 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         at_end = self._epoch == self._max_epochs >= self.val_begin
         cut = self._iter == self.end < self.max_iters
         if self.runner.val_loop is not None and (due or at_end or cut):
-            forget_evaluation(self.runner.message_hub)
+            # MMEngine logs the newest value of each name, even if this evaluation has none.
+            hub = self.runner.message_hub
+            for results in (hub.log_scalars, hub.runtime_info):
+                for key in [key for key in results if key.startswith('val/')]:
+                    del results[key]
             self.runner.call_hook('before_evaluation')
             self.runner.val_loop.run()
 
