@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 from .errors import SettingError
@@ -59,6 +59,11 @@ def check(ok: bool, name: str, value: Any, requirement: str) -> None:
 def is_number(value: Any, kind: type[Any] = Real) -> bool:
     """Return True for a finite number of `kind`, False for a bool, a string or anything else."""
     return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_positive_integer(name: str, value: Any) -> None:
+    """Refuse all but a whole number of at least 1."""
+    check(is_number(value, Integral) and value >= 1, name, value, 'an integer >= 1')
 
 
 # Optimizers. A value is judged as the float32 that it is rounded to before use.
