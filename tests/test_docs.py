@@ -99,6 +99,8 @@ COMMANDS = {
     'bash tools/run_tests.sh tests/test_reliability tests/test_checkpoints tests/test_hooks tests/test_tools/test_notices.py': By('tests/test_tools/test_notices.py'),
     'PYTHONPATH=tests python -m helpers.kills --kills 30': By('tests/test_reliability/test_kills.py::test_killed_again_and_again_it_ends_as_if_never_killed'),
     'bash tools/run_tests.sh -m whole tests/test_optimizers/test_saved_state.py': By('tests/test_optimizers/test_saved_state.py::test_states_changed_at_random_are_refused_or_right'),
+    'tools/dist_train.sh CONFIG 8': LAUNCHED,
+    'python tools/train.py CONFIG': By('tests/test_tools/test_train_and_test.py::test_log_says_what_runs'),
     'MAX_RESTARTS=100 tools/dist_train.sh CONFIG 8': By('tests/test_tools/test_launch.py::test_a_training_with_restarts_resumes_and_nothing_else_does'),
     'tools/aws_spot_notice.sh $!': By('tests/test_tools/test_notices.py::test_the_notice_of_aws_becomes_a_sigterm'),
     'tools/slurm_train.sh --requeue PARTITION JOB_NAME CONFIG WORK_DIR': By('tests/test_tools/test_notices.py::test_a_preempted_job_goes_back_into_the_queue'),

@@ -13,11 +13,9 @@ from pathlib import Path
 import torch
 from mmengine.dist import get_rank
 from mmengine.model import BaseModel
-from mmengine.runner import Runner
 
-import mmdet_largebatch  # noqa: F401
 from helpers.forked import run_ranks
-from helpers.regression import START, Log, Points
+from helpers.regression import START, Log, Points, toy_runner
 
 # 2 ranks with 3 micro-batches each; 4 ranks with 2, 2, 1 and 1.
 RANKS = (2, 4)
@@ -68,31 +66,14 @@ class Watch(Log):
 
 def train(folder, having, ranks):
     watch = Watch()
-    runner = Runner(
-        model=TwoHeads(having),
-        work_dir=str(folder),
-        train_dataloader=dict(
-            batch_size=2,
-            num_workers=0,
-            dataset=Numbered(),
-            sampler=dict(type='DefaultSampler', shuffle=False),
-            collate_fn=dict(type='default_collate'),
-        ),
-        train_cfg=dict(type='mmdet.GlobalBatchTrainLoop', max_epochs=UPDATES, global_batch_size=12),
-        optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1)),
-        default_hooks=dict(checkpoint=None, logger=None),
-        custom_hooks=[watch],
-        launcher='pytorch' if ranks > 1 else 'none',
-        cfg=dict(
-            model_wrapper_cfg=dict(
-                type='mmengine.MMDistributedDataParallel',
-                device_ids=None,
-                find_unused_parameters=True,
-            )
-        ),
-        experiment_name=folder.name,
-        default_scope='mmdet',
-        randomness=dict(seed=0),
+    runner = toy_runner(
+        folder,
+        TwoHeads(having),
+        epochs=UPDATES,
+        data=dict(dataset=Numbered(), shuffle=False),
+        hooks=[watch],
+        ranks=ranks,
+        ddp=dict(find_unused_parameters=True),
     )
     model = runner.train()
     model = getattr(model, 'module', model)
@@ -110,8 +91,4 @@ def train_all(out, ranks):
 
 if __name__ == '__main__':
     for ranks in RANKS:
-        try:
-            run_ranks(partial(train_all, sys.argv[1], ranks), ranks)
-        except SystemExit as ended:
-            if ended.code:
-                raise
+        run_ranks(partial(train_all, sys.argv[1], ranks), ranks)

@@ -2,10 +2,8 @@
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapper
-from mmengine.runner import Runner
 
-from helpers.regression import Points, Regression
+from helpers.regression import Regression, toy_runner
 
 
 class Bad(Hook):
@@ -47,29 +45,14 @@ class Fragile(Regression):
         return dict(loss=loss)
 
 
-def make(tmp_path, hook, bad=None, epochs=8, micro_batch=2, wrapper=None, checkpoint=None, **more):
+def make(folder, hook, bad=None, epochs=8, checkpoint=None, **more):
     """A runner of Points: `epochs` updates, with the divergence hook's config given."""
-    wrapper = dict(type=OptimWrapper, optimizer=dict(type='SGD', lr=0.1)) | (wrapper or {})
-    return Runner(
-        model=Fragile(),
-        work_dir=str(tmp_path),
-        train_dataloader=dict(
-            batch_size=micro_batch,
-            num_workers=0,
-            dataset=Points(),
-            sampler=dict(type='DefaultSampler', shuffle=True),
-            collate_fn=dict(type='default_collate'),
-        ),
-        train_cfg=dict(type='mmdet.GlobalBatchTrainLoop', max_epochs=epochs, global_batch_size=12),
-        optim_wrapper=wrapper,
-        default_hooks=dict(
-            logger=None,
-            checkpoint=dict(type='mmdet.AtomicCheckpointHook', interval=2, **(checkpoint or {})),
-            lr=dict(type='mmdet.WarmupStepLRHook', warmup_iters=0, milestones=[]),
-            **({} if hook is None else dict(divergence=dict(type='mmdet.DivergenceHook', **hook))),
-        ),
-        custom_hooks=[bad] if bad else [],
-        experiment_name=f'{tmp_path.parent.name}_{tmp_path.name}',
-        randomness=dict(seed=0),
-        **more,
+    default_hooks = dict(
+        checkpoint=dict(type='mmdet.AtomicCheckpointHook', interval=2, **(checkpoint or {})),
+        lr=dict(type='mmdet.WarmupStepLRHook', warmup_iters=0, milestones=[]),
+        **({} if hook is None else dict(divergence=dict(type='mmdet.DivergenceHook', **hook))),
+    )
+    hooks = [bad] if bad else []
+    return toy_runner(
+        folder, Fragile(), epochs=epochs, default_hooks=default_hooks, hooks=hooks, **more
     )

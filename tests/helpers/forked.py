@@ -34,7 +34,7 @@ def _rank(function, rank, ranks, port):
 
 
 def run_ranks(function, ranks):
-    """Call a function on every rank, each a process of its own, and exit as the worst of them.
+    """Call a function on every rank, each a process of its own; exit if one of them fails.
 
     Args:
         function (Callable): Takes nothing; the process group is there when it is called.
@@ -48,4 +48,5 @@ def run_ranks(function, ranks):
         process.start()
     for process in processes:
         process.join()
-    sys.exit(max(abs(process.exitcode) for process in processes))
+    if any(process.exitcode for process in processes):
+        sys.exit(max(abs(process.exitcode) for process in processes))

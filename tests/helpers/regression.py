@@ -1,4 +1,4 @@
-"""A model whose gradient is known by hand, and its training with the loop."""
+"""The toy training: a model whose gradient is known by hand, trained with the loop."""
 
 from itertools import count
 
@@ -49,8 +49,69 @@ class Log(Hook):
         self.losses.append(float(outputs['loss']))
 
 
+def loader(batch_size, dataset=None, shuffle=True):
+    """Config of a dataloader; of Points unless another data set is given."""
+    return dict(
+        batch_size=batch_size,
+        num_workers=0,
+        dataset=dataset or Points(),
+        sampler=dict(type='DefaultSampler', shuffle=shuffle),
+        collate_fn=dict(type='default_collate'),
+    )
+
+
+def toy_runner(
+    folder,
+    model,
+    micro_batch=2,
+    epochs=1,
+    data=None,
+    train_cfg=None,
+    wrapper=None,
+    default_hooks=None,
+    hooks=(),
+    ranks=1,
+    ddp=None,
+    **more,
+):
+    """Build the runner that all toy trainings share: the loop, SGD with LR 0.1, no log.
+
+    Args:
+        folder (Path): Work folder.
+        model (BaseModel): Model.
+        micro_batch (int): Points of a micro-batch. Defaults to 2.
+        epochs (int): Epochs, of one update each unless `train_cfg` says otherwise. Defaults to 1.
+        data (dict, optional): Arguments of `loader`.
+        train_cfg (dict, optional): Further settings of the loop.
+        wrapper (dict, optional): Further settings of the optimizer wrapper.
+        default_hooks (dict, optional): Further default hooks; there is no checkpoint otherwise.
+        hooks (Sequence[Hook]): Custom hooks.
+        ranks (int): Ranks on gloo; above 1 there must be a process group.
+        ddp (dict, optional): Further settings of DDP.
+        **more (object): Further arguments of the runner.
+    """
+    if ranks > 1:
+        ddp = dict(type='mmengine.MMDistributedDataParallel', device_ids=None) | (ddp or {})
+        more |= dict(launcher='pytorch', cfg=dict(model_wrapper_cfg=ddp))
+    return Runner(
+        model=model,
+        work_dir=str(folder),
+        train_dataloader=loader(micro_batch, **(data or {})),
+        train_cfg=dict(type='mmdet.GlobalBatchTrainLoop', max_epochs=epochs, global_batch_size=12)
+        | (train_cfg or {}),
+        optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1))
+        | (wrapper or {}),
+        default_hooks=dict(checkpoint=None, logger=None) | (default_hooks or {}),
+        custom_hooks=list(hooks),
+        experiment_name=f'{folder.parent.name}_{folder.name}_{next(NUMBERS)}',
+        default_scope='mmdet',
+        randomness=dict(seed=0) | more.pop('randomness', {}),
+        **more,
+    )
+
+
 def train(
-    tmp_path,
+    folder,
     micro_batch,
     optim_wrapper=None,
     hooks=(),
@@ -59,28 +120,18 @@ def train(
     resume=False,
     **settings,
 ):
-    """Train on all 12 points an update; SGD with LR 0.1, one update an epoch."""
-    wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1)) | (optim_wrapper or {})
+    """Train Regression on all 12 points an update, one update an epoch."""
     log = Log()
-    runner = Runner(
-        model=Regression(),
-        work_dir=str(tmp_path),
-        train_dataloader=dict(
-            batch_size=micro_batch,
-            num_workers=0,
-            dataset=Points(),
-            sampler=dict(type='DefaultSampler', shuffle=True),
-            collate_fn=dict(type='default_collate'),
-        ),
-        train_cfg=dict(type='mmdet.GlobalBatchTrainLoop', max_epochs=epochs, global_batch_size=12)
-        | settings,
-        optim_wrapper=wrapper,
-        default_hooks=dict(checkpoint=checkpoint, logger=None),
-        custom_hooks=[log, *hooks],
-        experiment_name=f'{tmp_path.parent.name}_{tmp_path.name}_{next(NUMBERS)}',
+    runner = toy_runner(
+        folder,
+        Regression(),
+        micro_batch,
+        epochs,
+        train_cfg=settings,
+        wrapper=optim_wrapper,
+        default_hooks=dict(checkpoint=checkpoint),
+        hooks=[log, *hooks],
         resume=resume,
-        default_scope='mmdet',
-        randomness=dict(seed=0),
     )
     runner.train()
     return runner, log

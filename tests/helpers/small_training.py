@@ -2,17 +2,13 @@
 
 import os
 import signal
-from itertools import count
 
 import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from mmengine.runner import Runner
 
-from helpers.regression import Points
-
-NUMBERS = count()
+from helpers.regression import loader, toy_runner
 
 
 class Net(BaseModel):
@@ -120,7 +116,6 @@ def make(
 ):
     """A runner of 12 points in global batches of 6."""
     default_hooks = dict(
-        logger=None,
         checkpoint=dict(type='mmdet.AtomicCheckpointHook', interval=2) | (checkpoint or {}),
         lr=dict(type='mmdet.WarmupStepLRHook', warmup_iters=3, milestones=[3]) | (lr_hook or {}),
         divergence=dict(type='mmdet.DivergenceHook', **(divergence or {})),
@@ -129,36 +124,22 @@ def make(
         default_hooks['preemption'] = dict(type='mmdet.PreemptionHook')
     if 'param_scheduler' in more:
         del default_hooks['lr']
-    data = dict(
-        num_workers=0,
-        dataset=Points(),
-        sampler=dict(type='DefaultSampler', shuffle=True),
-        collate_fn=dict(type='default_collate'),
-    )
-    evaluation = dict(
-        val_dataloader=dict(data, batch_size=6, sampler=dict(type='DefaultSampler', shuffle=False)),
-        val_cfg=dict(type='ValLoop'),
-        val_evaluator=dict(type=Error),
-    )
-    return Runner(
-        model=model or Net(),
-        work_dir=str(folder),
-        train_dataloader=dict(data, batch_size=3),
-        train_cfg=dict(type='mmdet.GlobalBatchTrainLoop', max_epochs=epochs, global_batch_size=6)
-        | (train_cfg or {}),
-        optim_wrapper=dict(
-            type='OptimWrapper',
-            optimizer=dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=1e-3)
-            if optimizer is None
-            else optimizer,
+    if val:
+        more |= dict(
+            val_dataloader=loader(6, shuffle=False),
+            val_cfg=dict(type='ValLoop'),
+            val_evaluator=dict(type=Error),
         )
-        | (wrapper or {}),
+    sgd = dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=1e-3)
+    return toy_runner(
+        folder,
+        model or Net(),
+        3,
+        epochs,
+        train_cfg=dict(global_batch_size=6) | (train_cfg or {}),
+        wrapper=dict(optimizer=sgd if optimizer is None else optimizer) | (wrapper or {}),
         default_hooks=default_hooks,
-        custom_hooks=list(hooks),
-        experiment_name=f'{folder.parent.name}_{folder.name}_{next(NUMBERS)}',
-        default_scope='mmdet',
-        randomness=more.pop('randomness', dict(seed=0)),
-        **(evaluation if val else {}),
+        hooks=hooks,
         **more,
     )
 

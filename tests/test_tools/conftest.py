@@ -19,7 +19,7 @@ TINY = 'tests/helpers/pure_python/lamb.py'
 
 @pytest.fixture(scope='session')
 def tiny_checkpoint(tmp_path_factory):
-    """Weights of the pure-Python recipe, as they begin."""
+    """The initial weights of the pure-Python recipe."""
     path = tmp_path_factory.mktemp('tiny') / 'tiny.pth'
     model = MODELS.build(Config.fromfile(ROOT / TINY).model)
     torch.save(dict(state_dict=model.state_dict(), meta={}), path)
