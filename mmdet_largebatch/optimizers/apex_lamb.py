@@ -20,16 +20,16 @@ MOMENTS = ('exp_avg', 'exp_avg_sq')
 
 
 class ApexUnfit(Exception):
-    """Why Apex cannot be used; its text is one line without a full stop."""
+    """The reason why Apex cannot be used, one line without a full stop."""
 
 
 class ApexLAMB:
     """Runs ``FusedLAMB`` on the groups and the state of another optimizer.
 
-    An inner ``FusedLAMB`` is handed these at every step, so that there is one state, one
-    ``state_dict`` and one learning rate. What Apex would get wrong is put right first: it drops
-    work where a tensor is empty, and pairs elements wrongly where a gradient or a moment is
-    laid out in memory in another way than its parameter.
+    An inner ``FusedLAMB`` gets both at every step, so that there is one state, one ``state_dict``
+    and one learning rate. Empty tensors are left out, because Apex then drops launches. Gradients
+    and moments are copied to the memory layout of their parameter, because Apex pairs elements by
+    memory.
 
     Args:
         param_groups (list[dict]): The groups of our ``LAMB``.
@@ -63,7 +63,7 @@ class ApexLAMB:
             param_groups (list[dict]): The groups; their ``step`` advances.
             state (dict[Tensor, dict]): The moments per parameter, changed in place.
             max_grad_norm (float, optional): Where to clip the global gradient norm.
-            observer (Callable, optional): Told of the trust ratios. Defaults to None.
+            observer (Callable, optional): Called with the trust ratios. Defaults to None.
         """
         shared = []
         for group in param_groups:
@@ -180,14 +180,7 @@ def check_groups(param_groups: list[dict[str, Any]]) -> None:
 
 
 def is_on_gpu(p: Tensor) -> bool:
-    """Return True if Apex's kernels can address a tensor.
-
-    Args:
-        p (Tensor): A parameter.
-
-    Returns:
-        bool: True on CUDA.
-    """
+    """Return True if Apex's kernels can address a tensor."""
     return p.is_cuda
 
 

@@ -27,7 +27,7 @@ def trained(group: dict[str, Any]) -> list[Trained]:
     return [p for p in group['params'] if p.grad is not None and p.numel() > 0]
 
 
-# Told of a tensor that is being updated: parameter, trust ratio, ||p||, ||update||. The numbers are
+# Called for each scaled tensor with the parameter, its trust ratio, ||p|| and ||update||, which are
 # floats, or 0-d tensors on the parameter's device.
 Observer = Callable[[Tensor, 'Tensor | float', 'Tensor | float', 'Tensor | float'], None]
 
@@ -54,7 +54,7 @@ class LayerwiseOptimizer(Optimizer):
     """
 
     observer: Observer | None = None
-    # Names of the tensors kept for a parameter, and options that no other optimizer's groups have.
+    # State tensors per parameter, and options by which saved groups are recognised.
     state_keys: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
     # Options that a checkpoint does not change.
@@ -66,7 +66,7 @@ class LayerwiseOptimizer(Optimizer):
         super().__init__(params, defaults)
 
     def check_options(self, options: dict[str, Any]) -> None:
-        """Refuse invalid options; each optimizer knows its own.
+        """Refuse invalid options of a group.
 
         Args:
             options (dict[str, Any]): All options of a group.

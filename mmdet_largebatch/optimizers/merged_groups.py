@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from ..checks import check_flag
 
-# What MMEngine leaves in a group after it has multiplied by it.
+# Keys that MMEngine leaves in a group after it has applied them.
 _APPLIED = ('lr_mult', 'decay_mult')
 
 
@@ -110,10 +110,10 @@ class MergedGroupsConstructor(DefaultOptimWrapperConstructor):
             count = sum(p.numel() for p in group['params'])
             settings = {'lr': group['lr'], 'weight_decay': group.get('weight_decay')}
             settings |= {k: group[k] for k in ('component',) if k in group}
-            told = ', '.join(f'{k}={v}' for k, v in settings.items() if v is not None)
+            text = ', '.join(f'{k}={v}' for k, v in settings.items() if v is not None)
             print_log(
                 f'Parameter group {number}: {len(group["params"])} tensors, {count:,} elements, '
-                f'{told}',
+                f'{text}',
                 logger='current',
             )
         optim_wrapper.optimizer.register_load_state_dict_pre_hook(_with_frozen)
@@ -156,11 +156,11 @@ class MergedGroupsConstructor(DefaultOptimWrapperConstructor):
             (p,) = group['params']
             name = names[id(p)]
             setting = self._setting(group, name)
-            home = next((g for g in merged if _options(g) == setting), None)
-            if home is None:
-                home = {'params': [], **setting}
-                merged.append(home)
-            home['params'].append((name, p))
+            target_group = next((g for g in merged if _options(g) == setting), None)
+            if target_group is None:
+                target_group = {'params': [], **setting}
+                merged.append(target_group)
+            target_group['params'].append((name, p))
         return merged
 
     def _setting(self, group: dict[str, Any], name: str) -> dict[str, Any]:

@@ -1,11 +1,10 @@
 """Fixtures: NVIDIA's class on the emulation of its extension."""
 
 import pytest
+from helpers.optimizers.apex_emulation import AmpC
+from helpers.optimizers.nvidias_apex import importable
 
 from mmdet_largebatch.optimizers import apex_lamb
-
-from .apex_emulation import AmpC
-from .nvidias_apex import importable
 
 
 @pytest.fixture

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from helpers.optimizers.groups import lockstep
 
 from mmdet_largebatch.optimizers import LAMB, LARS
 from mmdet_largebatch.optimizers.norms import l2_norm
-
-from .helpers import lockstep
 
 
 @pytest.mark.parametrize('size', [0, 1, 1023, 1024, 1025, 65_535, 65_536, 65_537, 3_000_001])

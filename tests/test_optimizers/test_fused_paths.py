@@ -5,11 +5,7 @@ Expected numbers are the float64 reference's; what a step allocates is what PyTo
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
-
-from mmdet_largebatch.optimizers import LAMB, LARS, _cpu_kernels, norms
-
-from .helpers import (
+from helpers.optimizers.groups import (
     SHAPES,
     as_arrays,
     assert_close,
@@ -19,7 +15,10 @@ from .helpers import (
     run_lamb,
     set_gradients,
 )
-from .reference import ReferenceLARS
+from helpers.optimizers.reference import ReferenceLARS
+from torch.profiler import ProfilerActivity, profile
+
+from mmdet_largebatch.optimizers import LAMB, LARS, _cpu_kernels, norms
 
 LAMB_OPTIONS = {
     'defaults': {},

@@ -5,12 +5,7 @@ import pickle
 
 import pytest
 import torch
-from mmdet.registry import OPTIMIZERS
-from mmengine.optim import OptimWrapper
-
-from mmdet_largebatch.optimizers import LAMB, double_clip_message
-
-from .helpers import (
+from helpers.optimizers.groups import (
     as_arrays,
     assert_close,
     gradients,
@@ -20,7 +15,11 @@ from .helpers import (
     run_lamb,
     set_gradients,
 )
-from .reference import ReferenceLAMB
+from helpers.optimizers.reference import ReferenceLAMB
+from mmdet.registry import OPTIMIZERS
+from mmengine.optim import OptimWrapper
+
+from mmdet_largebatch.optimizers import LAMB, double_clip_message
 
 
 def test_missing_gradients_leave_parameters_alone_while_the_step_advances():

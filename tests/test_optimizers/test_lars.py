@@ -5,13 +5,7 @@ import pickle
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from mmdet.registry import OPTIMIZERS
-
-from mmdet_largebatch.optimizers import LARS
-
-from .helpers import (
+from helpers.optimizers.groups import (
     as_arrays,
     assert_close,
     gradients,
@@ -20,7 +14,12 @@ from .helpers import (
     parameters,
     set_gradients,
 )
-from .reference import ReferenceLARS
+from helpers.optimizers.reference import ReferenceLARS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmdet.registry import OPTIMIZERS
+
+from mmdet_largebatch.optimizers import LARS
 
 # A group of weights, and one of biases as the recipes have it.
 GROUPS = ({'weight_decay': 5e-4}, {'weight_decay': 0.0, 'lars_exclude': True, 'lr': 1e-3})

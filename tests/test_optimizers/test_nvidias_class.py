@@ -19,6 +19,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.optimizers import groups as helpers
+from helpers.optimizers.apex_emulation import AmpC
+from helpers.optimizers.groups import (
+    SHAPES,
+    as_arrays,
+    assert_close,
+    gradients,
+    make_groups,
+    parameters,
+)
+from helpers.optimizers.nvidias_apex import APEX_SOURCE, importable, loaded, require_source
+from helpers.optimizers.reference import ReferenceLAMB
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 from mmengine.hub import get_config
@@ -27,12 +39,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmdet_largebatch.optimizers import LAMB, apex_lamb
 from mmdet_largebatch.optimizers.apex_lamb import find_fused_lamb
-
-from . import helpers
-from .apex_emulation import AmpC
-from .helpers import SHAPES, as_arrays, assert_close, gradients, make_groups, parameters
-from .nvidias_apex import APEX_SOURCE, importable, loaded, require_source
-from .reference import ReferenceLAMB
 
 require_source()
 

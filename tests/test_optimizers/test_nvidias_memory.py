@@ -6,11 +6,24 @@ backend beside it. How to run these is in test_nvidias_class.py.
 
 import pytest
 import torch
-
-from .apex_emulation import in_memory
-from .helpers import SHAPES, as_arrays, assert_close, make_groups, parameters, set_gradients
-from .nvidias_apex import is_close, on_apex, refusal, require_source, train, values
-from .reference import ReferenceLAMB
+from helpers.optimizers.apex_emulation import in_memory
+from helpers.optimizers.groups import (
+    SHAPES,
+    as_arrays,
+    assert_close,
+    make_groups,
+    parameters,
+    set_gradients,
+)
+from helpers.optimizers.nvidias_apex import (
+    is_close,
+    on_apex,
+    refusal,
+    require_source,
+    train,
+    values,
+)
+from helpers.optimizers.reference import ReferenceLAMB
 
 require_source()
 

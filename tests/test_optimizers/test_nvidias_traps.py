@@ -10,12 +10,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from mmengine.optim import OptimWrapper
-
-from mmdet_largebatch.optimizers import LAMB, double_clip_message
-
-from .apex_emulation import AmpC
-from .helpers import (
+from helpers.optimizers.apex_emulation import AmpC
+from helpers.optimizers.groups import (
     SHAPES,
     as_arrays,
     assert_close,
@@ -24,8 +20,19 @@ from .helpers import (
     parameters,
     set_gradients,
 )
-from .nvidias_apex import importable, is_close, on_apex, refusal, require_source, train, values
-from .reference import ReferenceLAMB
+from helpers.optimizers.nvidias_apex import (
+    importable,
+    is_close,
+    on_apex,
+    refusal,
+    require_source,
+    train,
+    values,
+)
+from helpers.optimizers.reference import ReferenceLAMB
+from mmengine.optim import OptimWrapper
+
+from mmdet_largebatch.optimizers import LAMB, double_clip_message
 
 require_source()
 

@@ -12,14 +12,8 @@ from copy import deepcopy
 
 import pytest
 import torch
-from torch.optim.optimizer import (
-    register_optimizer_step_post_hook,
-    register_optimizer_step_pre_hook,
-)
-from torch.testing import assert_close
-
-from .helpers import lockstep, parameters, set_gradients
-from .pytorch_infos import (
+from helpers.optimizers.groups import lockstep, parameters, set_gradients
+from helpers.optimizers.pytorch_infos import (
     OF_ALL_GROUPS,
     every_error,
     every_input,
@@ -29,6 +23,11 @@ from .pytorch_infos import (
     stepped,
     weight_and_bias,
 )
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+from torch.testing import assert_close
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 CASTS = [pair for pair in itertools.permutations(DTYPES, 2) if torch.float32 in pair]

@@ -28,7 +28,7 @@ def trained(kind, outputs=4, named=True):
 def fuzz(command, cases):
     """In a process of its own, which a wrong answer may end."""
     done = command(
-        sys.executable, '-m', 'test_optimizers.fuzz_loading', '--cases', cases,
+        sys.executable, '-m', 'helpers.optimizers.fuzz_loading', '--cases', cases,
         PYTHONPATH=f'{ROOT}:{ROOT / "tests"}', timeout=3600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

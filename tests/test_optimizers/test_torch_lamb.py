@@ -5,13 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
-
-from mmdet_largebatch.optimizers import LAMB, _cpu_kernels, norms
-
-from .helpers import (
+from helpers.optimizers.groups import (
     as_arrays,
     assert_close,
     gradients,
@@ -20,7 +14,12 @@ from .helpers import (
     run_lamb,
     set_gradients,
 )
-from .reference import ReferenceLAMB
+from helpers.optimizers.reference import ReferenceLAMB
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mmdet_largebatch.optimizers import LAMB, _cpu_kernels, norms
 
 VARIANTS = {
     'defaults': {},

@@ -1,6 +1,6 @@
 """Load saved states that were changed at random; each must be refused, or be right.
 
-PYTHONPATH=.:tests python -m test_optimizers.fuzz_loading --cases 10000
+PYTHONPATH=.:tests python -m helpers.optimizers.fuzz_loading --cases 10000
 
 A case draws an optimizer that has trained, changes its saved state in harmless ways and, in two
 cases of three, in one that must be refused, and loads it into another optimizer. A refused one must
@@ -21,7 +21,7 @@ from mmengine.logging import MMLogger
 from mmdet_largebatch.errors import SettingError
 from mmdet_largebatch.optimizers import LAMB, LARS
 
-from .helpers import as_arrays, lockstep, set_gradients
+from .groups import as_arrays, lockstep, set_gradients
 from .reference import LAMB_DEFAULTS, LARS_DEFAULTS, ReferenceLAMB, ReferenceLARS
 
 SHAPES = [(), (1,), (7,), (5, 3), (3, 5), (4, 3, 3, 3), (0, 2), (2050,), (1, 5, 3)]

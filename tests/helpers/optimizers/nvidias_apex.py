@@ -16,7 +16,7 @@ import pytest
 from mmdet_largebatch.errors import SettingError
 from mmdet_largebatch.optimizers import LAMB
 
-from .helpers import as_arrays, assert_close, gradients, parameters, set_gradients
+from .groups import as_arrays, assert_close, gradients, parameters, set_gradients
 from .reference import ReferenceLAMB
 
 APEX_SOURCE = os.environ.get('APEX_SOURCE') and Path(os.environ['APEX_SOURCE']).resolve()

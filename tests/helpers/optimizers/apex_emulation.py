@@ -28,21 +28,10 @@ def chunks_of(size: int, chunk_size: int) -> int:
 def plan_launches(
     sizes: Sequence[int], depth: int, chunk_size: int
 ) -> Iterator[list[tuple[int, int]]]:
-    """Cut lists of tensors into launches, as ``multi_tensor_apply`` does.
+    """Yield the blocks of each launch, as tensor and chunk, like ``multi_tensor_apply``.
 
-    A launch goes out only behind a chunk: an empty tensor at the end lets the pending one be lost,
-    and where an empty one fills the table of tensors the next is written past its end.
-
-    Args:
-        sizes (Sequence[int]): Elements of each tensor of a list.
-        depth (int): Number of lists.
-        chunk_size (int): Elements of a chunk.
-
-    Yields:
-        list[tuple[int, int]]: Tensor and chunk of each block of a launch.
-
-    Raises:
-        IndexError: Where the C++ code would write past the end of its table.
+    A launch goes out only behind a chunk: an empty tensor at the end loses the pending launch, and
+    where an empty one fills the table of tensors the next is written past its end (IndexError).
     """
     room = MAX_TENSORS[depth]
     held, blocks = 0, []

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from mmdet_largebatch.optimizers import LAMB, LARS
 
-from .helpers import parameters, set_gradients
+from .groups import parameters, set_gradients
 
 profile = hypothesis.settings.get_current_profile_name()
 # The import would freeze the flags of torch.backends and choose a profile of hypothesis, for the
