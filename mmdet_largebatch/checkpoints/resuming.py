@@ -4,6 +4,7 @@ import inspect
 from collections import Counter
 from math import isfinite
 from typing import Any
+from warnings import catch_warnings, filterwarnings
 
 from mmengine.hooks import EMAHook
 from mmengine.optim import OptimWrapper, ReduceOnPlateauParamScheduler
@@ -83,12 +84,15 @@ class Resuming:
             for group, begin in zip(groups, self._begin, strict=True):
                 group.update({key: begin[key] for key in (name, f'initial_{name}') if key in begin})
         length = max(1, runner.max_iters // runner.max_epochs)
-        for update in range(1, runner.iter + 1):
-            epoch_ends = update % length == 0 and update // length <= runner.epoch
-            for by_epoch in (False, True) if epoch_ends else (False,):
-                for scheduler in self._schedulers:
-                    if scheduler.by_epoch is by_epoch:
-                        scheduler.step()
+        with catch_warnings():
+            # The optimizer has not stepped in this process yet.
+            filterwarnings('ignore', 'Detected call of `scheduler.step')
+            for update in range(1, runner.iter + 1):
+                epoch_ends = update % length == 0 and update // length <= runner.epoch
+                for by_epoch in (False, True) if epoch_ends else (False,):
+                    for scheduler in self._schedulers:
+                        if scheduler.by_epoch is by_epoch:
+                            scheduler.step()
 
     def _progress(self, runner: Runner, checkpoint: dict[str, Any]) -> list[str]:
         meta, lines = checkpoint['meta'], []
