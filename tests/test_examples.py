@@ -1,8 +1,9 @@
-"""The examples in docstrings run, and print what they say."""
+"""The examples in docstrings run and print what they say; the pages list each option of a tool."""
 
 import doctest
 import importlib
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -11,17 +12,18 @@ from mmengine.logging import MMLogger
 
 import mmdet_largebatch
 
-FILES = sorted(Path(mmdet_largebatch.__file__).parent.rglob('*.py'))
+PACKAGE = Path(mmdet_largebatch.__file__).parent
 MODULES = [
-    '.'.join(file.relative_to(ROOT).with_suffix('').parts)
-    for file in FILES
-    if '>>>' in file.read_text() and file.name != '__init__.py'
+    '.'.join(file.relative_to(PACKAGE.parent).with_suffix('').parts)
+    for file in sorted(PACKAGE.rglob('*.py'))
+    if '>>>' in file.read_text()
 ]
 CLASSES = [
     kind
     for kind in (getattr(mmdet_largebatch, name) for name in mmdet_largebatch.__all__)
     if inspect.isclass(kind) and not issubclass(kind, Exception)
 ]
+TOOLS = ('train', 'test', 'plan', 'sweep', 'results', 'draw_detections', 'make_shapes')
 
 
 @pytest.mark.parametrize('name', MODULES)
@@ -34,3 +36,12 @@ def test_examples_print_what_they_say(name):
 @pytest.mark.parametrize('kind', CLASSES, ids=lambda kind: kind.__name__)
 def test_each_public_class_has_an_example(kind):
     assert doctest.DocTestParser().get_examples(kind.__doc__)
+
+
+@pytest.mark.parametrize('name', TOOLS)
+def test_the_pages_list_the_options_that_help_prints(name, tool):
+    printed = re.findall(r'^  (?:-h, )?(--[\w-]+)', tool(f'{name}.py', '--help').stdout, re.M)
+    pages = (ROOT / 'docs/tools.md').read_text() + (ROOT / 'docs/tuning.md').read_text()
+    table = pages.split(f'Options of `tools/{name}.py`:\n\n')[1].split('\n\n')[0]
+    listed = re.findall(r'`(--[\w-]+)', ''.join(re.findall(r'^\| (.*?) \|', table, re.M)))
+    assert sorted(printed) == sorted([*listed, '--help'])

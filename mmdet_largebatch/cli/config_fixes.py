@@ -1,4 +1,4 @@
-"""Settings that MMEngine or PyTorch refuse though their meaning is clear."""
+"""Fix settings that MMEngine or PyTorch refuse, though their meaning is clear."""
 
 import os
 import sys

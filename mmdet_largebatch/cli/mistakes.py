@@ -48,12 +48,14 @@ def one_line_errors(
     def decorate(body: Callable[..., None]) -> Callable[[], None]:
         @wraps(body)
         def main() -> None:
-            loaded: list[Config] = []
+            cfg = None
             try:
                 args = parse_args()
                 if 'config' in args:
-                    loaded.append(load_config(args))
-                body(args, *loaded)
+                    cfg = load_config(args)
+                    body(args, cfg)
+                else:
+                    body(args)
             except Preempted as end:
                 exit_training(end.code, restart=True)
             except SystemExit as end:
@@ -62,7 +64,7 @@ def one_line_errors(
                     tell_launcher(WRONG_SETTING, restart=False)
                 raise
             except Exception as error:
-                _report(error, loaded[0] if loaded else None, trains)
+                _report(error, cfg, trains)
                 raise
 
         return main

@@ -16,6 +16,8 @@ from ..errors import SettingError
 from ..planning import Plan, as_json, as_text, draw_lr, make_plan, read_starts
 from . import add_cfg_options, check_output, look_at_data, one_line_errors
 
+PICTURES = ('.png', '.jpg', '.jpeg', '.pdf', '.svg', '.eps', '.webp')
+
 
 def positive(text: str) -> int:
     """Parse a whole number above zero."""
@@ -72,7 +74,7 @@ def plan_of(cfg: Config, args: argparse.Namespace) -> Plan:
 def main(args: argparse.Namespace, cfg: Config) -> None:
     """Print the plan and draw the schedule."""
     if args.plot:
-        check_output('--plot', args.plot, ('.png', '.jpg', '.jpeg', '.pdf', '.svg'))
+        check_output('--plot', args.plot, PICTURES)
     plan, starts = plan_of(cfg, args), read_starts(cfg.work_dir)
     if args.plot:
         draw_lr(plan, Path(args.config).stem).savefig(args.plot)

@@ -1,10 +1,11 @@
 """One optimizer update out of several micro-batches."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
+import torch
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ TRAIN_STEP = 'train_cfg.type=GlobalBatchTrainLoop: the train_step of the model '
 
 
 class GradientAccumulator:
-    """Withholds the step of an optim wrapper until all micro-batches of an update are computed.
+    """Delay the optimizer step until all micro-batches of an update are computed.
 
     A model's ``train_step`` is given :attr:`stand_in`, an object of the wrapper's own class that
     shares its attributes. Gradients are scaled to their part of the global batch and synchronised
@@ -26,17 +27,24 @@ class GradientAccumulator:
         ranks (int): Number of ranks, over which DDP takes the mean of the gradients.
         micro_batches (int): Number of micro-batches of an update, over all ranks.
         share (int): Number of them that this rank computes.
+        backward_context (Callable): Makes the context of each backward pass. Defaults to none.
     """
 
     def __init__(
-        self, optim_wrapper: OptimWrapper, ranks: int, micro_batches: int, share: int
+        self,
+        optim_wrapper: OptimWrapper,
+        ranks: int,
+        micro_batches: int,
+        share: int,
+        backward_context: Callable[[], AbstractContextManager] = nullcontext,
     ) -> None:
         self.optim_wrapper = optim_wrapper
         # DDP divides the sum over ranks by their number, whatever number of micro-batches each had.
         self.loss_scale = ranks / micro_batches
         self.share = share
+        self.backward_context = backward_context
         self.stand_in = _stand_in(optim_wrapper, self)
-        self.computing = False
+        self.computing = self.probing = False
         optim_wrapper.optimizer.register_step_pre_hook(self._check_step)
 
     def begin(self) -> None:
@@ -64,6 +72,24 @@ class GradientAccumulator:
         # A train_step may leave a step out, as where it finds the loss bad.
         self.asked += self.steps
 
+    @contextmanager
+    def probe(self) -> Iterator[OptimWrapper]:
+        """Context of a call of ``train_step`` without gradients.
+
+        Yields:
+            OptimWrapper: The stand-in to call it with, which does nothing.
+        """
+        self.synchronise, self.computing, self.probing = False, True, True
+        try:
+            with torch.no_grad():
+                yield self.stand_in
+        except RuntimeError as error:
+            # A train_step that needs gradients goes on, or is refused, in the pass that has them.
+            if 'does not require grad' not in str(error):
+                raise
+        finally:
+            self.computing = self.probing = False
+
     def finish(self) -> None:
         """Update the parameters with the mean gradient of the global batch."""
         self.optim_wrapper.step(**self.step_kwargs)
@@ -89,7 +115,7 @@ class GradientAccumulator:
         return self.synchronise
 
     def backward(self, loss: Tensor, **kwargs: Any) -> Any:
-        """Add a micro-batch's part of the gradient of the update.
+        """Add the gradient of a micro-batch, scaled to its part of the update.
 
         Args:
             loss (Tensor): Its loss, 0-d.
@@ -98,14 +124,17 @@ class GradientAccumulator:
         Returns:
             Any: What the wrapper returns.
         """
+        if self.probing:
+            return None
         self.backwards += 1
         self.accumulated += 1
         # With a micro-batch a rank these are stock's own numbers.
         scaled = loss if self.loss_scale == 1 else loss * self.loss_scale
-        return self.optim_wrapper.backward(scaled, **kwargs)
+        with self.backward_context():
+            return self.optim_wrapper.backward(scaled, **kwargs)
 
     def step(self, *args: Any, **kwargs: Any) -> None:
-        """Note that a micro-batch asks for the update.
+        """Record that a micro-batch requests the optimizer step.
 
         Args:
             *args: None may be given.
@@ -114,6 +143,8 @@ class GradientAccumulator:
         Raises:
             SettingError: If the step cannot be put off.
         """
+        if self.probing:
+            return
         self.steps += 1
         if self.steps > 1:
             raise SettingError(
@@ -134,7 +165,7 @@ class GradientAccumulator:
         self.step_kwargs = kwargs
 
     def zero_grad(self, **kwargs: Any) -> None:
-        """Remove gradients from before the update; after its first backward put that off.
+        """Clear old gradients before the first backward; delay later calls to the end.
 
         Args:
             **kwargs: For the wrapper's ``zero_grad``.
@@ -142,6 +173,8 @@ class GradientAccumulator:
         Raises:
             SettingError: If gradients of other micro-batches would be lost.
         """
+        if self.probing:
+            return
         if self.steps:
             self.zero_kwargs = kwargs
         elif self.share == 1 or self.accumulated == 0:

@@ -1,6 +1,9 @@
 """The train loop in which one iteration is one update of the global batch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from itertools import chain, islice
 from math import ceil
 from typing import Any
 
@@ -12,17 +15,22 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..checks import check
+from ..checkpoints.rollback import RolledBack
+from ..checks import check, check_positive_integer, invalid
 from ..compat import accumulative_counts, randomness
 from ..errors import SettingError
+from ..hooks.cut_eta_hook import CutEtaHook
+from ..hooks.patient_param_scheduler_hook import be_patient
 from ..optimizers import double_clip_message
 from ..utils.record import keep_record, note
-from .eta import CutEta
-from .evaluation import be_patient, forget_evaluation
 from .gradient_accumulation import GradientAccumulator
 from .loader import with_global_batch
 from .logged_means import LoggedMeans
+from .model_state import ModelState
 from .rank_dependence import rank_dependent_modules, uneven_message
+from .rank_means import RankMeans
+from .remembering import remembering_message
+from .running_statistics import RunningStatistics
 from .sampler import EMPTY, GlobalBatchSampler
 from .seeding import MODEL, SeededFetch, seed_generators
 from .unfrozen import Unfrozen
@@ -30,13 +38,6 @@ from .unused import check_all_used
 
 # Arguments that train_cfg may have besides this loop's own.
 STOCK_SETTINGS = ('val_begin', 'val_interval', 'dynamic_intervals')
-
-
-class RolledBack(Exception):
-    """Raised by a hook that has put the run back to an earlier update.
-
-    :class:`GlobalBatchTrainLoop` catches it and continues from there.
-    """
 
 
 @LOOPS.register_module()
@@ -99,9 +100,9 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         max_updates: int | None = None,
         **kwargs: Any,
     ) -> None:
-        _check_positive('global_batch_size', global_batch_size)
+        check_positive_integer('train_cfg.global_batch_size', global_batch_size)
         if max_updates is not None:
-            _check_positive('max_updates', max_updates)
+            check_positive_integer('train_cfg.max_updates', max_updates)
         _check_stock_settings(max_epochs, kwargs)
         if isinstance(dataloader, dict):
             dataloader = with_global_batch(dataloader, global_batch_size)
@@ -114,9 +115,10 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             raise SettingError(EMPTY) from error
         self.sampler = self.dataloader.batch_sampler
         if not isinstance(self.sampler, GlobalBatchSampler):
-            raise SettingError(
-                'train_dataloader is built already, with batch_sampler='
-                f'{type(self.sampler).__name__}. Must be a GlobalBatchSampler, or a config.'
+            raise invalid(
+                'train_dataloader.batch_sampler',
+                type(self.sampler).__name__,
+                'a GlobalBatchSampler in a data loader that is built already',
             )
         self.global_batch_size = global_batch_size
         self.max_updates = max_updates
@@ -126,6 +128,10 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         self.unfrozen = Unfrozen(runner.model)
         self._means = LoggedMeans(self.sampler.ranks, self.sampler.micro_batches)
         self._accumulation: GradientAccumulator | None = None
+        counts = self.sampler.ranks, self.sampler.micro_batches
+        self._rank_means = RankMeans(runner.model, *counts)
+        self._statistics = RunningStatistics(runner.model, *counts)
+        self._state: ModelState | None = None
 
     @property
     def updates_per_epoch(self) -> int:
@@ -149,7 +155,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         return self.runner.seed - (get_dist_info()[0] if apart else 0)
 
     def run(self) -> nn.Module:
-        """Check what is known only now, log what an update consists of, and train.
+        """Check the model and the checkpoint, log the layout of an update, and train.
 
         Returns:
             nn.Module: The trained model.
@@ -164,7 +170,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         self._reopen_epoch()
         self._note()
         if self.end < self.max_iters:
-            self.runner.register_hook(CutEta(self.end))
+            self.runner.register_hook(CutEtaHook(self.end))
         self.runner.call_hook('before_train')
         self._make_up_for_evaluation()
         while self._epoch < self.last_epoch and not self.stop_training:
@@ -192,9 +198,10 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             raise SettingError(message)
 
     def run_epoch(self) -> None:
-        """Run the updates of one epoch that are not done yet."""
+        """Run the remaining updates of one epoch."""
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
+        self._statistics.look()
         begin = self._epoch * self.updates_per_epoch
         done, last = self._iter - begin, self._end_of(self._epoch + 1) - begin
         # DistSamplerSeedHook has told MMEngine's sampler the epoch by now, where it is in use.
@@ -220,15 +227,25 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         share = self.sampler.share
         accumulation = self._accumulation_of(self.runner.optim_wrapper)
         accumulation.begin()
+        batches: Iterable[Any] = chain([data_batch], islice(micro_batches, len(share) - 1))
+        if self._rank_means.probing:
+            batches = list(batches)
+            self._probe(batches, accumulation)
+        self._statistics.begin()
         outputs: list[dict[str, Any] | None] = []
-        for position, number in enumerate(share):
-            micro_batch = data_batch if position == 0 else next(micro_batches)
+        for number, micro_batch in zip(share, batches, strict=True):
             seed_generators((self.seed, self._iter, number), MODEL)
-            with accumulation.micro_batch(last=number == share[-1]) as optim_wrapper:
+            with (
+                accumulation.micro_batch(last=number == share[-1]) as optim_wrapper,
+                self._rank_means.micro_batch(number),
+                self._statistics.micro_batch(),
+            ):
                 values = self.runner.model.train_step(micro_batch, optim_wrapper=optim_wrapper)
             outputs.append(self._means.detached(values))
         check_all_used(self.runner.model)
         self.unfrozen.synchronise()
+        self._rank_means.finish()
+        self._statistics.finish()
         means, asked = self._means(outputs, accumulation.asked)
         self.runner.call_hook('before_update', outputs={} if means is None else means)
         if asked:
@@ -238,25 +255,48 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         )
         self._iter += 1
 
+    def _probe(self, batches: Sequence[Any], accumulation: GradientAccumulator) -> None:
+        """Record the calls of ``reduce_mean`` in a pass without gradients."""
+        model = self.runner.model
+        if self._state is None:
+            self._state = ModelState(model)
+        self._state.save()
+        for number, micro_batch in zip(self.sampler.share, batches, strict=True):
+            seed_generators((self.seed, self._iter, number), MODEL)
+            with accumulation.probe() as optim_wrapper, self._rank_means.record(number):
+                # A preprocessor may change samples in place.
+                model.train_step(deepcopy(micro_batch), optim_wrapper=optim_wrapper)
+        self._state.restore()
+        self._rank_means.exchange()
+
+    @contextmanager
+    def _backward(self) -> Iterator[None]:
+        with self._rank_means.backward(), self._statistics.backward():
+            yield
+
     def _accumulation_of(self, optim_wrapper: OptimWrapper) -> GradientAccumulator:
         sampler, standing = self.sampler, self._accumulation
         if standing is None or standing.optim_wrapper is not optim_wrapper:
             self._accumulation = standing = GradientAccumulator(
-                optim_wrapper, sampler.ranks, sampler.micro_batches, len(sampler.share)
+                optim_wrapper,
+                sampler.ranks,
+                sampler.micro_batches,
+                len(sampler.share),
+                self._backward,
             )
         return standing
 
     def _end_of(self, epochs: int) -> int:
-        """Updates that are done at the end of so many epochs."""
+        """Return the number of updates after a number of epochs."""
         return min(epochs * self.updates_per_epoch, self.end)
 
     def _reopen_epoch(self) -> None:
-        """Go on within an epoch that was cut short, if there is more of it now."""
+        """Continue an epoch that was cut short, if `max_updates` allows more of it now."""
         if self._iter < self._end_of(self._epoch):
             self._epoch = self._iter // self.updates_per_epoch
 
     def _make_up_for_evaluation(self) -> None:
-        """Evaluate: a checkpoint of the end of an epoch is from before that epoch's evaluation."""
+        """Evaluate after a restart: an epoch's checkpoint is saved before its evaluation."""
         if 0 < self._iter == self._end_of(self._epoch):
             self._evaluate_if_due()
 
@@ -266,22 +306,22 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         at_end = self._epoch == self._max_epochs >= self.val_begin
         cut = self._iter == self.end < self.max_iters
         if self.runner.val_loop is not None and (due or at_end or cut):
-            forget_evaluation(self.runner.message_hub)
+            # MMEngine logs the newest value of each name, even if this evaluation has none.
+            hub = self.runner.message_hub
+            for results in (hub.log_scalars, hub.runtime_info):
+                for key in [key for key in results if key.startswith('val/')]:
+                    del results[key]
             self.runner.call_hook('before_evaluation')
             self.runner.val_loop.run()
 
     def _check_optim_wrapper(self) -> None:
         wrapper = self.runner.optim_wrapper
         if isinstance(wrapper, OptimWrapperDict):
-            raise SettingError(
-                f'optim_wrapper has several optimizers ({", ".join(wrapper.keys())}). '
-                'Must be one under GlobalBatchTrainLoop.'
-            )
-        if not isinstance(wrapper, OptimWrapper):
-            raise SettingError(
-                f'optim_wrapper.type={type(wrapper).__name__}. Must be OptimWrapper or a class '
-                'derived from it under GlobalBatchTrainLoop.'
-            )
+            wanted = 'a single optimizer under GlobalBatchTrainLoop'
+            raise invalid('optim_wrapper', list(wrapper.keys()), wanted)
+        wanted = 'OptimWrapper or a class derived from it under GlobalBatchTrainLoop'
+        kind = type(wrapper).__name__
+        check(isinstance(wrapper, OptimWrapper), 'optim_wrapper.type', kind, wanted)
         counts = accumulative_counts(wrapper)
         wanted = f'1: train_cfg.global_batch_size={self.global_batch_size} says what is accumulated'
         check(counts == 1, 'optim_wrapper.accumulative_counts', counts, wanted)
@@ -293,12 +333,12 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         hub, key = self.runner.message_hub, 'updates_per_epoch'
         before = hub.get_info(key, self.updates_per_epoch)
         if self._iter > 0 and before != self.updates_per_epoch:
-            raise SettingError(
-                f'train_cfg.global_batch_size={self.global_batch_size} makes '
-                f'{self.updates_per_epoch} updates an epoch, and the checkpoint is from a run of '
-                f'{before}. Must be the same to resume; to begin from its weights, give it as '
-                'load_from without --resume.'
+            wanted = (
+                f'one that makes {before} updates an epoch, as in the run of the checkpoint, not '
+                f'{self.updates_per_epoch}; to begin from its weights, give it as load_from '
+                'without --resume'
             )
+            raise invalid('train_cfg.global_batch_size', self.global_batch_size, wanted)
         hub.update_info(key, self.updates_per_epoch)
 
     def _note(self) -> None:
@@ -337,27 +377,22 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             logger.warning(
                 f'This training depends on the number of ranks: {what}, in {", ".join(names)}.'
             )
-
-
-def _check_positive(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise SettingError(f'train_cfg.{name}={value!r}. Must be an integer.')
-    if value < 1:
-        raise SettingError(f'train_cfg.{name}={value}. Must be >= 1.')
+        message = remembering_message(self.dataloader.dataset)
+        if message:
+            logger.warning(message)
 
 
 def _check_stock_settings(max_epochs: Any, settings: dict[str, Any]) -> None:
-    """Refuse what MMEngine would take and fail on after an epoch, or with a traceback."""
+    """Refuse settings that MMEngine would accept and fail on later."""
     unknown = sorted(set(settings) - set(STOCK_SETTINGS))
     if unknown:
         known = ', '.join(('max_epochs', 'global_batch_size', 'max_updates', *STOCK_SETTINGS))
-        raise SettingError(
-            f'train_cfg.{unknown[0]} is not known to GlobalBatchTrainLoop. Must be one of {known}.'
-        )
+        wanted = f'left out: GlobalBatchTrainLoop knows {known}'
+        raise invalid(f'train_cfg.{unknown[0]}', settings[unknown[0]], wanted)
     if isinstance(max_epochs, float) and max_epochs.is_integer():
         max_epochs = int(max_epochs)
-    _check_positive('max_epochs', max_epochs)
-    _check_positive('val_interval', settings.get('val_interval', 1))
+    check_positive_integer('train_cfg.max_epochs', max_epochs)
+    check_positive_integer('train_cfg.val_interval', settings.get('val_interval', 1))
     intervals = settings.get('dynamic_intervals')
     whole = intervals is None or all(
         isinstance(pair, (list, tuple))
@@ -366,8 +401,5 @@ def _check_stock_settings(max_epochs: Any, settings: dict[str, Any]) -> None:
         and pair[1] >= 1
         for pair in intervals
     )
-    if not whole:
-        raise SettingError(
-            f'train_cfg.dynamic_intervals={intervals!r}. Must be a list of pairs of an epoch and '
-            'an interval >= 1, such as [(10, 1)].'
-        )
+    wanted = 'a list of pairs of an epoch and an interval >= 1, such as [(10, 1)]'
+    check(whole, 'train_cfg.dynamic_intervals', intervals, wanted)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from ..checks import invalid
 from ..compat import accumulative_counts
-from ..global_batch import GlobalBatchTrainLoop, rank_dependent_modules
+from ..global_batch import GlobalBatchTrainLoop, rank_dependent_modules, remembering_message
 from ..hooks import WarmupStepLRHook
 from ..optimizers import LAMB, double_clip_message
 from ..results import settings
@@ -187,7 +187,7 @@ def make_plan(cfg: Config, ranks: int | None = None, images: int | None = None) 
             warnings=[],
             state_bytes=state_bytes(optimizer),
         )
-        _advise(plan, runner)
+        _advise(plan, runner, cfg.train_dataloader.dataset)
         return plan
 
 
@@ -260,7 +260,7 @@ def _schedule(runner: DryRunner, accumulated: int) -> dict[str, Any]:
     )
 
 
-def _advise(plan: Plan, runner: DryRunner) -> None:
+def _advise(plan: Plan, runner: DryRunner, dataset: Any) -> None:
     """Add the published LR and the warnings to a plan."""
     length = f'The warmup of {plan.warmup_updates:,} updates is longer than'
     if plan.warmup_updates > plan.updates:
@@ -286,6 +286,11 @@ def _advise(plan: Plan, runner: DryRunner) -> None:
             plan.warnings.append(
                 f'This training depends on the number of ranks: {what}, in {where}.'
             )
+        # With --images the built dataset is another one.
+        datasets = [dataset, runner.train_loop.dataloader.dataset]
+        remembering = remembering_message(datasets)
+        if remembering:
+            plan.warnings.append(remembering)
     if isinstance(runner.model, TwoStageDetector) and plan.optimizer in ('SGD', 'LAMB', 'LARS'):
         _compare_lr(plan)
 

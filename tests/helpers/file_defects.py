@@ -1,4 +1,4 @@
-"""Annotation files with a defect each, and what stock MMDetection makes of them."""
+"""Annotation files with one defect each, and the AP that stock MMDetection gets from them."""
 
 import codecs
 import json
@@ -15,7 +15,7 @@ def annotations(root, split):
 
 
 def edited(root, split, edit):
-    """Write a split's file anew; `edit` changes its content in place or returns what is written."""
+    """Rewrite a split's file; `edit` changes the content in place or returns the new content."""
     path = annotations(root, split)
     content = json.loads(path.read_text())
     new = edit(content)
@@ -24,7 +24,7 @@ def edited(root, split, edit):
 
 
 def without(name, key, index=None):
-    """Take a key out of all entries of a list, or out of one."""
+    """Remove a key from all entries of a list, or from one."""
 
     def edit(content):
         for row in content[name] if index is None else [content[name][index]]:
@@ -85,7 +85,7 @@ def xyxy_as_text(content):
     content['annotations'][2]['bbox'] = '10 10 20 20'
 
 
-# Of each: the split, the edit, and parts of the line.
+# For each: the split, the edit, and parts of the error line.
 REFUSED = {
     'byte-order mark': ('train', byte_order_mark, ['byte-order mark', 'UTF-8 without']),
     'byte-order mark in val': ('val', byte_order_mark, ['byte-order mark']),
@@ -176,7 +176,7 @@ REFUSED = {
     ),
 }
 
-# What stock reads and evaluates rightly: never refused. With it a part of a warning, if one is due.
+# Stock MMDetection reads and evaluates these correctly. The last value is part of a warning.
 ACCEPTED = {
     'nothing changed': ('train', lambda content: None, None),
     'no iscrowd in train': ('train', without('annotations', 'iscrowd'), None),
@@ -229,7 +229,7 @@ ACCEPTED = {
 
 
 def perfect(dataset):
-    """The objects of a data set as predictions."""
+    """Iterate over the objects of a data set, as predictions."""
     for index in range(len(dataset)):
         info = dataset.get_data_info(index)
         boxes = torch.tensor([x['bbox'] for x in info['instances']]).reshape(-1, 4)
@@ -241,7 +241,7 @@ def perfect(dataset):
 
 
 def stock(cfg: Config) -> float:
-    """Read all pictures of train and val as MMDetection does, then evaluate perfect predictions."""
+    """Read train and val as MMDetection does; return the AP of perfect predictions."""
     for split in ('train', 'val'):
         dataset = DATASETS.build(cfg[f'{split}_dataloader'].dataset)
         for index in range(len(dataset)):
@@ -254,7 +254,7 @@ def stock(cfg: Config) -> float:
 
 
 def copy_of(shapes: Path, root: Path) -> Path:
-    """The shapes with annotation files of their own."""
+    """Copy the shapes, with links to the pictures."""
     (root / 'annotations').mkdir(parents=True)
     for split in ('train', 'val'):
         (root / split).symlink_to(shapes / split)

@@ -92,13 +92,17 @@ def record_into(record):
 
     def recorded_sample(self, *args, **kwargs):
         result = sample(self, *args, **kwargs)
-        record.draws.append([result.pos_inds.tolist(), result.neg_inds.tolist()])
+        if torch.is_grad_enabled():
+            record.draws.append([result.pos_inds.tolist(), result.neg_inds.tolist()])
         return result
 
     BaseSampler.sample = recorded_sample
     loss = StandardRoIHead.loss
 
     def roi_loss(self, x, rpn_results_list, batch_data_samples):
+        # The first update has a pass without gradients before it.
+        if not torch.is_grad_enabled():
+            return loss(self, x, rpn_results_list, batch_data_samples)
         found = record.micro_batches[record.key()] = dict(
             pictures=[sample.img_id for sample in batch_data_samples],
             flips=[sample.flip for sample in batch_data_samples],

@@ -1,4 +1,4 @@
-"""Work folders as MMEngine writes them, of trainings that were not run: the logs alone."""
+"""Write work folders with the logs of runs that never ran."""
 
 import json
 import math
@@ -17,7 +17,7 @@ SGD = dict(
 
 
 def config(s):
-    """The dumped config of a recipe of this project's."""
+    """Return a dumped config of this project."""
     return f"""
 train_cfg = dict(type='GlobalBatchTrainLoop', max_epochs={s['epochs']},
                  global_batch_size={s['batch']})
@@ -31,7 +31,7 @@ work_dir = 'anywhere'
 
 
 def stock_config(s, **more):
-    """The dumped config of a recipe of MMDetection's, which says no global batch."""
+    """Return a dumped config of MMDetection, which has no global batch."""
     text = f"""
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs={s['epochs']})
 train_dataloader = dict(batch_size=2)
@@ -47,7 +47,7 @@ param_scheduler = [
 
 
 def updates(s, first, last, loss=None, time=0.5):
-    """The records of the updates first to last that are logged."""
+    """Return the logged records of the updates from first to last."""
     per_epoch, interval = s['per_epoch'], s['interval']
     loss = loss or (lambda update: 4.0 / math.sqrt(update))
     return [
@@ -69,7 +69,7 @@ def evaluation(epoch, box, mask):
 
 
 def whole(s, ap=0.38, loss=None, time=0.5, epochs=None):
-    """The records of a training, with AP that rises towards `ap` and jumps where the LR decays."""
+    """Return the records of a run whose AP rises to `ap` and jumps at the LR decay."""
     records = []
     for epoch in range(1, (epochs or s['epochs']) + 1):
         records += updates(s, (epoch - 1) * s['per_epoch'] + 1, epoch * s['per_epoch'], loss, time)
@@ -79,12 +79,12 @@ def whole(s, ap=0.38, loss=None, time=0.5, epochs=None):
 
 
 def diverged(update):
-    """How a run ended that diverged."""
+    """Return the end of a diverged run, as in largebatch.json."""
     return dict(how='diverged', update=update, epoch=1, message='Diverged.')
 
 
 def write(work_dir, records, s=SGD, timestamp='20260102_030405', lines=(), text=None, **record):
-    """One start of a training, with what its largebatch.json holds; give back the work folder."""
+    """Write one start with its largebatch.json, and return the work folder."""
     folder = work_dir / timestamp
     (folder / 'vis_data').mkdir(parents=True)
     (folder / 'vis_data/config.py').write_text(text or config(s))

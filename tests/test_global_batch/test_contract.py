@@ -1,6 +1,8 @@
 """Models that depend on the number of ranks, and the modules that are named for it."""
 
 import pytest
+import torch
+import torch.distributed as dist
 from helpers.common import ROOT
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
@@ -8,6 +10,8 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 
 from mmdet_largebatch.global_batch import rank_dependent_modules
+from mmdet_largebatch.global_batch.collectives import MEAN, collectives
+from mmdet_largebatch.global_batch.rank_dependence import uneven_message
 
 
 def build(cfg):
@@ -38,19 +42,40 @@ def test_the_syncbn_recipe_does_not():
     assert 'backbone.layer2.0.bn1' in names and 'backbone.layer1.0.bn1' not in names
 
 
-def test_trained_batch_norm():
+def test_trained_batch_norm_keeps_it():
+    """Its running statistics are means over the update: test_running_statistics.py."""
     cfg = Config.fromfile(ROOT / 'configs/mask_rcnn/mask-rcnn_r50_fpn_64xb2-lamb-1x_coco.py')
     cfg.model.backbone.norm_eval = False
-    assert [what.split(' that')[0] for what in rank_dependent_modules(build(cfg))] == ['batch norm']
+    assert rank_dependent_modules(build(cfg)) == {}
 
 
 @pytest.mark.parametrize(
     'name', ['atss/atss_r50_fpn_1x_coco', 'fcos/fcos_r50-caffe_fpn_gn-head_1x_coco']
 )
-def test_heads_that_average_their_normaliser(name):
-    """ATSS and FCOS call mmdet's reduce_mean in their losses; RetinaNet's head does not."""
-    found = rank_dependent_modules(build(get_config(f'mmdet::{name}.py')))
-    assert found == {'a loss normalised over the ranks': ['bbox_head']}
+def test_heads_that_average_their_normaliser_keep_it(name):
+    """ATSS and FCOS call mmdet's reduce_mean in their losses: test_rank_means.py."""
+    model = build(get_config(f'mmdet::{name}.py'))
+    assert collectives(model) == {'bbox_head': {MEAN}}
+    assert rank_dependent_modules(model) == {}
+    assert uneven_message(model, 3, 8) is None
+
+
+def reduce_mean(tensor):
+    """A function of a user's, by the name of mmdet's."""
+    tensor = tensor.clone()
+    dist.all_reduce(tensor)
+    return tensor / dist.get_world_size()
+
+
+class Head(torch.nn.Module):
+    def loss(self, x):
+        return x / reduce_mean(x)
+
+
+def test_a_users_own_mean_does_not():
+    ((what, names),) = rank_dependent_modules(Head()).items()
+    assert what == 'communication between the ranks (reduce_mean)' and names == ['Head']
+    assert '3 ranks cannot share' in uneven_message(Head(), 3, 8)
 
 
 def test_retinanet_keeps_it():

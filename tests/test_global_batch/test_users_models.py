@@ -6,45 +6,6 @@ from helpers.runs import GLOBAL_BATCH, assert_same, state, train, write_config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-NORM = dict(type='GN', num_groups=4)
-ATSS = dict(
-    _delete_=True,
-    type='ATSS',
-    data_preprocessor=dict(type='DetDataPreprocessor', pad_size_divisor=32),
-    backbone=dict(
-        type='ResNet',
-        depth=18,
-        base_channels=8,
-        num_stages=2,
-        strides=(1, 2),
-        dilations=(1, 1),
-        out_indices=(0, 1),
-        frozen_stages=-1,
-        norm_cfg=NORM,
-        norm_eval=False,
-    ),
-    neck=dict(type='FPN', in_channels=[8, 16], out_channels=8, num_outs=2),
-    bbox_head=dict(
-        type='ATSSHead',
-        num_classes=3,
-        in_channels=8,
-        stacked_convs=1,
-        feat_channels=8,
-        norm_cfg=NORM,
-        anchor_generator=dict(
-            type='AnchorGenerator',
-            ratios=[1.0],
-            octave_base_scale=4,
-            scales_per_octave=1,
-            strides=[4, 8],
-        ),
-    ),
-    train_cfg=dict(assigner=dict(type='ATSSAssigner', topk=9), allowed_border=-1),
-    test_cfg=dict(
-        nms_pre=100, score_thr=0.05, nms=dict(type='nms', iou_threshold=0.6), max_per_img=10
-    ),
-)
-
 
 @pytest.fixture(scope='module', autouse=True)
 def config_as_it_is():
@@ -66,8 +27,14 @@ def errors(text):
 @pytest.mark.multiprocess
 def test_communicating_models_are_refused_with_uneven_shares(command, tool, tmp_path):
     """3 micro-batches on 2 ranks; in training and in the plan, in the same words."""
-    parts = GLOBAL_BATCH, dict(model=ATSS, train_cfg=dict(global_batch_size=12))
-    config = write_config(tmp_path, *parts)
+    model = dict(
+        custom_imports=dict(
+            imports=['mmdet_largebatch', 'helpers.users_parts', 'helpers.communicating']
+        ),
+        model=dict(type='Communicating'),
+        train_cfg=dict(global_batch_size=12),
+    )
+    config = write_config(tmp_path, GLOBAL_BATCH, model)
     work = tmp_path / 'work'
     words = ('tools/dist_train.sh', config, 2, '--work-dir', work)
     training = command(*words, PYTHONPATH=PYTHONPATH)
@@ -75,7 +42,7 @@ def test_communicating_models_are_refused_with_uneven_shares(command, tool, tmp_
     [line] = errors(training.stderr)
     assert line.startswith(
         'error: 2 ranks cannot share the 3 micro-batches of an update evenly, and the model '
-        'communicates between the ranks in each: bbox_head (reduce_mean). Must be 1 or 3 ranks'
+        'communicates between the ranks in each: Communicating (all_reduce). Must be 1 or 3 ranks'
     )
     assert not list(work.glob('*.pth'))
     for gpus, expected in ((2, [line]), (3, [])):

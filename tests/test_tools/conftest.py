@@ -10,7 +10,7 @@ from mmengine.config import Config
 @pytest.fixture
 def benchmark_modules(monkeypatch):
     """Import the modules of the optimizers' benchmark as it does itself."""
-    monkeypatch.syspath_prepend(ROOT / 'tools')
+    monkeypatch.syspath_prepend(ROOT / 'tools/benchmarks')
     monkeypatch.chdir(ROOT)
 
 
@@ -19,7 +19,7 @@ TINY = 'tests/helpers/pure_python/lamb.py'
 
 @pytest.fixture(scope='session')
 def tiny_checkpoint(tmp_path_factory):
-    """Weights of the pure-Python recipe, as they begin."""
+    """The initial weights of the pure-Python recipe."""
     path = tmp_path_factory.mktemp('tiny') / 'tiny.pth'
     model = MODELS.build(Config.fromfile(ROOT / TINY).model)
     torch.save(dict(state_dict=model.state_dict(), meta={}), path)

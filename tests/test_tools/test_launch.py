@@ -1,4 +1,4 @@
-"""From the environment to torchrun's arguments. What comes of them is in test_reliability."""
+"""From the environment to torchrun's arguments. test_reliability runs them."""
 
 import socket
 
@@ -18,7 +18,7 @@ def arguments():
 
 
 def split(words):
-    """Options of torchrun; then the tool's name, and what it is called with but for the config."""
+    """Return torchrun's options, the tool's name and its arguments after the config."""
     at = words.index('--module')
     return words[:at], words[at + 1], words[at + 3 :]
 

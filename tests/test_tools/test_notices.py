@@ -1,5 +1,5 @@
-"""How Slurm and AWS tell a training to go. Neither can be had here: stand-ins take the place of
-sbatch, srun, scontrol and of the metadata service. That proves the commands, not the schedulers."""
+"""Preemption notices of Slurm and AWS. Stand-ins replace sbatch, srun, scontrol and the metadata
+service, which proves the commands, not the schedulers."""
 
 import http.server
 import signal
@@ -12,7 +12,7 @@ from helpers.common import ROOT
 
 @pytest.fixture
 def slurm(command, tmp_path):
-    """Run a script with stand-ins that write down what they are called with."""
+    """Run a script with stand-ins that record their arguments."""
     calls = tmp_path / 'calls'
 
     def run(*words, srun_status=0, **environment):
@@ -52,7 +52,7 @@ def test_any_other_end_is_final(slurm, status):
 
 
 class Metadata(http.server.BaseHTTPRequestHandler):
-    """IMDSv2: a token for a PUT; with it the notice, from the second question on."""
+    """IMDSv2: a token for a PUT, then the notice, from the second request on."""
 
     asked = 0
 

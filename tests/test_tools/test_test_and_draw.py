@@ -1,4 +1,4 @@
-"""What test.py and draw_detections.py refuse, and what they write."""
+"""Refusals and output of test.py and draw_detections.py."""
 
 import pytest
 from helpers.common import data_options
@@ -41,8 +41,8 @@ def test_a_checkpoint_of_another_model(refused, name):
             ('--show-dir', '/proc/none'),
             "Invalid --show-dir='/proc/none'. Must be a writable folder (",
         ),
-        ('draw_detections.py', ('--pictures', '0'), '--pictures=0. Must be 1 or more.'),
-        ('draw_detections.py', ('--score', '2'), '--score=2. Must be in [0, 1].'),
+        ('draw_detections.py', ('--pictures', '0'), 'Invalid --pictures=0. Must be >= 1.'),
+        ('draw_detections.py', ('--score', '2'), 'Invalid --score=2.0. Must be in [0, 1].'),
         (
             'draw_detections.py',
             ('--out', '/proc/none/a.png'),

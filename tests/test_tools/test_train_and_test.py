@@ -13,7 +13,7 @@ RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 
 
 def logged(text):
-    """The box and mask AP that each evaluation logged."""
+    """Return the box and mask AP of each evaluation in a log."""
     return re.findall(r'coco/bbox_mAP: ([\d.]+).*coco/segm_mAP: ([\d.]+)', text)
 
 
@@ -25,7 +25,7 @@ SHORT = [
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory, shapes, command):
-    """Two epochs of two updates each on two processes; the finished process and its work folder."""
+    """Train two epochs of two updates on two processes; return the process and the work folder."""
     work = tmp_path_factory.mktemp('work')
     done = command(
         *('tools/dist_train.sh', RECIPE, 2, '--work-dir', work),
@@ -48,7 +48,7 @@ def test_log_says_what_runs(trained):
 
 @pytest.fixture
 def planned(tool, shapes):
-    """Run `plan.py` for the trained recipe; give back what it printed."""
+    """Run `plan.py` for the trained recipe; return its output."""
 
     def run(*words, options=()):
         options = (*data_options(shapes), *SHORT, *options)
@@ -79,7 +79,7 @@ def test_the_plan_says_how_earlier_starts_ended_and_what_a_resume_changes(
 ):
     (path,) = trained[1].glob('*/largebatch.json')
     record = json.loads(path.read_text())
-    # As a kill leaves it: the record is written at the start, the end is not.
+    # A killed run leaves the record of its start, without an end.
     killed = tmp_path / path.parent.name / path.name
     killed.parent.mkdir()
     killed.write_text(json.dumps(dict(record, ended=None)))
@@ -149,8 +149,7 @@ def test_detections_are_drawn(trained, tool):
     ],
 )
 def test_slurm(command, tmp_path, script, words, tool_words):
-    """Slurm cannot run here: a stand-in for `srun` prints what it is called with. That proves the
-    command, not that Slurm starts it."""
+    """A stand-in for `srun` prints its arguments. That proves the command, not Slurm."""
     stand_in = tmp_path / 'srun'
     stand_in.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n')
     stand_in.chmod(0o755)
@@ -169,7 +168,7 @@ def test_slurm(command, tmp_path, script, words, tool_words):
 
 
 def test_metrics_are_written_as_json(trained):
-    """What tools and people read afterwards: MMEngine's scalars, one JSON object a line."""
+    """MMEngine's scalars.json has one JSON object a line."""
     lines = next(trained[1].glob('*/vis_data/scalars.json')).read_text().splitlines()
     records = [json.loads(line) for line in lines]
     assert sum('coco/bbox_mAP' in record for record in records) == 2

@@ -1,4 +1,4 @@
-"""Annotation files of users: refused where stock fails or is wrong, taken where it is right."""
+"""Users' annotation files: refused if stock MMDetection fails or is wrong, else accepted."""
 
 import json
 
@@ -68,7 +68,7 @@ def test_the_tool_refuses_a_defect_in_one_line(name, root, train, tmp_path):
     assert not (tmp_path / 'w').exists()
 
 
-# Stock has them without an error there, and is wrong without a word, fails later or never learns.
+# Stock MMDetection reads these without an error, then is wrong, fails later or never learns.
 SILENT = {
     'annotations: [] in train',
     'image id twice',
@@ -96,7 +96,7 @@ def test_what_stock_takes_is_taken(name, root):
 
 
 def test_annotation_id_0(root, tool, tmp_path):
-    """Perfect predictions get less than 1, and train, test and plan say why."""
+    """Perfect predictions get an AP below 1. Train, test and plan give the reason."""
 
     def from_zero(content):
         for index, row in enumerate(content['annotations']):
@@ -127,7 +127,9 @@ def test_boxes_alone_are_enough_without_masks(root):
 
 def test_a_folder_of_pictures_that_is_not_there(train):
     done = train('train_dataloader.dataset.data_prefix.img=pictures/')
-    assert_one_line(done, 'train_dataloader.dataset.data_prefix.img=', 'pictures/: no such folder')
+    assert_one_line(
+        done, 'Invalid train_dataloader.dataset.data_prefix.img=', "pictures/'. Must be"
+    )
 
 
 def test_another_key_of_the_prefix(train):
@@ -146,7 +148,8 @@ def test_an_evaluator_left_on_another_set(train, root, field):
     other = root / 'other.json'
     other.write_text(json.dumps(content))
     done = train(f'val_evaluator.ann_file={other}')
-    assert_one_line(done, f'val_evaluator.ann_file={other}: describes another set', 'instances_val')
+    start = f"Invalid val_evaluator.ann_file='{other}'. Must be "
+    assert_one_line(done, start, 'instances_val', 'describes another set')
 
 
 def test_a_copy_of_the_file_is_no_other_set(root):
@@ -158,7 +161,7 @@ def test_a_copy_of_the_file_is_no_other_set(root):
 @pytest.mark.whole
 @pytest.mark.parametrize('name', sorted(set(REFUSED) - SILENT))
 def test_stock_fails_on_what_is_refused_or_is_wrong(name, root):
-    """The table is no opinion: MMDetection's own reading is the reference."""
+    """MMDetection's own reading is the reference for the table."""
     split, edit, _ = REFUSED[name]
     edited(root, split, edit)
     init_default_scope('mmdet')

@@ -1,4 +1,4 @@
-"""A user's mistake ends a tool with one line and a status that is not zero."""
+"""A user's mistake ends a tool with one line and exit code 2."""
 
 import json
 
@@ -104,7 +104,7 @@ def test_annotations_broken(train, tmp_path, content, message):
 
 
 def test_a_work_folder_that_cannot_be_written(train):
-    """No one can make a folder in /proc."""
+    """Nobody can make a folder in /proc."""
     done = train(arguments=('--work-dir', '/proc/work'))
     assert_one_line(done, "Invalid work_dir='/proc/work'. Must be a writable folder", '--work-dir')
 
@@ -120,7 +120,7 @@ def test_apex_without_nvidias_apex(train):
 
 
 def test_apex_with_the_other_package_of_that_name(train, tmp_path, monkeypatch):
-    """The index's `apex` is a package without `amp_C` and `apex.optimizers`; so is this one."""
+    """PyPI's `apex` has neither `amp_C` nor `apex.optimizers`. This stand-in has neither too."""
     (tmp_path / 'site/apex').mkdir(parents=True)
     (tmp_path / 'site/apex/__init__.py').write_text('')
     monkeypatch.syspath_prepend(tmp_path / 'site')
@@ -159,7 +159,7 @@ def test_auto_scale_lr(train):
 
 def test_amp_and_slurm_without_a_gpu(train):
     if torch.cuda.is_available():
-        pytest.skip('a GPU is there, so both are right use')
+        pytest.skip('with a GPU both are valid')
     assert_one_line(train(arguments=('--amp',)), 'needs a GPU')
     done = train(arguments=('--launcher', 'slurm'))
     assert_one_line(done, '--launcher slurm needs a GPU')
