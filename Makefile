@@ -1,12 +1,15 @@
-# Short names for what contributors run, in .venv: make lint docs
+# Short names for what contributors run, in .venv: make lint fast docs
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-.PHONY: env test lint docs bench
+.PHONY: env test fast lint docs bench
 
 env:
 	tools/setup_env.sh
 
 test:
 	bash tools/run_tests.sh
+
+fast:
+	bash tools/run_tests.sh --fast
 
 lint: env
 	ruff check .

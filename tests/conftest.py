@@ -13,6 +13,11 @@ from helpers.tools import run_here
 from mmengine.registry import init_default_scope
 
 
+def pytest_runtest_setup(item):
+    if item.get_closest_marker('gpu') and not torch.cuda.is_available():
+        pytest.skip('needs a GPU')
+
+
 @pytest.fixture(scope='session', autouse=True)
 def one_thread():
     """Two cores are shared with the processes that some tests start."""

@@ -58,6 +58,7 @@ COMMANDS = {
     'bash tools/quickstart.sh': Not('13 minutes; its stages are make_shapes, dist_train, dist_test and draw_detections'),
     'bash tools/quickstart.sh --epochs 1': Not('it sets up an environment first'),
     'bash tools/run_tests.sh': SUITE,
+    'bash tools/run_tests.sh --fast': SUITE,
     'bash tools/run_tests.sh tests/test_optimizers': SUITE,
     'tools/setup_env.sh': INSTALLS,
     'source .venv/bin/activate': INSTALLS,
@@ -261,6 +262,7 @@ def test_results(line, tool, tmp_path):
     assert (tmp_path / 'results/curves.png').exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('line', [x for x in SHORT if COMMANDS[x] == 'folder'])
 def test_the_folder_of_the_recipes_is_printed(line, command):
     done = command(sys.executable, *shlex.split(line)[1:])
@@ -271,6 +273,7 @@ def test_the_folder_of_the_recipes_is_printed(line, command):
     assert done.stderr == ''
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('line', [x for x in SHORT if COMMANDS[x] == 'benchmark_loop'])
 def test_benchmark_of_the_loop(line, tool, shapes):
     words = words_of(line)

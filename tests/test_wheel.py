@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from helpers.common import CUT, ROOT, data_options
 
+pytestmark = pytest.mark.slow
+
 RECIPE = 'mmdet_largebatch::shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 SOURCES = [
     *('configs', 'mmdet_largebatch', 'tools', 'LICENSE', 'README.md', 'model-index.yml'),

@@ -1,9 +1,15 @@
 #!/usr/bin/env bash
-# Run the tests: tools/run_tests.sh [ARGUMENTS OF pytest]. Sets up .venv first.
+# Run the tests: tools/run_tests.sh [--fast] [ARGUMENTS OF pytest]. With --fast, those that are
+# marked neither slow nor multiprocess. Sets .venv up first if it is not there.
 set -euo pipefail
+chosen=()
+if [[ ${1:-} == --fast ]]; then
+    shift
+    chosen=(-m "not slow and not multiprocess and not gpu and not whole")
+fi
 cd "$(dirname "$0")/.."
 tools/setup_env.sh
 source .venv${STACK:+-$STACK}/bin/activate
 echo "== Tests"
 # Two processes: the long tests mostly wait. A file stays in one, with what its tests share.
-exec python -m pytest -n 2 --dist loadfile "$@"
+exec python -m pytest -n 2 --dist loadfile "${chosen[@]}" "$@"

@@ -2,6 +2,7 @@
 
 from math import isfinite
 from typing import Any
+from warnings import catch_warnings, filterwarnings
 
 from mmengine.optim import OptimWrapper, ReduceOnPlateauParamScheduler
 from mmengine.runner import Runner
@@ -107,12 +108,15 @@ class ResumedSchedule:
             for group, first in zip(groups, self._first_groups, strict=True):
                 group.update({key: first[key] for key in (name, f'initial_{name}') if key in first})
         length = max(1, runner.max_iters // runner.max_epochs)
-        for update in range(1, runner.iter + 1):
-            epoch_ends = update % length == 0 and update // length <= runner.epoch
-            for by_epoch in (False, True) if epoch_ends else (False,):
-                for scheduler in self.schedulers:
-                    if scheduler.by_epoch is by_epoch:
-                        scheduler.step()
+        with catch_warnings():
+            # The optimizer has not stepped in this process yet.
+            filterwarnings('ignore', 'Detected call of `scheduler.step')
+            for update in range(1, runner.iter + 1):
+                epoch_ends = update % length == 0 and update // length <= runner.epoch
+                for by_epoch in (False, True) if epoch_ends else (False,):
+                    for scheduler in self.schedulers:
+                        if scheduler.by_epoch is by_epoch:
+                            scheduler.step()
 
 
 def _is_setting(key: str) -> bool:

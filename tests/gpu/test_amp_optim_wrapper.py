@@ -6,9 +6,7 @@ from mmengine.optim import AmpOptimWrapper
 
 from mmdet_largebatch.optimizers import LAMB, LARS
 
-pytestmark = pytest.mark.skipif(
-    not torch.cuda.is_available(), reason='AmpOptimWrapper needs CUDA, and there is none'
-)
+pytestmark = pytest.mark.gpu
 
 
 @pytest.mark.parametrize('kind', [LAMB, LARS])

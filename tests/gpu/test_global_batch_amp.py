@@ -1,10 +1,9 @@
 """The global batch under MMEngine's own mixed precision, which it builds on a GPU alone."""
 
 import pytest
-import torch
 from helpers.regression import START, gradient, train
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
+pytestmark = pytest.mark.gpu
 
 
 # 11 and 8 bits of precision: the step is right to 2 %, the rounding of a few such numbers.

@@ -8,7 +8,7 @@ import torch
 from mmdet_largebatch.optimizers import LAMB, LARS
 from mmdet_largebatch.optimizers.apex_lamb import ApexUnfit, find_fused_lamb
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
+pytestmark = pytest.mark.gpu
 
 SHAPES = [(), (7,), (0, 3), (64, 32, 3, 3), (65_537,)]
 VARIANTS = [

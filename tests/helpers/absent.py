@@ -1,12 +1,9 @@
-"""Run by the tests: trainings of several ranks in which micro-batches lack one of two losses.
-
-    PYTHONPATH=tests python -m helpers.absent OUT
+"""Trainings of several ranks in which micro-batches lack one of two losses.
 
 Micro-batch j of each update holds points j and j + 6. Of N ranks, rank R writes to OUT.N.R.pth the
 weights and the logged values of each case of CASES.
 """
 
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -89,6 +86,6 @@ def train_all(out, ranks):
     torch.save(found, f'{out}.{ranks}.{get_rank()}.pth')
 
 
-if __name__ == '__main__':
+def main(out):
     for ranks in RANKS:
-        run_ranks(partial(train_all, sys.argv[1], ranks), ranks)
+        run_ranks(partial(train_all, out, ranks), ranks)

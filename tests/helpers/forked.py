@@ -3,9 +3,15 @@
 import os
 import socket
 import sys
-from multiprocessing import get_context
+import tempfile
+from multiprocessing import forkserver, get_context
+from pathlib import Path
+from subprocess import CompletedProcess
 
+import pytest
 import torch.distributed as dist
+
+from helpers.common import PYTHONPATH
 
 
 def free_port() -> int:
@@ -50,3 +56,35 @@ def run_ranks(function, ranks):
         process.join()
     if any(process.exitcode for process in processes):
         sys.exit(max(abs(process.exitcode) for process in processes))
+
+
+def _apart(function, arguments, output):
+    with open(output, 'w') as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    function(*arguments)
+
+
+def run_apart(function, *arguments):
+    """Call a function in a process of its own, which does not wait for the imports of the stack.
+
+    It is forked from a server, whose imports last some 6 seconds, once for all tests of a process.
+
+    Args:
+        function (Callable): A module's function.
+        *arguments (object): What can be pickled.
+
+    Returns:
+        CompletedProcess: As of a command; what it printed stands in stdout.
+    """
+    context = get_context('forkserver')
+    context.set_forkserver_preload(['helpers.trajectory'])
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setenv('PYTHONPATH', PYTHONPATH)
+        forkserver.ensure_running()
+        output = Path(folder) / 'output'
+        process = context.Process(target=_apart, args=(function, arguments, output))
+        process.start()
+        process.join()
+        text = output.read_text() if output.exists() else ''
+    return CompletedProcess(function.__qualname__, process.exitcode, text)

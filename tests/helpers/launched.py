@@ -49,8 +49,9 @@ class Launched:
         Thread(target=self._read, daemon=True).start()
 
     def _read(self):
-        for line in self.process.stdout:
-            self._queue.put(line)
+        with self.process.stdout as lines:
+            for line in lines:
+                self._queue.put(line)
         self._queue.put(None)
 
     def wait_for(self, pattern, timeout=1800):

@@ -1,10 +1,7 @@
-"""Run by a test on several processes: the batches that stock MMEngine and mmdet deal to each rank.
-
-PYTHONPATH=tests python -m helpers.stock_batches OUT RANKS SEED EPOCH BATCH_SIZE
-"""
+"""The batches that stock MMEngine and mmdet deal to each rank, on several processes."""
 
 import json
-import sys
+from functools import partial
 
 import torch.distributed as dist
 from mmdet.datasets.samplers import AspectRatioBatchSampler
@@ -14,8 +11,7 @@ from helpers.forked import run_ranks
 from helpers.pictures import Pictures
 
 
-def write_batches():
-    out, _, seed, epoch, batch_size = sys.argv[1], *map(int, sys.argv[2:])
+def write_batches(out, seed, epoch, batch_size):
     sampler = DefaultSampler(Pictures(), shuffle=True, seed=seed)
     sampler.set_epoch(epoch)
     batches = list(AspectRatioBatchSampler(sampler, batch_size))
@@ -23,5 +19,5 @@ def write_batches():
         json.dump(batches, file)
 
 
-if __name__ == '__main__':
-    run_ranks(write_batches, int(sys.argv[2]))
+def main(out, ranks, *words):
+    run_ranks(partial(write_batches, out, *words), ranks)

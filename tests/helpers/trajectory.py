@@ -1,14 +1,13 @@
-"""Run by the tests: trains on some processes, and writes what every micro-batch was.
+"""A training on some processes that writes what every micro-batch was.
 
-    PYTHONPATH=tests python -m helpers.trajectory OUT CONFIG_JSON
-
-CONFIG_JSON holds `ranks` (processes; 1 is none but this one, without DDP), `config` (a recipe),
-`options` (as for `--cfg-options`), `float64` and `stop_after` (updates; the process ends there).
-Each rank writes OUT.RANK.json; rank 0 writes the final weights to OUT.pth.
+Its settings are `ranks`, `config` (a recipe), `options` (as for `--cfg-options`), `float64` and
+`stop_after` (updates; the process ends there). Each rank writes OUT.RANK.json; rank 0 writes the
+final weights to OUT.pth.
 """
 
 import json
 import sys
+from functools import partial
 
 import torch
 from mmcv.ops.nms import NMSop
@@ -118,8 +117,7 @@ def record_into(record):
     StandardRoIHead.loss = roi_loss
 
 
-def train():
-    out, settings = sys.argv[1], json.loads(sys.argv[2])
+def train(out, settings):
     torch.set_num_threads(1)
     cfg = Config.fromfile(settings['config'])
     cfg.merge_from_dict(settings['options'])
@@ -147,9 +145,7 @@ def train():
         torch.save(model.state_dict(), f'{out}.pth')
 
 
-if __name__ == '__main__':
-    wanted = json.loads(sys.argv[2])
-    if wanted['ranks'] == 1:
-        train()
-    else:
-        run_ranks(train, wanted['ranks'])
+def main(out, settings):
+    """Train on some processes; 1 is this one, without DDP."""
+    job = partial(train, out, settings)
+    run_ranks(job, settings['ranks']) if settings['ranks'] > 1 else job()

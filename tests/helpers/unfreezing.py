@@ -1,11 +1,8 @@
-"""Run by the tests: a training of several ranks in which a hook unfreezes a parameter.
-
-    PYTHONPATH=tests python -m helpers.unfreezing OUT RANKS...
+"""Trainings of several ranks in which a hook unfreezes a parameter.
 
 For each number of ranks, each rank writes its weights to OUT.RANKS.RANK.pth.
 """
 
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -56,7 +53,7 @@ def train(out: str, ranks: int) -> None:
     torch.save(model.state_dict(), f'{out}.{ranks}.{get_rank()}.pth')
 
 
-if __name__ == '__main__':
-    for ranks in map(int, sys.argv[2:]):
-        job = partial(train, sys.argv[1], ranks)
-        run_ranks(job, ranks) if ranks > 1 else job()
+def main(out, *ranks):
+    for number in ranks:
+        job = partial(train, out, number)
+        run_ranks(job, number) if number > 1 else job()

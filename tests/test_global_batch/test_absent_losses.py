@@ -1,12 +1,13 @@
 """Losses that some micro-batches or ranks lack: means and gradients against those by hand."""
 
-import sys
-
 import pytest
 import torch
+from helpers import absent
 from helpers.absent import CASES, RANKS, UPDATES
-from helpers.common import PYTHONPATH
+from helpers.forked import run_apart
 from helpers.regression import START, Points
+
+pytestmark = pytest.mark.multiprocess
 
 
 def assert_near(found, expected):
@@ -35,10 +36,10 @@ def by_hand(having):
     return w, v, logged
 
 
-def test_absent_losses(command, tmp_path):
+def test_absent_losses(tmp_path):
     out = tmp_path / 'out'
-    done = command(sys.executable, '-m', 'helpers.absent', out, PYTHONPATH=PYTHONPATH)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_apart(absent.main, out)
+    assert done.returncode == 0, done.stdout[-3000:]
     for ranks in RANKS:
         found = [torch.load(f'{out}.{ranks}.{rank}.pth') for rank in range(ranks)]
         for name, having in CASES.items():

@@ -1,11 +1,12 @@
 """One update of the loop, checked by hand on a model whose gradient is known."""
 
 import json
-import sys
 
 import pytest
 import torch
-from helpers.common import PYTHONPATH, ROOT, data_options
+from helpers import unfreezing
+from helpers.common import ROOT, data_options
+from helpers.forked import run_apart
 from helpers.regression import START, Points, gradient, train
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
@@ -228,11 +229,11 @@ def test_samplers_of_another_kind_are_refused(tmp_path):
         )
 
 
-def test_what_a_hook_unfreezes_is_the_same_on_all_ranks(command, tmp_path):
+@pytest.mark.multiprocess
+def test_what_a_hook_unfreezes_is_the_same_on_all_ranks(tmp_path):
     """DDP reduces what was trained when it was built; 4 ranks have 2 or 1 of 6 micro-batches."""
-    words = (sys.executable, '-m', 'helpers.unfreezing', tmp_path / 'out', 4, 1)
-    done = command(*words, PYTHONPATH=PYTHONPATH)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_apart(unfreezing.main, tmp_path / 'out', 4, 1)
+    assert done.returncode == 0, done.stdout[-3000:]
     one = torch.load(tmp_path / 'out.1.0.pth')
     assert one['b'] != 0
     first, *others = (torch.load(tmp_path / f'out.4.{rank}.pth') for rank in range(4))

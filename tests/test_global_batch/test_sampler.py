@@ -1,10 +1,10 @@
 """Micro-batches: those of stock MMDetection with a rank for each, whatever the ranks there are."""
 
 import json
-import sys
 
 import pytest
-from helpers.common import PYTHONPATH
+from helpers import stock_batches
+from helpers.forked import run_apart
 from helpers.pictures import Pictures
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 
@@ -25,10 +25,10 @@ def deal(rank=0, ranks=1, number=101, seed=5, epoch=2, update=0, **settings):
     return [(batch.key, list(batch)) for batch in sampler]
 
 
-def test_equal_to_stock_mmdet_with_a_rank_for_each_micro_batch(tmp_path, command):
+@pytest.mark.multiprocess
+def test_equal_to_stock_mmdet_with_a_rank_for_each_micro_batch(tmp_path):
     """Three real processes of MMEngine's and mmdet's samplers; 6 images are 3 micro-batches."""
-    words = ('-m', 'helpers.stock_batches', tmp_path / 'stock', 3, 5, 2, 2)
-    command(sys.executable, *words, PYTHONPATH=PYTHONPATH).check_returncode()
+    run_apart(stock_batches.main, tmp_path / 'stock', 3, 5, 2, 2).check_returncode()
     stock = [json.loads((tmp_path / f'stock.{rank}.json').read_text()) for rank in range(3)]
     # 101 pictures: 34 a rank, 17 updates of 2.
     assert [len(batches) for batches in stock] == [17, 17, 17]

@@ -9,11 +9,14 @@ the float64 runs choose and draw them as the recipe does.
 """
 
 import json
-import sys
 
 import pytest
 import torch
-from helpers.common import EVERY_PROPOSAL, PYTHONPATH, data_options
+from helpers import trajectory
+from helpers.common import EVERY_PROPOSAL, data_options
+from helpers.forked import run_apart
+
+pytestmark = pytest.mark.multiprocess
 
 RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 
@@ -43,8 +46,8 @@ class Run:
 
 
 @pytest.fixture(scope='module')
-def train(tmp_path_factory, shapes, command):
-    """Run trajectory.py on some processes; None where it was told to stop on its way."""
+def train(tmp_path_factory, shapes):
+    """Train on some processes; None where it was told to stop on its way."""
 
     def run(ranks, folder=None, float64=False, stop_after=None, **options):
         folder = folder or tmp_path_factory.mktemp(f'ranks{ranks}')
@@ -70,9 +73,8 @@ def train(tmp_path_factory, shapes, command):
         settings = dict(
             ranks=ranks, config=RECIPE, options=settings, float64=float64, stop_after=stop_after
         )
-        words = ('-m', 'helpers.trajectory', folder / 'out', json.dumps(settings))
-        done = command(sys.executable, *words, PYTHONPATH=PYTHONPATH)
-        assert done.returncode == 0, done.stderr[-6000:]
+        done = run_apart(trajectory.main, folder / 'out', settings)
+        assert done.returncode == 0, done.stdout[-6000:]
         return None if stop_after else Run(folder, ranks, done.stdout)
 
     return run

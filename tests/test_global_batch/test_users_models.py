@@ -24,6 +24,7 @@ def errors(text):
     return [line for line in text.splitlines() if line.startswith('error: ')]
 
 
+@pytest.mark.multiprocess
 def test_communicating_models_are_refused_with_uneven_shares(command, tool, tmp_path):
     """3 micro-batches on 2 ranks; in training and in the plan, in the same words."""
     model = dict(
@@ -50,6 +51,7 @@ def test_communicating_models_are_refused_with_uneven_shares(command, tool, tmp_
         assert done.returncode == (2 if expected else 0)
 
 
+@pytest.mark.multiprocess
 @pytest.mark.parametrize('find_unused', [False, pytest.param(True, marks=pytest.mark.whole)])
 def test_a_head_that_one_rank_does_not_use(command, tmp_path, find_unused):
     model = dict(

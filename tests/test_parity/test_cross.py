@@ -12,6 +12,8 @@ import pytest
 from helpers.runs import GLOBAL_BATCH, assert_same, merged, state, train, train_as_process
 from test_parity import EMA, MIX, MIXED, SCORE, WARMUP
 
+pytestmark = pytest.mark.slow
+
 # Two micro-batches of two pictures an update, five updates an epoch, four epochs. A checkpoint
 # every second epoch, so that a rollback goes back over an evaluation.
 BASE = merged(

@@ -13,6 +13,8 @@ from helpers.runs import (
 )
 from test_parity import EMA, Row, stock_part
 
+pytestmark = pytest.mark.slow
+
 KEYED = stock_part(Row('plain'))
 
 

@@ -11,6 +11,8 @@ from helpers.common import ROOT, data_options
 from helpers.kills import Processes, is_good, kill_and_compare, options
 from helpers.launched import OPTIONS, RECIPE, Launched
 
+pytestmark = pytest.mark.multiprocess
+
 
 def with_hook(folder, name, code):
     """Write a config of the recipe with a hook of a user's own."""

@@ -1,10 +1,10 @@
 """SGD on Mask R-CNN at an LR that is far too high: stock MMDetection, and the divergence hook."""
 
-import sys
-
 import pytest
 import torch
 from helpers.common import EVERY_PROPOSAL, ROOT, data_options
+
+pytestmark = pytest.mark.slow
 
 RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-sgd-1x_shapes.py'
 OPTIONS = [
@@ -39,10 +39,10 @@ default_hooks = dict(
 
 
 @pytest.fixture
-def train(command, shapes, tmp_path):
+def train(tool, shapes, tmp_path):
     def run(config, *options):
-        words = ('tools/train.py', config, '--work-dir', tmp_path / 'work', '--cfg-options')
-        return command(sys.executable, *words, *data_options(shapes)[:2], *OPTIONS, *options)
+        words = ('train.py', config, '--work-dir', tmp_path / 'work', '--cfg-options')
+        return tool(*words, *data_options(shapes)[:2], *OPTIONS, *options)
 
     return run
 

@@ -8,6 +8,8 @@ import torch
 from helpers.forked import free_port
 from helpers.launched import Launched, that_logs, vector, wait_for_port
 
+pytestmark = pytest.mark.multiprocess
+
 TWO_EPOCHS = ('train_cfg.max_epochs=2', 'default_hooks.lr.milestones=[1]')
 
 

@@ -9,6 +9,8 @@ from helpers.common import ROOT, data_options
 from helpers.forked import free_port
 from helpers.small_training import load, same
 
+pytestmark = pytest.mark.slow
+
 CONFIG = f"""
 _base_ = '{ROOT}/configs/miniature/mask-rcnn_r18_fpn_1xb16-lamb-1x_shapes.py'
 train_cfg = dict(max_epochs=2, global_batch_size=10, val_interval=1)
@@ -93,6 +95,7 @@ def test_best_weights_alone_are_resumed_from_and_it_is_said(runs, train, tmp_pat
     assert 'Resume: no optimizer in the checkpoint: its moments begin at 0.' in done.stdout
 
 
+@pytest.mark.multiprocess
 def test_another_model_is_refused_on_2_ranks(runs, command, configs, shapes, tmp_path):
     done = command(
         *('tools/dist_train.sh', configs / 'plain.py', 2, '--work-dir', tmp_path),

@@ -9,6 +9,8 @@ import torch
 from helpers.common import ROOT, data_options
 from helpers.launched import OPTIONS, RECIPE
 
+pytestmark = pytest.mark.multiprocess
+
 # 5 updates of 4 pictures of 64 x 64, a checkpoint after each, no evaluation.
 SMALL = [
     *(x for x in OPTIONS if not x.startswith('val_')),

@@ -14,6 +14,8 @@ from helpers.common import ROOT, data_options
 
 from mmdet_largebatch.results import read_run
 
+pytestmark = pytest.mark.slow
+
 RECIPE = ROOT / 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 MMDET_TRAIN = Path(mmdet.__file__).parent / '.mim/tools/train.py'
 SMALL = [

@@ -382,6 +382,7 @@ def test_a_plan_leaves_the_process_as_it_was(lamb):
     assert after == before
 
 
+@pytest.mark.slow
 def test_json_alone_is_printed_and_nothing_else_is_left(lamb, tmp_path, tool):
     done = tool('plan.py', LAMB, '--images', TRAIN2017, '--json', process=True)
     assert done.returncode == 0, done.stderr

@@ -2,10 +2,13 @@
 
 import json
 
+import pytest
 from helpers.common import ROOT, data_options
 from mmengine.config import Config
 
 from mmdet_largebatch.utils.config_text import config_text
+
+pytestmark = pytest.mark.slow
 
 RECIPE = 'tests/helpers/pure_python/lamb.py'
 

@@ -17,6 +17,8 @@ from mmdet_largebatch import SettingError
 from mmdet_largebatch.results import read_run
 from mmdet_largebatch.tuning import combinations, trial_config, write_config
 
+pytestmark = pytest.mark.slow
+
 RECIPE = ROOT / 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 TWO_RANKS = ROOT / 'configs/shapes/mask-rcnn_r18_fpn_2xb8-sgd-1x_shapes.py'
 # 20 images of 64 x 64 in 5 updates of 4 per epoch.

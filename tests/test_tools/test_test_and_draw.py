@@ -62,6 +62,7 @@ def test_a_config_without_a_test(refused, name):
     assert f'{name} is not set.' in line
 
 
+@pytest.mark.multiprocess
 def test_every_picture_is_drawn_on_two_ranks(command, shapes, tiny_checkpoint, tmp_path):
     done = command(
         *('tools/dist_test.sh', RECIPE, tiny_checkpoint, 2, '--work-dir', tmp_path / 'work'),

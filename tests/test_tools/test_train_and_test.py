@@ -7,6 +7,8 @@ import pytest
 from helpers.common import ROOT, data_options
 from helpers.forked import free_port
 
+pytestmark = pytest.mark.multiprocess
+
 RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 
 

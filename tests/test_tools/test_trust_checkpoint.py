@@ -63,6 +63,7 @@ def recipe_data(shapes, folder):
     (folder / 'configs').symlink_to(ROOT / 'configs')
 
 
+@pytest.mark.slow
 def test_as_a_process(tool, files, shapes):
     path, marker = files
     done = tool(*words_of('test', path, data_options(shapes)), process=True)
@@ -70,6 +71,7 @@ def test_as_a_process(tool, files, shapes):
     assert not marker.exists()
 
 
+@pytest.mark.slow
 def test_the_switch_trusts_the_file(tool, shapes, tmp_path):
     path = tmp_path / 'notes.pth'
     init_default_scope('mmdet')

@@ -165,6 +165,7 @@ def test_amp_and_slurm_without_a_gpu(train):
     assert_one_line(done, '--launcher slurm needs a GPU')
 
 
+@pytest.mark.slow
 def test_as_a_process_one_line_and_any_other_error_its_traceback(tool, shapes, tmp_path):
     words = ('train.py', RECIPE, '--work-dir', tmp_path, '--cfg-options')
     options = data_options(shapes)
