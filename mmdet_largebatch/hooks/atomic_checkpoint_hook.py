@@ -81,8 +81,6 @@ class AtomicCheckpointHook(AtomicSavingHook):
         self.save_before_evaluations = every_minutes is not None
         self._training = False
         self._resuming: Resuming | None = None
-        # During an evaluation: the checkpoint from which the run would repeat it.
-        self._evaluated: str | None = None
 
     def before_run(self, runner: Runner) -> None:
         """Choose the checkpoint to resume from, before MMEngine does."""
@@ -158,21 +156,13 @@ class AtomicCheckpointHook(AtomicSavingHook):
         """Save before an evaluation. :class:`GlobalBatchTrainLoop` calls this."""
         if not self._training:
             return
-        loop = runner.train_loop
-        cut = self.save_last and runner.iter == getattr(loop, 'end', None)
+        cut = self.save_last and runner.iter == getattr(runner.train_loop, 'end', None)
         if self.save_before_evaluations or cut:
             self.save_now(runner, runner.iter)
-        # Resumed from such a checkpoint, a GlobalBatchTrainLoop repeats the evaluation.
-        repeats = hasattr(loop, 'end') and self.newest_update == runner.iter
-        self._evaluated = self.newest if repeats else None
 
     def before_val(self, runner: Runner) -> None:
         """Save before an evaluation under other loops."""
         self.before_evaluation(runner)
-
-    def after_val(self, runner: Runner) -> None:
-        """Forget the checkpoint of the evaluation."""
-        self._evaluated = None
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add the state of hooks, the optimizer's settings and the time.
@@ -180,8 +170,8 @@ class AtomicCheckpointHook(AtomicSavingHook):
         MMEngine saves the last checkpoint again once an evaluation found the best weights. The
         state then stays that of before the evaluation.
         """
-        if self._evaluated and self._writing:
-            before = CheckpointLoader.load_checkpoint(self._evaluated, map_location='cpu')
+        if self._before_evaluation and self._writing:
+            before = CheckpointLoader.load_checkpoint(self._before_evaluation, map_location='cpu')
             before['message_hub'] = checkpoint['message_hub']
             checkpoint.clear()
             checkpoint.update(before)

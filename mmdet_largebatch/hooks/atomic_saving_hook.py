@@ -12,6 +12,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from ..checkpoints.atomic_file import AtomicFileBackend, remove_partial_files
+from ..compat import train_loop
 
 RESTART = 'restart_{}.pth'
 
@@ -42,6 +43,8 @@ class AtomicSavingHook(CheckpointHook):
         self.failure: str | None = None
         self.saved_at = time.monotonic()
         self._writing = False
+        # While the best weights are saved: the checkpoint of before the evaluation.
+        self._before_evaluation: str | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Prepare the folder."""
@@ -128,6 +131,9 @@ class AtomicSavingHook(CheckpointHook):
         before = {key: value for key, value in info.items() if key.startswith('best_')}
         # MMEngine removes the previous best checkpoint before it writes, if it knows its path.
         self._set_best_paths({})
+        # Resumed from a checkpoint of this update, GlobalBatchTrainLoop repeats the evaluation.
+        repeats = hasattr(train_loop(runner), 'end') and self.newest_update == runner.iter
+        self._before_evaluation = self.newest if repeats else None
         try:
             super()._save_best_checkpoint(runner, metrics)
         except OSError as error:
@@ -135,6 +141,8 @@ class AtomicSavingHook(CheckpointHook):
             for key in [key for key in info if key.startswith('best_')]:
                 del info[key]
             info.update(before)
+        finally:
+            self._before_evaluation = None
         self._set_best_paths(info)
         # An epoch that is cut short twice has two best checkpoints of one name.
         standing = [value for key, value in info.items() if key.startswith('best_ckpt')]

@@ -420,7 +420,9 @@ def ours_of(row):
 
 def of_update(state):
     """What does not change at an epoch's end."""
-    return state['state_dict'], state['optimizer']['state'], state['meta']['iter']
+    # The best weights are saved without an optimizer.
+    optimizer = state.get('optimizer', {}).get('state')
+    return state['state_dict'], optimizer, state['meta']['iter']
 
 
 def without_states_before_evaluations(ours, stock):

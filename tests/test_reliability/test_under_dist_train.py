@@ -136,4 +136,4 @@ def test_a_work_folder_that_cannot_be_written(train):
     done = train('/proc/work')
     assert done.returncode == 2, done.stderr[-3000:]
     [line] = errors(done)
-    assert 'work_dir=/proc/work' in line
+    assert "Invalid work_dir='/proc/work'. Must be" in line
