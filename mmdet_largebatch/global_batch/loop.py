@@ -1,6 +1,7 @@
 """The train loop in which one iteration is one update of the global batch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -9,19 +10,22 @@ from mmengine.dist import get_dist_info
 from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, Runner
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..checks import check
+from ..checks import check, check_flag
 from ..compat import accumulative_counts, randomness
-from ..errors import SettingError
+from ..errors import DivergenceError, SettingError
 from ..optimizers import double_clip_message
-from ..utils.record import keep_record, note
+from ..utils.record import keep_record, note, write_end
+from ..utils.runner import loss_scale
 from .eta import CutEta
 from .evaluation import be_patient, forget_evaluation
+from .exact_sum import exact_sum_line
 from .gradient_accumulation import GradientAccumulator
 from .loader import with_global_batch
 from .logged_means import LoggedMeans
+from .micro_batch_gradients import NOT_FINITE, MicroBatchGradients, check_wrapper
 from .rank_dependence import rank_dependent_modules, uneven_message
 from .sampler import EMPTY, GlobalBatchSampler
 from .seeding import MODEL, SeededFetch, seed_generators
@@ -59,6 +63,12 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
     of every hook's ``before_val``; and ``after_rollback(runner)``, once a run was put back to a
     checkpoint.
 
+    A hook that has ``after_micro_batch(runner, index, gradients)`` is given the gradient of each
+    micro-batch that this rank computes, alone: of its own mean loss, unscaled, by the names of the
+    parameters that have one. It may read them during the call. With ``exact_sum`` that is in every
+    update, otherwise in those for which ``wants_micro_batches(runner)`` of a hook is true; it must
+    answer the same on every rank.
+
     Args:
         runner (Runner): The runner.
         dataloader (DataLoader or dict): The training data; its batch size is the micro-batch. In
@@ -71,6 +81,8 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             evaluation, though its schedule is that of ``max_epochs``. In an epoch that it cuts
             short no hook is told of the epoch's end. Resumed with more updates, the run goes on
             within the epoch. None for all updates. Defaults to None.
+        exact_sum (bool): Whether to add gradients as integers, multiples of 2^-44, so that their
+            sum does not depend on its order, and so on the number of ranks. Defaults to False.
         **kwargs: ``val_begin``, ``val_interval`` and ``dynamic_intervals`` of
             :class:`mmengine.runner.EpochBasedTrainLoop`.
 
@@ -91,9 +103,11 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         max_epochs: int,
         global_batch_size: int,
         max_updates: int | None = None,
+        exact_sum: bool = False,
         **kwargs: Any,
     ) -> None:
         _check_positive('global_batch_size', global_batch_size)
+        check_flag('train_cfg.exact_sum', exact_sum)
         if max_updates is not None:
             _check_positive('max_updates', max_updates)
         _check_stock_settings(max_epochs, kwargs)
@@ -118,7 +132,10 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         if not isinstance(getattr(dataset, '__getitems__', None), SeededFetch):
             dataset.__getitems__ = SeededFetch(dataset)
         self.unfrozen = Unfrozen(runner.model)
-        self._means = LoggedMeans(self.sampler.ranks, self.sampler.micro_batches)
+        self.exact_sum = exact_sum
+        self.bad_gradients: list[str] = []
+        self._alone: MicroBatchGradients | None = None
+        self._means = LoggedMeans(self.sampler.ranks, self.sampler.micro_batches, self.sampler.rank)
         self._accumulation: GradientAccumulator | None = None
 
     @property
@@ -181,6 +198,8 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         """
         self._check_optim_wrapper()
         model, ranks = self.runner.model.train(), self.sampler.ranks
+        if self.exact_sum:
+            check_wrapper(model)
         message = uneven_message(model, ranks, self.sampler.micro_batches)
         if message:
             raise SettingError(message)
@@ -213,18 +232,20 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         self.runner.call_hook('before_train_iter', batch_idx=idx, data_batch=data_batch)
         share = self.sampler.share
         accumulation = self._accumulation_of(self.runner.optim_wrapper)
-        accumulation.begin()
+        alone, listen = self._micro_batch_gradients()
+        accumulation.begin(alone)
         outputs: list[dict[str, Any] | None] = []
         for position, number in enumerate(share):
             micro_batch = data_batch if position == 0 else next(micro_batches)
             seed_generators((self.seed, self._iter, number), MODEL)
-            with accumulation.micro_batch(last=number == share[-1]) as optim_wrapper:
+            heard = partial(listen, number) if listen else None
+            with accumulation.micro_batch(number == share[-1], heard) as optim_wrapper:
                 values = self.runner.model.train_step(micro_batch, optim_wrapper=optim_wrapper)
             outputs.append(self._means.detached(values))
-        check_all_used(self.runner.model)
-        self.unfrozen.synchronise()
+        self._finish_gradients(alone)
         means, asked = self._means(outputs, accumulation.asked)
         self.runner.call_hook('before_update', outputs={} if means is None else means)
+        self._stop_if_diverged()
         if asked:
             accumulation.finish()
         self.runner.call_hook(
@@ -239,6 +260,45 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
                 optim_wrapper, sampler.ranks, sampler.micro_batches, len(sampler.share)
             )
         return standing
+
+    def _micro_batch_gradients(self) -> tuple[MicroBatchGradients | None, Callable | None]:
+        """Return what adds the gradients of this update one by one, and what is told of each."""
+        listeners = [hook for hook in self.runner.hooks if hasattr(hook, 'after_micro_batch')]
+        wanted = [getattr(hook, 'wants_micro_batches', None) for hook in listeners]
+        if not self.exact_sum and not any(wants and wants(self.runner) for wants in wanted):
+            return None, None
+        if self._alone is None:
+            ranks, micro_batches = self.sampler.ranks, self.sampler.micro_batches
+            model = self.runner.model
+            self._alone = MicroBatchGradients(model, ranks, micro_batches, self.exact_sum)
+        self._alone.begin()
+        return self._alone, self._tell if listeners else None
+
+    def _tell(self, index: int, gradients: dict[str, Tensor]) -> None:
+        self.runner.call_hook('after_micro_batch', index=index, gradients=gradients)
+
+    def _finish_gradients(self, alone: MicroBatchGradients | None) -> None:
+        """Give every rank the mean gradient of the update."""
+        if alone is None:
+            check_all_used(self.runner.model)
+            self.unfrozen.synchronise()
+            return
+        left_to_scaler = loss_scale(self.runner.optim_wrapper) > 1
+        self.bad_gradients = [
+            f'the gradient of {name} {why}'
+            for name, why in alone.finish().items()
+            if not (left_to_scaler and why == NOT_FINITE)
+        ]
+
+    def _stop_if_diverged(self) -> None:
+        """Stop where a gradient cannot be added and no DivergenceHook has judged it."""
+        if self.bad_gradients:
+            message = (
+                f'Diverged at update {self._iter + 1} of {self.max_iters}: '
+                f'{", ".join(self.bad_gradients)}. The weights were not touched by it.'
+            )
+            write_end(self.runner, 'diverged', self._iter + 1, self._epoch + 1, message)
+            raise DivergenceError(message)
 
     def _end_of(self, epochs: int) -> int:
         """Updates that are done at the end of so many epochs."""
@@ -306,6 +366,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             epochs=self.max_epochs,
             updates=self.max_iters,
             max_updates=self.end if self.end < self.max_iters else None,
+            exact_sum=self.exact_sum,
         )
 
     def _log(self) -> None:
@@ -317,6 +378,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             f'micro-batch{"es" if each != "1" else ""} each of {sampler.batch_size} images, '
             f'global batch {self.global_batch_size}, {self.updates_per_epoch} updates an epoch'
         )
+        logger.info(exact_sum_line(self.exact_sum))
         if self.end < self.max_iters:
             logger.info(
                 f'Cut short: {self.end} of {self.max_iters} updates (train_cfg.max_updates)'
@@ -344,7 +406,9 @@ def _check_stock_settings(max_epochs: Any, settings: dict[str, Any]) -> None:
     """Refuse what MMEngine would take and fail on after an epoch, or with a traceback."""
     unknown = sorted(set(settings) - set(STOCK_SETTINGS))
     if unknown:
-        known = ', '.join(('max_epochs', 'global_batch_size', 'max_updates', *STOCK_SETTINGS))
+        known = ', '.join(
+            ('max_epochs', 'global_batch_size', 'max_updates', 'exact_sum', *STOCK_SETTINGS)
+        )
         raise SettingError(
             f'train_cfg.{unknown[0]} is not known to GlobalBatchTrainLoop. Must be one of {known}.'
         )

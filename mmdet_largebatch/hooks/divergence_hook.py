@@ -16,7 +16,7 @@ from ..compat import train_loop
 from ..errors import DivergenceError
 from ..global_batch.loop import GlobalBatchTrainLoop, RolledBack
 from ..utils.record import note, write_end, write_record
-from ..utils.runner import find_hook, is_training
+from ..utils.runner import find_hook, is_training, loss_scale
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .warmup_step_lr_hook import WarmupStepLRHook
 
@@ -131,11 +131,10 @@ class DivergenceHook(Hook):
         """
         losses, norm = self._read(runner, outputs)
         reasons = [f'{name} is {value}' for name, value in losses.items() if _bad(value)]
+        reasons = reasons or cast(GlobalBatchTrainLoop, train_loop(runner)).bad_gradients
         if not reasons:
             reasons = self._spikes(runner, losses)
-        scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
-        left_to_scaler = scaler is not None and scaler.is_enabled() and scaler.get_scale() > 1
-        if not reasons and _bad(norm) and not left_to_scaler:
+        if not reasons and _bad(norm) and loss_scale(runner.optim_wrapper) <= 1:
             reasons = ['the loss is finite, its gradient is not']
         if reasons:
             self._diverged(runner, reasons, norm)
@@ -153,10 +152,7 @@ class DivergenceHook(Hook):
             values.append(total)
         read = torch.stack([x.double() for x in values]).tolist()
         norm = read.pop() if total is not None else 0.0
-        scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
-        if scaler is not None:
-            norm /= scaler.get_scale()
-        return dict(zip(names, read, strict=True)), norm
+        return dict(zip(names, read, strict=True)), norm / loss_scale(runner.optim_wrapper)
 
     def _spikes(self, runner: Runner, losses: dict[str, float]) -> list[str]:
         """Judge the loss by its running mean; one that passes is taken into it."""

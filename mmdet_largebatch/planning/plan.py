@@ -66,6 +66,7 @@ class Plan:
         parameters (int): Their elements.
         state_bytes (int, optional): Optimizer state on each rank, None if it is not known.
         gradient_bytes (int): What each rank puts into the all-reduce of an update, 0 on one rank.
+        exact_sum (bool): Whether gradients are added as integers.
         warnings (list[str]): What deserves a second look.
         lrs (np.ndarray): LR of each update, float64 of shape (updates,).
     """
@@ -98,6 +99,7 @@ class Plan:
     parameters: int
     state_bytes: int | None
     gradient_bytes: int
+    exact_sum: bool
     warnings: list[str]
     lrs: np.ndarray = field(repr=False)
 
@@ -150,7 +152,9 @@ def _plan(runner: DryRunner, ranks: int, ranks_from: str, cfg: Config) -> Plan:
     optimizer, batch = wrapper.optimizer, _micro_batch(loop.dataloader)
     if isinstance(loop, GlobalBatchTrainLoop):
         accumulated, micro_batches = 1, loop.sampler.micro_batches
+        exact_sum = loop.exact_sum
     else:
+        exact_sum = False
         accumulated = accumulative_counts(wrapper)
         micro_batches = ranks * accumulated
     global_batch = batch * micro_batches
@@ -196,7 +200,10 @@ def _plan(runner: DryRunner, ranks: int, ranks_from: str, cfg: Config) -> Plan:
         tensors=len(params),
         parameters=sum(p.numel() for p in params),
         state_bytes=state_bytes(optimizer),
-        gradient_bytes=sum(p.numel() * p.element_size() for p in params) if ranks > 1 else 0,
+        gradient_bytes=sum(
+            p.numel() * (8 if exact_sum else p.element_size()) for p in params if ranks > 1
+        ),
+        exact_sum=exact_sum,
         warnings=warnings,
         lrs=schedule.lrs,
     )

@@ -108,9 +108,10 @@ def _backend(plan: Plan) -> str:
 
 
 def _gradients(plan: Plan) -> str:
+    added = ', added as integers (exact_sum)' if plan.exact_sum else ''
     if plan.ranks == 1:
-        return 'none, there is one rank'
-    return f'{_megabytes(plan.gradient_bytes)} by each rank, once an update'
+        return f'none, there is one rank{added}'
+    return f'{_megabytes(plan.gradient_bytes)} by each rank, once an update{added}'
 
 
 def _count(number: int, thing: str) -> str:

@@ -46,7 +46,17 @@ class Fragile(Regression):
         return dict(loss=loss)
 
 
-def make(tmp_path, hook, bad=None, epochs=8, micro_batch=2, wrapper=None, checkpoint=None, **more):
+def make(
+    tmp_path,
+    hook,
+    bad=None,
+    epochs=8,
+    micro_batch=2,
+    wrapper=None,
+    checkpoint=None,
+    loop=None,
+    **more,
+):
     """A runner of Points: `epochs` updates, with the divergence hook's config given."""
     wrapper = dict(type=OptimWrapper, optimizer=dict(type='SGD', lr=0.1)) | (wrapper or {})
     return Runner(
@@ -59,7 +69,8 @@ def make(tmp_path, hook, bad=None, epochs=8, micro_batch=2, wrapper=None, checkp
             sampler=dict(type='DefaultSampler', shuffle=True),
             collate_fn=dict(type='default_collate'),
         ),
-        train_cfg=dict(type='mmdet.GlobalBatchTrainLoop', max_epochs=epochs, global_batch_size=12),
+        train_cfg=dict(type='mmdet.GlobalBatchTrainLoop', max_epochs=epochs, global_batch_size=12)
+        | (loop or {}),
         optim_wrapper=wrapper,
         default_hooks=dict(
             logger=None,
