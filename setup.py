@@ -36,6 +36,7 @@ setup(
     package_data={
         'mmdet_largebatch': [
             'py.typed',
+            'results/public_coco.csv',
             '.mim/model-index.yml',
             '.mim/configs/*/*',
             *(f'.mim/tools/{name}' for name in TOOLS),
@@ -44,7 +45,8 @@ setup(
     python_requires='>=3.10',
     # mmengine, mmcv and mmdet are extras: the forks and OpenMMLab's releases install the same
     # import names, so neither is forced on who has the other. apex is never listed (README.md).
-    install_requires=['numpy', 'torch>=2.6'],
+    # pandas writes Markdown by tabulate.
+    install_requires=['numpy', 'pandas>=2.1,<4.0', 'tabulate>=0.9', 'torch>=2.6'],
     extras_require={
         'onedl': [
             'onedl-mmengine>=0.10.12,<1.0',

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from site_math import Formulas
 
 PAGES = {
     'README.md': 'index.md',
@@ -15,6 +16,15 @@ PAGES = {
     'CHANGELOG.md': 'CHANGELOG.md',
 }
 LINKED = ('CITATION.cff', 'LICENSE')
+
+
+def on_config(config: MkDocsConfig) -> None:
+    """Add the formulas to the Markdown that pages and docstrings are written in.
+
+    Args:
+        config (MkDocsConfig): Configuration of the site.
+    """
+    config.markdown_extensions.append(Formulas())
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -56,4 +66,4 @@ def on_page_content(html: str, **_: object) -> str:
     Returns:
         str: The page with plain code in place of roles.
     """
-    return re.sub(r':(?:class|func|meth|math|mod):(?=<code>)', '', html)
+    return re.sub(r':(?:class|func|meth|mod):(?=<code>)', '', html)

@@ -68,54 +68,45 @@ def is_number(value: Any, kind: type[Any] = Real) -> bool:
 def check_non_negative(name: str, value: Any) -> None:
     """Refuse all but a finite number of at least 0."""
     _check_number(name, value)
-    if not value >= 0.0:
-        raise invalid(name, value, '>= 0.0')
-    if math.isinf(as_float32(value)):
-        raise invalid(name, value, 'finite as a float32')
+    check(value >= 0.0, name, value, '>= 0.0')
+    check(as_float32(value) < math.inf, name, value, 'finite as a float32')
 
 
 def check_positive_or_none(name: str, value: Any) -> None:
     """Refuse all but None and a number above 0, which may be infinite."""
-    if value is None:
-        return
-    _check_number(name, value)
-    if not as_float32(value) > 0.0:
-        raise invalid(name, value, '> 0.0, or None to switch it off')
+    if value is not None:
+        _check_number(name, value)
+        check(as_float32(value) > 0.0, name, value, '> 0.0, or None to switch it off')
 
 
 def check_fraction(name: str, value: Any) -> None:
     """Refuse all but a number in [0, 1)."""
     _check_number(name, value)
-    if not 0.0 <= as_float32(value) < 1.0:
-        raise invalid(name, value, 'in [0.0, 1.0)')
+    check(0.0 <= as_float32(value) < 1.0, name, value, 'in [0.0, 1.0)')
 
 
 def check_betas(name: str, value: Any) -> None:
     """Refuse all but a pair of numbers in [0, 1)."""
-    pair = _as_pair(value)
-    if pair is None or not all(0.0 <= as_float32(beta) < 1.0 for beta in pair):
-        raise invalid(name, value, 'two numbers in [0.0, 1.0)')
+    ok = _is_pair(value) and all(0.0 <= as_float32(beta) < 1.0 for beta in value)
+    check(ok, name, value, 'two numbers in [0.0, 1.0)')
 
 
 def check_interval_or_none(name: str, value: Any) -> None:
     """Refuse all but None and a pair with 0 <= low <= high; high may be infinite."""
-    if value is None:
-        return
-    pair = _as_pair(value)
-    if pair is None or not (0.0 <= pair[0] <= pair[1] and as_float32(pair[0]) < math.inf):
-        raise invalid(name, value, '(low, high) with 0.0 <= low <= high, or None')
+    ok = value is None or (
+        _is_pair(value) and 0.0 <= value[0] <= value[1] and as_float32(value[0]) < math.inf
+    )
+    check(ok, name, value, '(low, high) with 0.0 <= low <= high, or None')
 
 
 def check_flag(name: str, value: Any) -> None:
     """Refuse all but a bool, so that the text 'False' does not count as true."""
-    if not isinstance(value, bool):
-        raise invalid(name, value, 'True or False')
+    check(isinstance(value, bool), name, value, 'True or False')
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """Refuse all but one of a few words."""
-    if value not in choices:
-        raise invalid(name, value, 'one of ' + ', '.join(map(repr, choices)))
+    check(value in choices, name, value, 'one of ' + ', '.join(map(repr, choices)))
 
 
 def _is_real(value: Any) -> bool:
@@ -126,10 +117,8 @@ def _check_number(name: str, value: Any) -> None:
     check(_is_real(value), name, value, 'a number')
 
 
-def _as_pair(value: Any) -> tuple[float, float] | None:
-    if isinstance(value, (tuple, list)) and len(value) == 2 and all(map(_is_real, value)):
-        return tuple(value)
-    return None
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) == 2 and all(map(_is_real, value))
 
 
 # Schedule. `owner` is the class whose setting it is.

@@ -14,6 +14,7 @@ from mmengine.optim import BaseOptimWrapper, _ParamScheduler
 from mmengine.registry import Registry
 from mmengine.runner import BaseLoop, CheckpointLoader, Runner
 from mmengine.runner.runner import _SlicedDataset
+from mmengine.utils import ManagerMixin
 from torch.utils.data import DataLoader
 
 __all__ = ['LazyAttr', 'LazyObject', 'ParamScheduler', 'SlicedDataset']
@@ -82,6 +83,11 @@ def undo_switch(hook: Hook) -> None:
 def stop_workers(dataloader: DataLoader) -> None:
     """End persistent workers of PyTorch, which hold copies of the dataset."""
     dataloader._iterator = None
+
+
+def instances(kind: type[ManagerMixin]) -> dict[str, Any]:
+    """Return the instances of a class that MMEngine keeps by name; none can be removed publicly."""
+    return kind._instance_dict
 
 
 def checkpoint_loaders() -> dict[str, Callable]:

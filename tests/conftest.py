@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from common import ROOT
+from helpers.common import ROOT
+from helpers.tools import run_here
 from mmengine.registry import init_default_scope
 
 
@@ -50,12 +51,22 @@ def command():
 
 
 @pytest.fixture(scope='session')
-def shapes(tmp_path_factory, command):
+def tool(command):
+    """Run `python tools/NAME WORDS` in this process, or with `process=True` in one of its own."""
+
+    def run(name, *words, process=False, **options):
+        if process:
+            return command(sys.executable, f'tools/{name}', *words, **options)
+        return run_here(name, *words, **options)
+
+    return run
+
+
+@pytest.fixture(scope='session')
+def shapes(tmp_path_factory, tool):
     """A set of 20 + 8 pictures of shapes, as the tool writes it."""
     root = tmp_path_factory.mktemp('shapes')
-    command(
-        sys.executable, 'tools/make_shapes.py', '--out', root, '--train', 20, '--val', 8
-    ).check_returncode()
+    tool('make_shapes.py', '--out', root, '--train', 20, '--val', 8).check_returncode()
     return root
 
 

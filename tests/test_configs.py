@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from common import ROOT
+from helpers.common import ROOT
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.hub import get_config

@@ -4,7 +4,6 @@ import ast
 import importlib
 import logging
 import re
-import runpy
 import shlex
 import sys
 from dataclasses import dataclass
@@ -12,9 +11,9 @@ from pathlib import Path
 
 import mmdet.registry
 import pytest
-from common import CUT, ROOT, data_options
+from helpers.common import CUT, ROOT, data_options
+from helpers.work_folders import SGD, whole, write
 from mmengine.config import Config
-from work_folders import SGD, whole, write
 
 from mmdet_largebatch.cli.sweep import parse_args
 from mmdet_largebatch.hooks import WarmupStepLRHook
@@ -91,15 +90,17 @@ COMMANDS = {
     'tools/dist_train.sh configs/shapes/mask-rcnn_r18_fpn_2xb8-sgd-1x_shapes.py 2': LAUNCHED,
     'python tools/results.py work_dirs/sgd work_dirs/lars work_dirs/lamb --out results': 'results',
     'python tools/results.py work_dirs/sgd work_dirs/lamb --out results': 'results',
-    'bash tools/run_tests.sh tests/test_batching/test_trajectory.py -rP': By('tests/test_batching/test_trajectory.py'),
+    'bash tools/run_tests.sh tests/test_global_batch/test_trajectory.py -rP': By('tests/test_global_batch/test_trajectory.py'),
     'python tools/benchmark_loop.py --shapes data/shapes': 'benchmark_loop',
     'git clone https://github.com/NVIDIA/apex ../apex': APEX,
     'APEX_SOURCE=../apex bash tools/run_tests.sh tests/test_optimizers/test_nvidias_class.py': APEX,
     '.venv/bin/pip install --no-deps timm==1.0.31 pytorch-optimizer==4.1.0 mmpretrain==1.2.0': INSTALLS,
     '.venv/bin/python tools/benchmark_optimizers.py --plot docs/images/benchmark_optimizers.png': By('tests/test_tools/test_benchmark_optimizers.py::test_the_picture_is_a_png'),
     'bash tools/run_tests.sh tests/test_reliability tests/test_checkpoints tests/test_hooks tests/test_tools/test_notices.py': By('tests/test_tools/test_notices.py'),
-    'PYTHONPATH=tests:tests/test_reliability python tests/test_reliability/kills.py --kills 30': By('tests/test_reliability/test_kills.py::test_killed_again_and_again_it_ends_as_if_never_killed'),
+    'PYTHONPATH=tests python -m helpers.kills --kills 30': By('tests/test_reliability/test_kills.py::test_killed_again_and_again_it_ends_as_if_never_killed'),
     'bash tools/run_tests.sh -m whole tests/test_optimizers/test_saved_state.py': By('tests/test_optimizers/test_saved_state.py::test_states_changed_at_random_are_refused_or_right'),
+    'tools/dist_train.sh CONFIG 8': LAUNCHED,
+    'python tools/train.py CONFIG': By('tests/test_tools/test_train_and_test.py::test_log_says_what_runs'),
     'MAX_RESTARTS=100 tools/dist_train.sh CONFIG 8': By('tests/test_tools/test_launch.py::test_a_training_with_restarts_resumes_and_nothing_else_does'),
     'tools/aws_spot_notice.sh $!': By('tests/test_tools/test_notices.py::test_the_notice_of_aws_becomes_a_sigterm'),
     'tools/slurm_train.sh --requeue PARTITION JOB_NAME CONFIG WORK_DIR': By('tests/test_tools/test_notices.py::test_a_preempted_job_goes_back_into_the_queue'),
@@ -190,20 +191,10 @@ def test_the_other_test_is_there(how):
     assert name in names if name else any(x.startswith('test_') for x in names)
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a tool as typed, in this process; give back its status and what it printed."""
-
-    def run(path, *words):
-        monkeypatch.setattr(sys, 'argv', [path, *map(str, words)])
-        status = 0
-        try:
-            runpy.run_path(str(ROOT / path), run_name='__main__')
-        except SystemExit as ended:
-            status = ended.code
-        return status, *capsys.readouterr()
-
-    return run
+def words_of(line):
+    """A tool's name and arguments in `python tools/NAME ARGUMENTS`."""
+    _, path, *arguments = shlex.split(line)
+    return [path.removeprefix('tools/'), *arguments]
 
 
 def quoted(page, beginning):
@@ -214,24 +205,21 @@ def quoted(page, beginning):
 
 
 @pytest.mark.parametrize('line', [x for x in SHORT if COMMANDS[x] == 'plan'])
-def test_plan_prints_what_the_page_shows(line, run, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    words = shlex.split(line)[1:]
-    words[1] = str(ROOT / words[1])
-    status, out, err = run(*words)
-    assert status == 0, err
-    assert out.startswith(quoted('docs/tools.md', 'ranks ') + '\n')
+def test_plan_prints_what_the_page_shows(line, tool, tmp_path):
+    name, config, *words = words_of(line)
+    done = tool(name, ROOT / config, *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(quoted('docs/tools.md', 'ranks ') + '\n')
     assert (tmp_path / words[-1]).stat().st_size > 0
 
 
 @pytest.mark.parametrize('line', [x for x in SHORT if COMMANDS[x] == 'train'])
-def test_options_of_a_training(line, run, shapes, tmp_path, monkeypatch):
+def test_options_of_a_training(line, tool, shapes, tmp_path):
     """On one process, cut after an update; what was set stands in the config that it kept."""
-    monkeypatch.chdir(ROOT)
     options = shlex.split(line)[4:]
     work = ('--work-dir', tmp_path / 'work', '--cfg-options')
-    status, _, err = run('tools/train.py', SHAPES, *work, *data_options(shapes), *CUT, *options)
-    assert status == 0, err[-2000:]
+    done = tool('train.py', SHAPES, *work, *data_options(shapes), *CUT, *options)
+    assert done.returncode == 0, done.stderr[-2000:]
     kept = Config.fromfile(next((tmp_path / 'work').glob('*.py')))
     for option in options:
         key, value = option.split('=')
@@ -263,13 +251,13 @@ def test_each_sweep_of_the_miniature_has_a_place_for_its_values(line, command, t
 
 
 @pytest.mark.parametrize('line', [x for x in SHORT if COMMANDS[x] == 'results'])
-def test_results(line, run, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    words = shlex.split(line)[1:]
+def test_results(line, tool, tmp_path):
+    words = words_of(line)
     for folder in words[1:-2]:
         write(tmp_path / folder, whole(SGD))
-    status, out, err = run(*words)
-    assert (status, out.count(' done |')) == (0, len(words) - 3), err
+    done = tool(*words, cwd=tmp_path)
+    found = done.returncode, done.stdout.count(' done |')
+    assert found == (0, len(words) - 3), done.stderr
     assert (tmp_path / 'results/curves.png').exists()
 
 
@@ -284,11 +272,10 @@ def test_the_folder_of_the_recipes_is_printed(line, command):
 
 
 @pytest.mark.parametrize('line', [x for x in SHORT if COMMANDS[x] == 'benchmark_loop'])
-def test_benchmark_of_the_loop(line, command, shapes):
-    words = shlex.split(line)[1:]
+def test_benchmark_of_the_loop(line, tool, shapes):
+    words = words_of(line)
     words[words.index('--shapes') + 1] = shapes
-    part = ['--pairs', 1, '--part', 'update']
-    done = command(sys.executable, *words, *part)
+    done = tool(*words, '--pairs', 1, '--part', 'update', process=True)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

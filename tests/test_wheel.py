@@ -9,7 +9,7 @@ import venv
 from pathlib import Path
 
 import pytest
-from common import CUT, ROOT, data_options
+from helpers.common import CUT, ROOT, data_options
 
 RECIPE = 'mmdet_largebatch::shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 SOURCES = [

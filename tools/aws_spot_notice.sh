@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Tell a training on an AWS spot instance that the instance will be taken away:
+# Send SIGTERM to a training before AWS takes its spot instance away:
 #
 #   tools/dist_train.sh CONFIG 8 &
 #   tools/aws_spot_notice.sh $!
 #
-# AWS announces it two minutes ahead in the instance's metadata. This asks for it every 5 seconds,
-# sends SIGTERM to the process when it stands there, and ends with the process.
+# AWS announces the end of an instance in its metadata, two minutes ahead. This script polls the
+# metadata every 5 seconds, and exits with the process.
 # METADATA is the address of the metadata service.
 set -euo pipefail
 if [ $# -ne 1 ]; then

@@ -194,22 +194,26 @@ def print_table(head: str, rows: list[list]) -> None:
     print('\n' + '\n'.join(f'| {" | ".join(map(str, line))} |' for line in lines), flush=True)
 
 
-def main() -> None:
-    """Read the command line, measure and print."""
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description='Measure what the train loop costs.')
     parser.add_argument('--pairs', type=positive, help='updates timed of each loop')
     parser.add_argument('--shapes', type=Path, help='root folder of the shapes; else they are made')
     parts = [*PAIRED, 'resume']
     parser.add_argument('--part', nargs='+', choices=parts, default=parts, help='what to measure')
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+@one_line_errors(parse_args)
+def main(args: argparse.Namespace) -> None:
+    """Measure and print."""
     torch.set_num_threads(1)
-    with one_line_errors() as context, tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         work_dir = Path(folder)
         shapes = args.shapes or work_dir / 'shapes'
         if args.shapes is None:
             write_split(shapes, 'train', 512, 128, 0)
-        context['cfg'] = recipe(shapes, work_dir, 'check')
-        look_at_data(context['cfg'], ['train'])
+        look_at_data(recipe(shapes, work_dir, 'check'), ['train'])
         tables = []
         with redirect_stdout(sys.stderr):
             rows = [

@@ -38,11 +38,12 @@ from benchmark_report import Report, Result, as_json, as_markdown, machine, targ
 from benchmark_step import Contestant, Group, Problem, kernel_launches, recipe_groups
 from make_shapes import positive
 from matplotlib.figure import Figure
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from tqdm import tqdm
 
 from mmdet_largebatch import SettingError
-from mmdet_largebatch.cli import load_config, one_line_errors
+from mmdet_largebatch.cli import one_line_errors
 
 CONFIG = 'configs/mask_rcnn/mask-rcnn_r50_fpn_64xb2-lamb-1x_coco.py'
 UNTIMED = 2  # rounds
@@ -190,35 +191,33 @@ def check_outputs(args: argparse.Namespace) -> None:
         raise SettingError(f'--plot {args.plot}: must end in one of .{", .".join(formats)}.')
 
 
-def main() -> None:
-    """Read the command line, measure and print."""
-    args = parse_args()
-    with one_line_errors() as context:
-        check_outputs(args)
-        chosen, left_out = choose(args.only, args.device)
-        cfg = context['cfg'] = load_config(args)
-        # Libraries print to where the table alone belongs.
-        with redirect_stdout(sys.stderr):
-            MMLogger.get_current_instance().setLevel('WARNING')
-            groups = recipe_groups(cfg)
-            sizes = [shape.numel() for group in groups for shape in group.shapes]
-            packages = dict(torch=torch.__version__) | versions(list(chosen))
-            about = dict(
-                command=f'`python tools/benchmark_optimizers.py {shlex.join(sys.argv[1:])}`',
-                config=f'`{args.config}`, {len(groups)} parameter groups',
-                machine=machine(args.device),
-                packages=', '.join(f'{name} {number}' for name, number in packages.items()),
-            )
-            report = Report(about, len(sizes), sum(sizes), max(sizes), left_out)
-            measure(groups, chosen, args.device, args.rounds, report)
-        print(as_markdown(report), '', *targets(report), sep='\n')
-        if args.markdown:
-            args.markdown.write_text(as_markdown(report) + '\n')
-        if args.json:
-            args.json.write_text(as_json(report) + '\n')
-        if args.plot:
-            title = f'{Path(args.config).stem}\n{about["machine"]}'
-            draw(report, title).savefig(args.plot)
+@one_line_errors(parse_args)
+def main(args: argparse.Namespace, cfg: Config) -> None:
+    """Measure, print and write."""
+    check_outputs(args)
+    chosen, left_out = choose(args.only, args.device)
+    # Libraries print to where the table alone belongs.
+    with redirect_stdout(sys.stderr):
+        MMLogger.get_current_instance().setLevel('WARNING')
+        groups = recipe_groups(cfg)
+        sizes = [shape.numel() for group in groups for shape in group.shapes]
+        packages = dict(torch=torch.__version__) | versions(list(chosen))
+        about = dict(
+            command=f'`python tools/benchmark_optimizers.py {shlex.join(sys.argv[1:])}`',
+            config=f'`{args.config}`, {len(groups)} parameter groups',
+            machine=machine(args.device),
+            packages=', '.join(f'{name} {number}' for name, number in packages.items()),
+        )
+        report = Report(about, len(sizes), sum(sizes), max(sizes), left_out)
+        measure(groups, chosen, args.device, args.rounds, report)
+    print(as_markdown(report), '', *targets(report), sep='\n')
+    if args.markdown:
+        args.markdown.write_text(as_markdown(report) + '\n')
+    if args.json:
+        args.json.write_text(as_json(report) + '\n')
+    if args.plot:
+        title = f'{Path(args.config).stem}\n{about["machine"]}'
+        draw(report, title).savefig(args.plot)
 
 
 if __name__ == '__main__':

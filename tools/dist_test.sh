@@ -7,6 +7,6 @@ if [ $# -lt 3 ]; then
     exit 2
 fi
 here=$(cd "$(dirname "$0")" && pwd)
-# A clone need not be installed.
+# For a clone that is not installed.
 export PYTHONPATH="$here/..${PYTHONPATH:+:$PYTHONPATH}"
 exec python "$here/launch.py" test.py "$1" "$3" "$2" "${@:4}"

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# The trainings of docs/results.md, on two CPU cores, in .venv, which is set up first:
+# Run the trainings of docs/results.md on 2 CPU cores. Sets up .venv first.
 #
-#   tools/miniature.sh tune    LR and warmup of the six recipes, thirteen trainings each
-#   tools/miniature.sh final   the six recipes as they stand in configs/miniature, seeds 1, 2, 3
-#   tools/miniature.sh more    at batch 128: SGD untuned in three ways, seeds 1, 2, 3, and all three
+#   tools/miniature.sh tune    tune LR and warmup of the six recipes, thirteen trainings each
+#   tools/miniature.sh final   train the six recipes in configs/miniature, seeds 1, 2, 3
+#   tools/miniature.sh more    at batch 128: SGD untuned in three ways, seeds 1, 2, 3; all three
 #                              optimizers for 24 and for 48 epochs, seed 1
 #
-# What follows goes to tools/sweep.py (--cfg-options not in the longer trainings of `more`, which have
-# their own). What is finished is not trained again. From the environment: OUT, the folder
-# (work_dirs/miniature); DATA, the set (data/miniature, written if it is not there); JOBS, trainings
-# at a time (2); SEEDS, in place of 1, 2, 3 and of 1; PYTHON.
+# Further arguments are options of tools/sweep.py. The longer trainings of `more` ignore
+# --cfg-options. Finished trainings are skipped. Settings from the environment: OUT, the folder
+# (work_dirs/miniature); DATA, the data set (data/miniature, generated if missing); JOBS, trainings
+# at a time (2); SEEDS, instead of 1, 2, 3 and of 1; PYTHON.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 stage=${1:-}
@@ -29,8 +29,8 @@ sweep() { # NAME CONFIG ARGUMENTS
     "$python" tools/sweep.py "$config" --work-dir "$out/$name" --jobs "${JOBS:-2}" "$@"
 }
 
-# A first round with seed 0, and a second one with another seed: the three best LRs at the best warmup.
-tune() { # OPTIMIZER RANKS LRS WARMUPS LRS-AGAIN WARMUP-AGAIN, and what goes to sweep.py
+# Round 1: all LRs and warmups with seed 0. Round 2: the three best LRs at the best warmup, seed 10.
+tune() { # OPTIMIZER MICRO-BATCHES LRS WARMUPS LRS-AGAIN WARMUP-AGAIN [OPTIONS OF sweep.py]
     local name=$1_$(($2 * 16)) config=$2xb16-$1-1x lrs=$3 warmups=$4 lrs_again=$5 warmup_again=$6
     shift 6
     sweep $name $config --lr $lrs --warmup-iters $warmups --seeds 0 "$@"

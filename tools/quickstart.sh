@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From nothing to a trained detector: sets .venv up, writes the shapes, trains Mask R-CNN with LAMB
-# on 2 processes, prints its COCO AP and draws what it finds. What is done already is not done again.
+# From nothing to a trained detector: set up .venv, generate the shapes, train Mask R-CNN with LAMB on
+# 2 processes, print the COCO AP and draw detections. Finished steps are skipped.
 #
 #   tools/quickstart.sh [--epochs N]     N: 12 as in the recipe, or fewer for a first look
 set -euo pipefail
@@ -25,7 +25,7 @@ work=work_dirs/quickstart${STACK:+-$STACK}
 options=()
 if [ "$epochs" -ne 12 ]; then
     work=${work}_$epochs
-    # Decays that a shorter run still reaches: 8 and 11 of 12 epochs.
+    # The milestones, epochs 8 and 11, may lie beyond a shorter run.
     options=(--cfg-options train_cfg.max_epochs="$epochs" default_hooks.lr.milestones="[]")
 fi
 
@@ -39,7 +39,7 @@ fail() {
     echo "error: $1 failed; the whole log is $log" >&2
     exit 1
 }
-# Run a command with its output in the log; its last lines are shown if it fails.
+# Run a command with its output in the log. If the command fails, print the end of the log.
 logged() { "$@" >>"$log" 2>&1 || fail "$*"; }
 
 echo "== Shapes"
@@ -56,7 +56,7 @@ fi
 echo "== Evaluation"
 logged python tools/test.py $config "$work/epoch_$epochs.pth" --work-dir "$work/test"
 logged python tools/draw_detections.py $config "$work/epoch_$epochs.pth" --out "$work/detections.png"
-# Of the last evaluation in the log.
+# The AP of the last evaluation in the log.
 ap() { grep -o "coco/$1_mAP: [0-9.]*" "$log" | tail -n 1 | cut -d ' ' -f 2; }
 echo "== box AP  $(ap bbox)"
 echo "== mask AP $(ap segm)"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run the tests: tools/run_tests.sh [ARGUMENTS OF pytest]. Sets .venv up first if it is not there.
+# Run the tests: tools/run_tests.sh [ARGUMENTS OF pytest]. Sets up .venv first.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tools/setup_env.sh

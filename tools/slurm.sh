@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Called by slurm_train.sh and slurm_test.sh: slurm.sh PARTITION JOB_NAME TOOL [ARGUMENTS], on srun.
-# With REQUEUE=1 the same is submitted as a batch job, see slurm_train.sh.
+# Run a tool under srun: slurm.sh PARTITION JOB_NAME TOOL [ARGUMENTS]. slurm_train.sh and slurm_test.sh
+# call this. With REQUEUE=1 submit a batch job instead, see slurm_train.sh.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 export PYTHONPATH="$here/..${PYTHONPATH:+:$PYTHONPATH}"

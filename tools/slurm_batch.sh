@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The batch job of `slurm_train.sh --requeue`: slurm_batch.sh COMMAND. Runs the command on every
-# task, and puts the job back into the queue where the command ends as preempted, with status 75.
+# The batch job of `slurm_train.sh --requeue`: slurm_batch.sh COMMAND. Runs the command on every task.
+# If the command exits with 75 (preempted), the job goes back into the queue.
 set -uo pipefail
-# A signal that reaches this shell too must not end it before srun.
+# A signal must not end this shell before srun.
 trap : TERM USR1
 srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" "$@"
 status=$?

@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
 # Train under Slurm:
 #   tools/slurm_train.sh [--requeue] PARTITION JOB_NAME CONFIG WORK_DIR [ARGUMENTS OF train.py]
-# GPUS (8, in all), GPUS_PER_NODE (8), CPUS_PER_TASK (5) and SRUN_ARGS are read from the environment.
-# With --requeue it is submitted as a batch job that resumes from its newest checkpoint, and goes
-# back into the queue when it was preempted or its time is over, which is told to it
-# NOTICE_SECONDS (120) ahead.
+# Settings from the environment: GPUS (8 in total), GPUS_PER_NODE (8), CPUS_PER_TASK (5), SRUN_ARGS.
+# With --requeue, submit a batch job that resumes from its newest checkpoint. The job goes back into
+# the queue after a preemption, and at its time limit. It gets a signal NOTICE_SECONDS (120) before.
 set -euo pipefail
 if [ "${1:-}" = --requeue ]; then
     export REQUEUE=1

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The tests on OpenMMLab's own releases, in .venv-openmmlab, which is set up first:
+# Run the tests on OpenMMLab's releases, in .venv-openmmlab. Sets up .venv-openmmlab first.
 #
 #   tools/test_openmmlab.sh [--shapes [--epochs N]] [ARGUMENTS OF pytest]
 #
-# With --shapes the quickstart goes before them: LAMB on 2 processes, evaluated. For one of the
-# other scripts there, set STACK: STACK=openmmlab tools/quickstart.sh --epochs 1
+# With --shapes, run the quickstart before the tests: train with LAMB on 2 processes and evaluate.
+# STACK=openmmlab runs another script on these releases: STACK=openmmlab tools/quickstart.sh --epochs 1
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export STACK=openmmlab

@@ -1,8 +1,8 @@
-# What the trainings of docs/results.md share: the recipe on shapes, small enough for dozens of them
-# on two CPU cores. `tools/miniature.sh` writes the data and runs them.
+# Base of the trainings in docs/results.md: the recipe on shapes, small enough for dozens of
+# trainings on 2 CPU cores. `tools/miniature.sh` writes the data and runs the trainings.
 _base_ = './mask-rcnn_r18_fpn_shapes.py'
 
-# Pictures of half the size, half the channels, a quarter of the RoIs.
+# Half the image size, half the channels, a quarter of the RoIs.
 model = dict(
     backbone=dict(base_channels=16),
     neck=dict(in_channels=[16, 32, 64, 128], out_channels=32),
@@ -34,7 +34,7 @@ test_pipeline = [
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
     ),
 ]
-# No workers: another training runs on the other core.
+# No data workers: another training runs on the other core.
 train_dataloader = dict(
     batch_size=16,
     num_workers=0,
@@ -51,8 +51,8 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
 test_evaluator = val_evaluator
 
-# 1,024 pictures: 64 updates an epoch at batch 16, 8 at batch 128. One epoch of warmup, where a
-# recipe sets no other.
+# 1,024 images are 64 updates per epoch at batch 16, and 8 at batch 128. The default warmup is one
+# epoch at batch 16.
 train_cfg = dict(val_interval=2)
 default_hooks = dict(
     lr=dict(warmup_iters=64), logger=dict(interval=8), checkpoint=dict(max_keep_ckpts=1)

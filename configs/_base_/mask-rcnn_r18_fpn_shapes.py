@@ -1,9 +1,9 @@
-# What the recipes on the generated shapes share: the COCO recipe with a Mask R-CNN, pictures and a
-# logger small enough for two CPU cores. `python tools/make_shapes.py` writes the data.
+# Base of the recipes on generated shapes: the COCO recipe with a model, images and a log interval
+# for 2 CPU cores. `python tools/make_shapes.py` writes the data.
 _base_ = './mask-rcnn_r50_fpn_coco.py'
 
-# GroupNorm needs no pretrained statistics and none from other micro-batches. One sample a bin in
-# RoIAlign and few RoIs a picture halve the time of a step on a CPU.
+# GroupNorm needs no pretrained statistics and does not depend on other micro-batches. One sample
+# per bin in RoIAlign and few RoIs per image halve the time of a step on a CPU.
 model = dict(
     backbone=dict(
         depth=18,
@@ -80,7 +80,7 @@ test_evaluator = val_evaluator
 # Sums that are the same on any number of ranks.
 train_cfg = dict(global_batch_size=16, exact_sum=True)
 randomness = dict(seed=0)
-# 512 pictures are 32 updates an epoch: one epoch of warmup, as many as COCO's at batch 128 has.
+# The warmup is one epoch: 512 images are 32 updates.
 default_hooks = dict(
     lr=dict(warmup_iters=32), logger=dict(interval=8), checkpoint=dict(max_keep_ckpts=2)
 )

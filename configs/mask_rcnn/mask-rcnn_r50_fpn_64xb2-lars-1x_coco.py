@@ -2,12 +2,13 @@
 _base_ = '../_base_/mask-rcnn_r50_fpn_coco.py'
 
 train_cfg = dict(global_batch_size=128)
-# 625 updates, as the SGD recipe.
+# As in the SGD recipe.
 default_hooks = dict(lr=dict(warmup_iters=625))
 
-# No source gives an LR for LARS on Mask R-CNN. This one is derived, NOT validated on COCO: SimCLR's
-# rule for LARS at eta 1e-3, 0.3 * batch / 256 (arXiv 2002.05709). Biases and norm parameters are
-# excluded from the adaptation; at this LR they step about as under the SGD recipe's 0.16.
+# The LR is derived and NOT validated on COCO: no published LR for LARS on Mask R-CNN was found. It
+# is SimCLR's rule for LARS at eta 1e-3, 0.3 * batch / 256 (arXiv 2002.05709). Biases and norm
+# parameters are excluded from the adaptation. At this LR their steps are close to those of SGD at
+# LR 0.16.
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='LARS', lr=0.15, momentum=0.9, weight_decay=5e-4),
     paramwise_cfg=dict(

@@ -1,7 +1,7 @@
-# SGD at batch 128: the baseline's LR by the linear rule, 0.02 * 128 / 16.
+# SGD at batch 128. The linear rule scales the baseline's LR: 0.02 * 128 / 16.
 _base_ = '../_base_/mask-rcnn_r50_fpn_coco.py'
 
 train_cfg = dict(global_batch_size=128)
 optim_wrapper = dict(optimizer=dict(lr=0.16))
-# 625 updates: MLPerf training 3.1's reference point for SGD at this batch and LR.
+# The warmup of MLPerf training 3.1's reference point for SGD at this batch and LR.
 default_hooks = dict(lr=dict(warmup_iters=625))

@@ -1,4 +1,4 @@
-# LARS at batch 16: LR and warmup from tools/miniature.sh tune, see docs/results.md.
+# LARS at batch 16. `tools/miniature.sh tune` found the LR and the warmup: docs/results.md.
 _base_ = '../_base_/mask-rcnn_r18_fpn_miniature.py'
 
 optim_wrapper = dict(

@@ -1,4 +1,4 @@
-# LAMB at batch 128: LR and warmup from tools/miniature.sh tune, see docs/results.md.
+# LAMB at batch 128. `tools/miniature.sh tune` found the LR and the warmup: docs/results.md.
 _base_ = './mask-rcnn_r18_fpn_1xb16-lamb-1x_shapes.py'
 
 train_cfg = dict(global_batch_size=128)

@@ -1,4 +1,4 @@
-# LARS on the shapes, 2 ranks of 8 pictures.
+# LARS on shapes at batch 16: 2 micro-batches of 8 images.
 _base_ = '../_base_/mask-rcnn_r18_fpn_shapes.py'
 
 optim_wrapper = dict(

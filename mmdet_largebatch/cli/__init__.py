@@ -2,21 +2,25 @@
 
 from .data import look_at_data
 from .launch import (
+    add_cfg_options,
     add_common_arguments,
     begin_tool,
+    build_runner,
     check_settings,
     load_config,
     use_gloo_without_gpu,
 )
-from .mistakes import check_checkpoint, check_work_dir, one_line_errors
-from .outputs import check_folder, check_output
+from .mistakes import one_line_errors
+from .outputs import check_checkpoint, check_folder, check_output, check_work_dir
 from .testing import draw_on_every_rank, use_test_time_augmentation
 from .weights import WeightsCheckHook, check_weights
 
 __all__ = [
     'WeightsCheckHook',
+    'add_cfg_options',
     'add_common_arguments',
     'begin_tool',
+    'build_runner',
     'check_checkpoint',
     'check_folder',
     'check_output',

@@ -1,11 +1,11 @@
-"""Settings that MMEngine or PyTorch refuse though their meaning is clear."""
+"""Fix settings that MMEngine or PyTorch refuse, though their meaning is clear."""
 
 import os
 import sys
 
 from mmengine.config import Config
 
-# Taken out by MMEngine itself where they are None.
+# MMEngine itself removes these where they are None.
 MMENGINES_HOOKS = {
     'runtime_info',
     'timer',
@@ -14,12 +14,12 @@ MMENGINES_HOOKS = {
     'param_scheduler',
     'checkpoint',
 }
-# Options of a PyTorch loader that it refuses without data workers.
+# Options that a PyTorch loader refuses without data workers.
 WORKER_OPTIONS = ('persistent_workers', 'prefetch_factor', 'timeout', 'multiprocessing_context')
 
 
 def take_out_hooks(cfg: Config) -> None:
-    """Take hooks that are None out of ``default_hooks``, as MMEngine does with its own.
+    """Remove hooks that are None from ``default_hooks``, as MMEngine does with its own.
 
     Args:
         cfg (Config): The config, changed in place.
@@ -31,7 +31,7 @@ def take_out_hooks(cfg: Config) -> None:
 
 
 def leave_out_worker_options(cfg: Config) -> None:
-    """Leave out what only data workers use, of loaders that have none, and print a line.
+    """Remove the options of data workers from loaders without workers, and print a line.
 
     Args:
         cfg (Config): The config, changed in place.
@@ -43,7 +43,7 @@ def leave_out_worker_options(cfg: Config) -> None:
         unused = [option for option in WORKER_OPTIONS if loader.pop(option, None)]
         if unused and os.environ.get('LOCAL_RANK', '0') == '0':
             print(
-                f'note: {name}.num_workers=0 leaves out {", ".join(unused)}, which data workers '
-                'alone have.',
+                f'note: {name}.num_workers=0 leaves out {", ".join(unused)}, options of data '
+                'workers.',
                 file=sys.stderr,
             )

@@ -12,19 +12,19 @@ from ..preflight import check_data
 def look_at_data(
     cfg: Config, splits: Iterable[str], metrics: bool = True, pictures: bool = True
 ) -> None:
-    """Check annotation files, pictures and classes; print what the user should know.
+    """Check annotation files, pictures and classes, and print the warnings.
 
-    Of the processes that dist_train.sh starts on a machine the first one checks. The others wait
-    for it where all processes meet, and torchrun ends them if it refuses.
+    Of the processes that dist_train.sh starts on a machine, the first one checks. The others wait
+    for it in the first collective call, and torchrun ends them if it refuses.
 
     Args:
         cfg (Config): The config.
         splits (Iterable[str]): Of ``'train'``, ``'val'``, ``'test'``.
-        metrics (bool): Whether the predictions will be evaluated. Defaults to True.
-        pictures (bool): Whether pictures will be read. Defaults to True.
+        metrics (bool): True if the predictions will be evaluated. Defaults to True.
+        pictures (bool): True if pictures will be read. Defaults to True.
 
     Raises:
-        SettingError: If anything is wrong.
+        SettingError: If the check finds an error.
     """
     if cfg.get('launcher') == 'pytorch' and os.environ.get('LOCAL_RANK', '0') != '0':
         return

@@ -1,4 +1,4 @@
-"""Draw what a checkpoint finds in the first pictures of the config's test data.
+"""Draw the detections of a checkpoint on the first images of the test data.
 
 python tools/draw_detections.py CONFIG CHECKPOINT --out detections.png
 """
@@ -25,32 +25,32 @@ from mmengine.runner import CheckpointLoader
 from mmengine.structures import InstanceData
 from torch.utils.data import Dataset
 
+from ..checks import check
 from ..errors import SettingError
 from . import (
     check_checkpoint,
     check_output,
     check_settings,
     check_weights,
-    load_config,
     look_at_data,
     one_line_errors,
 )
 
-# Of a label, as a share of the picture: its height, and its width a letter.
+# Height of a label and width of its letters, as fractions of the picture.
 LABEL_HEIGHT, LABEL_WIDTH = 0.052, 0.024
 
 
 def free_spot(box: np.ndarray, width: float, size: float, taken: list[tuple]) -> tuple:
-    """Find a place where the label of a box hides no other label.
+    """Find a place for the label of a box where it covers no other label.
 
     Args:
-        box (np.ndarray): Left, top, right and bottom of the detection, in pixels.
+        box (np.ndarray): Left, top, right and bottom of the detection in pixels.
         width (float): Width of the label in pixels.
-        size (float): Width and height of the picture in pixels.
-        taken (list[tuple]): Left, top and width of the labels drawn already; this one is added.
+        size (float): Longer side of the picture in pixels.
+        taken (list[tuple]): Left, top and width of the labels so far; the new label is appended.
 
     Returns:
-        tuple: Left and top of the label, in pixels.
+        tuple: Left and top of the label in pixels.
     """
     height = LABEL_HEIGHT * size
     left = min(max(box[0], 0), size - width)
@@ -73,12 +73,12 @@ def colour(palette: list[tuple] | str | None, label: int) -> np.ndarray:
     """Return the colour of a class.
 
     Args:
-        palette (list[tuple] or str, optional): The dataset's colours in 0 to 255, or a name that
-            mmdet knows.
-        label (int): The class.
+        palette (list[tuple] or str, optional): Colours of the dataset in [0, 255], or the name of
+            a palette of mmdet.
+        label (int): Class index.
 
     Returns:
-        np.ndarray: RGB in [0, 1]; one of matplotlib's where the dataset has none.
+        np.ndarray: RGB in [0, 1]; a colour of matplotlib if the dataset has none.
     """
     if isinstance(palette, str):
         palette = get_palette(palette, label + 1)
@@ -88,14 +88,14 @@ def colour(palette: list[tuple] | str | None, label: int) -> np.ndarray:
 
 
 def draw(axes: plt.Axes, picture: np.ndarray, found: InstanceData, meta: dict) -> None:
-    """Draw one picture with its detections.
+    """Draw one image with its detections.
 
     Args:
-        axes (plt.Axes): Where to draw.
-        picture (np.ndarray): RGB, uint8 of shape (height, width, 3).
-        found (InstanceData): ``bboxes`` (n, 4), ``labels`` and ``scores`` (n,), and the ``masks``
-            (n, height, width) of a detector that has them; on the CPU.
-        meta (dict): The dataset's ``classes`` and ``palette``.
+        axes (plt.Axes): Axes to draw on.
+        picture (np.ndarray): RGB image, uint8 of shape (height, width, 3).
+        found (InstanceData): Detections on the CPU: ``bboxes`` (n, 4), ``labels`` (n,), ``scores``
+            (n,) and, for instance segmentation, ``masks`` (n, height, width).
+        meta (dict): ``classes`` and ``palette`` of the dataset.
     """
     axes.imshow(picture)
     axes.axis('off')
@@ -129,18 +129,18 @@ def draw(axes: plt.Axes, picture: np.ndarray, found: InstanceData, meta: dict) -
 
 
 def load_model(cfg: Config, checkpoint: str, device: str) -> BaseModel:
-    """Build the model with the weights of a checkpoint.
+    """Build the model and load a checkpoint.
 
     Args:
-        cfg (Config): The config.
-        checkpoint (str): The file.
-        device (str): Where the model is to be.
+        cfg (Config): Config.
+        checkpoint (str): Checkpoint file.
+        device (str): Device of the model.
 
     Returns:
-        BaseModel: The model, for inference.
+        BaseModel: Model in evaluation mode.
 
     Raises:
-        SettingError: If the checkpoint is of another model.
+        SettingError: If the checkpoint does not fit the model.
     """
     model = cfg.model
     if cfg.get('data_preprocessor'):
@@ -151,13 +151,13 @@ def load_model(cfg: Config, checkpoint: str, device: str) -> BaseModel:
 
 
 def storage_of(dataset: Dataset | None) -> dict | None:
-    """Return where a dataset reads from.
+    """Return the ``backend_args`` of a dataset.
 
     Args:
-        dataset (Dataset, optional): The dataset, wrapped or of several.
+        dataset (Dataset, optional): Dataset, also a wrapper or a concatenation.
 
     Returns:
-        dict, optional: Its ``backend_args``, of the first where there are several.
+        dict, optional: ``backend_args`` of the first dataset inside.
     """
     while not hasattr(dataset, 'backend_args') and hasattr(dataset, 'metainfo'):
         dataset = getattr(dataset, 'dataset', None) or next(
@@ -174,14 +174,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--out', type=Path, default=Path('detections.png'), help='picture to write (.png, .jpg)'
     )
-    parser.add_argument('--pictures', type=int, default=8, help='how many')
+    parser.add_argument('--pictures', type=int, default=8, help='number of images')
     parser.add_argument('--score', type=float, default=0.6, help='lowest score drawn')
     parser.add_argument(
         '--trust-checkpoint',
         action='store_true',
-        help='load a checkpoint that names code as well; it then runs',
+        help='load a checkpoint that runs code',
     )
-    parser.add_argument('--device', help='such as cpu or cuda:1; a GPU by default, if there is one')
+    parser.add_argument('--device', help='cpu or cuda:1; the first GPU by default, if any')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='as of test.py'
     )
@@ -190,21 +190,19 @@ def parse_args() -> argparse.Namespace:
 
 
 def check_arguments(args: argparse.Namespace) -> str:
-    """Refuse what cannot be drawn, before the model is built.
+    """Check the command line before the model is built.
 
     Args:
-        args (Namespace): The command line.
+        args (Namespace): Command line.
 
     Returns:
-        str: The device.
+        str: Device.
 
     Raises:
-        SettingError: If an argument cannot be used.
+        SettingError: If an argument is invalid.
     """
-    if args.pictures < 1:
-        raise SettingError(f'--pictures={args.pictures}. Must be 1 or more.')
-    if not 0 <= args.score <= 1:
-        raise SettingError(f'--score={args.score:g}. Must be in [0, 1].')
+    check(args.pictures >= 1, '--pictures', args.pictures, '>= 1')
+    check(0 <= args.score <= 1, '--score', args.score, 'in [0, 1]')
     check_output('--out', args.out, ('.png', '.jpg', '.jpeg', '.pdf', '.svg'))
     try:
         device = args.device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
@@ -217,43 +215,41 @@ def check_arguments(args: argparse.Namespace) -> str:
     return device
 
 
-def main() -> None:
-    """Read the command line, detect and draw."""
-    args = parse_args()
-    with one_line_errors() as context:
-        cfg = context['cfg'] = load_config(args)
-        device = check_arguments(args)
-        cfg.load_from, cfg.test_evaluator = args.checkpoint, None
-        check_settings(cfg, ['model', 'test_dataloader'])
-        check_checkpoint('checkpoint', args.checkpoint)
-        look_at_data(cfg, ['test'], metrics=False)
-        if cfg.get('default_scope', 'mmdet') is not None:
-            init_default_scope(cfg.get('default_scope', 'mmdet'))
-        model = load_model(cfg, args.checkpoint, device)
-        dataset = DATASETS.build(cfg.test_dataloader.dataset)
-        number = min(args.pictures, len(dataset))
-        if not number:
-            raise SettingError('test_dataloader.dataset has 0 images. Must have at least 1.')
-        columns = min(4, number)
-        rows = -(-number // columns)
-        figure, grid = plt.subplots(
-            rows, columns, figsize=(2.6 * columns, 2.6 * rows), squeeze=False, layout='constrained'
-        )
-        for axes in grid.flat[number:]:
-            axes.axis('off')
-        for index in range(number):
-            with torch.no_grad():
-                sample = model.test_step(pseudo_collate([dataset[index]]))[0].cpu()
-            if 'pred_instances' not in sample:
-                raise SettingError(
-                    f'model.type={type(model).__name__} finds no objects. Must be a detector.'
-                )
-            content = get(sample.img_path, backend_args=storage_of(dataset))
-            picture = mmcv.imfrombytes(content, channel_order='rgb')
-            found = sample.pred_instances
-            draw(grid.flat[index], picture, found[found.scores >= args.score], dataset.metainfo)
-        figure.savefig(args.out, dpi=150)
-        print(f'{args.out}: {number} pictures')
+@one_line_errors(parse_args)
+def main(args: argparse.Namespace, cfg: Config) -> None:
+    """Run the detector and draw."""
+    device = check_arguments(args)
+    cfg.load_from, cfg.test_evaluator = args.checkpoint, None
+    check_settings(cfg, ['model', 'test_dataloader'])
+    check_checkpoint('checkpoint', args.checkpoint)
+    look_at_data(cfg, ['test'], metrics=False)
+    if cfg.get('default_scope', 'mmdet') is not None:
+        init_default_scope(cfg.get('default_scope', 'mmdet'))
+    model = load_model(cfg, args.checkpoint, device)
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    number = min(args.pictures, len(dataset))
+    if not number:
+        raise SettingError('test_dataloader.dataset has 0 images. Must have at least 1.')
+    columns = min(4, number)
+    rows = -(-number // columns)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(2.6 * columns, 2.6 * rows), squeeze=False, layout='constrained'
+    )
+    for axes in grid.flat[number:]:
+        axes.axis('off')
+    for index in range(number):
+        with torch.no_grad():
+            sample = model.test_step(pseudo_collate([dataset[index]]))[0].cpu()
+        if 'pred_instances' not in sample:
+            raise SettingError(
+                f'model.type={type(model).__name__} finds no objects. Must be a detector.'
+            )
+        content = get(sample.img_path, backend_args=storage_of(dataset))
+        picture = mmcv.imfrombytes(content, channel_order='rgb')
+        found = sample.pred_instances
+        draw(grid.flat[index], picture, found[found.scores >= args.score], dataset.metainfo)
+    figure.savefig(args.out, dpi=150)
+    print(f'{args.out}: {number} pictures')
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""From the command line to a config that can run here."""
+"""From the command line to a runner that works on this machine."""
 
 import os
 from argparse import ArgumentParser, Namespace
@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from mmengine.config import Config, DictAction
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
 from mmengine.utils import digit_version
 
 from ..checkpoints import trust_checkpoints
@@ -18,19 +20,16 @@ from .config_fixes import leave_out_worker_options, take_out_hooks
 
 
 def begin_tool() -> None:
-    """Prepare this process, before anything else that a tool does.
-
-    It will not outlive its launcher, nor its data workers it.
-    """
+    """End this process with its launcher, and its data workers with this process."""
     watch_parents()
     if digit_version(torch.__version__) < digit_version('2.5'):
-        # It puts this number before each key. The store is new at every start, and the machines may
-        # count differently.
+        # PyTorch puts this number before each key of the store. The store is new at every start,
+        # and the machines may count their restarts differently.
         os.environ['TORCHELASTIC_RESTART_COUNT'] = '0'
 
 
-def add_common_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments that mmdet's ``train.py`` and ``test.py`` both have.
+def add_cfg_options(parser: ArgumentParser) -> None:
+    """Add ``--cfg-options``, and the defaults of a tool on one process.
 
     Args:
         parser (ArgumentParser): The parser to add to.
@@ -40,18 +39,28 @@ def add_common_arguments(parser: ArgumentParser) -> None:
         nargs='+',
         action=DictAction,
         metavar='KEY=VALUE',
-        help="settings that take the place of the config's, as in optim_wrapper.optimizer.lr=0.002",
+        help='settings that replace those of the config, as in optim_wrapper.optimizer.lr=0.002',
     )
+    parser.set_defaults(work_dir=None, launcher='none', local_rank=0)
+
+
+def add_common_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments that mmdet's ``train.py`` and ``test.py`` both have.
+
+    Args:
+        parser (ArgumentParser): The parser to add to.
+    """
+    add_cfg_options(parser)
     parser.add_argument(
         '--trust-checkpoint',
         action='store_true',
-        help='load checkpoints that name code as well; it then runs',
+        help='load checkpoints that name code as well, which then runs',
     )
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
         default='none',
-        help='what started the processes; dist_train.sh says pytorch',
+        help='what started the processes; dist_train.sh sets pytorch',
     )
     parser.add_argument(
         '--local_rank', '--local-rank', type=int, default=0, help='set by launchers'
@@ -66,7 +75,7 @@ def load_config(args: Namespace) -> Config:
             ``local_rank``.
 
     Returns:
-        Config: The config with the command line's settings in it and ``work_dir`` set.
+        Config: The config with the settings of the command line, and ``work_dir`` set.
 
     Raises:
         SettingError: If there is no such file, or the config or the command line cannot be read.
@@ -76,42 +85,46 @@ def load_config(args: Namespace) -> Config:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     try:
         cfg = Config.fromfile(path)
-    except Exception as error:
-        # It is a program: whatever may be wrong with one.
-        raise SettingError(f'config={args.config}: cannot be read ({_said(error)}).') from error
+    except Exception as error:  # A config is a program, which may raise anything.
+        raise SettingError(f'config={args.config}: cannot be read ({_as_line(error)}).') from error
     cfg.launcher = args.launcher
     if args.cfg_options:
         try:
             cfg.merge_from_dict(args.cfg_options)
         except (KeyError, TypeError, AttributeError) as error:
-            raise SettingError(f'--cfg-options: cannot be merged ({_said(error)}).') from error
+            raise SettingError(f'--cfg-options: cannot be merged ({_as_line(error)}).') from error
     take_out_hooks(cfg)
     leave_out_worker_options(cfg)
     if args.work_dir:
-        cfg.work_dir = args.work_dir
+        cfg.work_dir = str(args.work_dir)
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
     return cfg
 
 
 def _config_file(name: str) -> str:
-    """Return the file of a config, named by its path or as PACKAGE::FOLDER/FILE.py."""
+    """Return the file of a config, given as a path or as PACKAGE::FOLDER/FILE.py."""
     if '::' in name:
         try:
             return config_path(name)
         except (AssertionError, ModuleNotFoundError, FileNotFoundError, ValueError) as error:
-            raise SettingError(f'config={name}: not found ({_said(error)}).') from error
+            raise SettingError(f'config={name}: not found ({_as_line(error)}).') from error
     if not os.path.isfile(name):
         raise SettingError(f'config={name}: no such file.')
     return name
 
 
+def _as_line(error: Exception) -> str:
+    """Return an error in one line, without the full stop."""
+    return f'{type(error).__name__}: {" ".join(str(error).split())}'.rstrip('.')
+
+
 def check_settings(cfg: Config, names: list[str]) -> None:
-    """Refuse a config that lacks what a tool needs.
+    """Refuse a config that lacks a setting of the tool.
 
     Args:
         cfg (Config): The config.
-        names (list[str]): Its settings, such as ``'test_dataloader'``.
+        names (list[str]): The settings, such as ``'test_dataloader'``.
 
     Raises:
         SettingError: If one is not set.
@@ -121,16 +134,11 @@ def check_settings(cfg: Config, names: list[str]) -> None:
             raise SettingError(f'{name} is not set. Must be, for this tool.')
 
 
-def _said(error: Exception) -> str:
-    """Return an error in one line, without the full stop."""
-    return f'{type(error).__name__}: {" ".join(str(error).split())}'.rstrip('.')
-
-
 def use_gloo_without_gpu(cfg: Config) -> None:
-    """Let several processes work on a machine without a GPU, on gloo.
+    """Run several processes on gloo where there is no GPU.
 
-    MMEngine's launcher calls ``torch.cuda.set_device`` and its default wrapper passes GPU numbers
-    to DDP; both are left out here where there is no GPU. With a GPU nothing is changed.
+    MMEngine's launcher calls ``torch.cuda.set_device``, and its default wrapper passes GPU numbers
+    to DDP. Both are left out on a machine without a GPU.
 
     Args:
         cfg (Config): The config; its ``model_wrapper_cfg`` is filled in.
@@ -155,3 +163,16 @@ def use_gloo_without_gpu(cfg: Config) -> None:
             find_unused_parameters=cfg.get('find_unused_parameters', False),
         )
     cfg.model_wrapper_cfg.device_ids = None
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner of a config, on gloo where there is no GPU.
+
+    Args:
+        cfg (Config): The config.
+
+    Returns:
+        Runner: The runner.
+    """
+    use_gloo_without_gpu(cfg)
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)

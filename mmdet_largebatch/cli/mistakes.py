@@ -2,8 +2,9 @@
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from argparse import Namespace
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 
 from mmdet.registry import OPTIMIZERS
@@ -21,33 +22,100 @@ from ..utils.exit_codes import (
     final_status,
     tell_launcher,
 )
-from .outputs import check_folder
+from .launch import load_config
 
 
-def check_checkpoint(name: str, path: str | None) -> None:
-    """Refuse a checkpoint that is not there. Addresses (``scheme://...``) are left to MMEngine.
+def one_line_errors(
+    parse_args: Callable[[], Namespace], trains: bool = False
+) -> Callable[[Callable[..., None]], Callable[[], None]]:
+    """Decorate the main function of a tool: load its config, report user errors in one line.
 
-    Args:
-        name (str): The setting that holds the path, for the message.
-        path (str, optional): The path.
+    The function is called with the parsed arguments, and with the config where ``config`` is one
+    of them. A :class:`SettingError` exits with status 2, a divergence with 3. An error of a library
+    counts as a user error if the checkpoint is broken or the optimizer unknown. Any other error
+    keeps its traceback.
 
-    Raises:
-        SettingError: If there is no such file.
-    """
-    if path and '://' not in path and not os.path.isfile(path):
-        raise SettingError(f'{name}={path}: no such checkpoint.')
-
-
-def check_work_dir(cfg: Config) -> None:
-    """Make the work folder and refuse one that cannot be written, before anything is built.
+    Of several processes one on each machine prints the line. ``torchrun.py`` restarts none of them.
 
     Args:
-        cfg (Config): The config, with ``work_dir`` set.
+        parse_args (Callable): Reads the command line.
+        trains (bool): True for a tool that trains. Defaults to False.
 
-    Raises:
-        SettingError: If no file can be made in it.
+    Returns:
+        Callable: The decorator.
     """
-    check_folder('work_dir', cfg.work_dir, '; set it by --work-dir')
+
+    def decorate(body: Callable[..., None]) -> Callable[[], None]:
+        @wraps(body)
+        def main() -> None:
+            cfg = None
+            try:
+                args = parse_args()
+                if 'config' in args:
+                    cfg = load_config(args)
+                    body(args, cfg)
+                else:
+                    body(args)
+            except Preempted as end:
+                exit_training(end.code, restart=True)
+            except SystemExit as end:
+                # Of argparse.
+                if end.code == WRONG_SETTING:
+                    tell_launcher(WRONG_SETTING, restart=False)
+                raise
+            except Exception as error:
+                _report(error, cfg, trains)
+                raise
+
+        return main
+
+    return decorate
+
+
+def _report(error: Exception, cfg: Config | None, trains: bool) -> None:
+    """Print the line for a user's mistake and exit. Return on any other error."""
+    line = _explain(error, cfg, trains)
+    if line is None:
+        # Another rank has exited with its line. This one failed because that rank is gone.
+        if (status := final_status()) is not None:
+            sys.exit(status)
+        return
+    status = DIVERGED if isinstance(error, DivergenceError) else WRONG_SETTING
+    speaks = tell_launcher(status, restart=False)
+    # A mistake that one rank alone meets is printed by that rank.
+    if speaks or (getattr(error, 'alone', False) and STATUS_FILE not in os.environ):
+        print(f'error: {line}', file=sys.stderr, flush=True)
+    if status == DIVERGED:
+        exit_training(DIVERGED, restart=False)
+    sys.exit(status)
+
+
+def _explain(error: Exception, cfg: Config | None, trains: bool) -> str | None:
+    """Return the line for a user's mistake, None for any other error."""
+    if isinstance(error, DivergenceError):
+        return str(error)
+    if isinstance(error, SettingError):
+        resumable = trains and cfg and isinstance(error, PictureError)
+        return str(error) + (_saved_before(cfg) if resumable else '')
+    text = ' '.join(str(error).split())
+    first = (str(error).splitlines() or [''])[0]
+    if isinstance(error, KeyError) and ' is not in the ' in text:
+        return first.strip('\'"').split('. Please')[0] + '.'
+    if 'should be either all None or not None' in text:
+        return first.split(', but got')[0] + '.'
+    if isinstance(error, ImportError) and text.startswith('Failed to import '):
+        # A name in a pure-Python config. MMEngine's line has the file and the line number.
+        return first + '.'
+    if 'only available training on gpu' in text:
+        return 'optim_wrapper.type=AmpOptimWrapper (--amp) needs a GPU and none is visible.'
+    return cfg and (_broken_checkpoint(cfg) or _unknown_optimizer(cfg))
+
+
+def _saved_before(cfg: Config) -> str:
+    """Name the checkpoint to resume from after a broken picture."""
+    pointer = Path(cfg.work_dir) / 'last_checkpoint'
+    newest = pointer.is_file() and find_latest_checkpoint(cfg.work_dir)
+    return f' --resume then goes on from {newest}.' if newest else ''
 
 
 def _broken_checkpoint(cfg: Config) -> str | None:
@@ -60,83 +128,8 @@ def _broken_checkpoint(cfg: Config) -> str | None:
 
 
 def _unknown_optimizer(cfg: Config) -> str | None:
-    """MMEngine fails on an optimizer's name that is not registered without saying the name."""
+    """Name an optimizer that is not registered. MMEngine's own error lacks the name."""
     name = (cfg.get('optim_wrapper') or {}).get('optimizer', {}).get('type')
     if isinstance(name, str) and OPTIMIZERS.get(name) is None:
         return f'optim_wrapper.optimizer.type={name}: no optimizer of this name is registered.'
     return None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [''])[0]
-
-
-def _saved_before(error: Exception, cfg: Config | None, trains: bool) -> str:
-    """Name the checkpoint to resume from, for a training that met a broken picture."""
-    if not isinstance(error, PictureError) or not cfg or not trains:
-        return ''
-    pointer = Path(cfg.work_dir) / 'last_checkpoint'
-    newest = pointer.is_file() and find_latest_checkpoint(cfg.work_dir)
-    return f' --resume then goes on from {newest}.' if newest else ''
-
-
-def _explain(error: Exception, cfg: Config | None, trains: bool) -> str | None:
-    """Return the line for a user's mistake; None for any other error."""
-    if isinstance(error, DivergenceError):
-        return str(error)
-    if isinstance(error, SettingError):
-        return str(error) + _saved_before(error, cfg, trains)
-    if isinstance(error, KeyError) and ' is not in the ' in str(error):
-        return _first_line(error).strip('\'"').split('. Please')[0] + '.'
-    if 'should be either all None or not None' in str(error):
-        return _first_line(error).split(', but got')[0] + '.'
-    if isinstance(error, ImportError) and str(error).startswith('Failed to import '):
-        # A name of a pure-Python config, with the file and the line that it is imported in.
-        return _first_line(error) + '.'
-    if 'only available training on gpu' in ' '.join(str(error).split()):
-        return 'optim_wrapper.type=AmpOptimWrapper (--amp) needs a GPU and none is visible.'
-    if cfg is None:
-        return None
-    return _broken_checkpoint(cfg) or _unknown_optimizer(cfg)
-
-
-@contextmanager
-def one_line_errors(trains: bool = False) -> Iterator[dict[str, Config]]:
-    """End the program with one line, with status 2 on a user's mistake, 3 on a divergence.
-
-    A :class:`SettingError` is a mistake. So is an error that a library raised where the
-    checkpoint turns out to be broken. Any other error keeps its traceback.
-    Of several processes one on each machine speaks, and ``torchrun.py`` starts none again, also
-    where the mistake met one rank alone.
-
-    Args:
-        trains (bool): Whether the tool trains. Defaults to False.
-
-    Yields:
-        dict[str, Config]: A place for the config, under ``'cfg'``, once it is loaded.
-    """
-    context: dict[str, Config] = {}
-    try:
-        yield context
-    except Preempted as end:
-        exit_training(end.code, restart=True)
-    except SystemExit as end:
-        # Of argparse.
-        if end.code == WRONG_SETTING:
-            tell_launcher(WRONG_SETTING, restart=False)
-        raise
-    except Exception as error:
-        line = _explain(error, context.get('cfg'), trains)
-        if line is None:
-            # Where another rank ended with its line, this one failed for its absence.
-            if (status := final_status()) is not None:
-                sys.exit(status)
-            raise
-        status = DIVERGED if isinstance(error, DivergenceError) else WRONG_SETTING
-        speaks = tell_launcher(status, restart=False)
-        # Of a mistake that one rank alone meets, that rank tells.
-        if speaks or (getattr(error, 'alone', False) and STATUS_FILE not in os.environ):
-            print(f'error: {line}', file=sys.stderr, flush=True)
-        if status == DIVERGED:
-            exit_training(DIVERGED, restart=False)
-        sys.exit(status)

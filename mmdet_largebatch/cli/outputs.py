@@ -1,55 +1,77 @@
-"""Refuse a place for results that cannot be written, before they are computed."""
+"""Check the files and folders of a command line, before anything is computed."""
 
 import os
 import tempfile
-from collections.abc import Collection
+from collections.abc import Sequence
 from pathlib import Path
 
+from mmengine.config import Config
+
+from ..checks import check, invalid
 from ..errors import SettingError
 
 
-def check_output(name: str, path: str | Path, endings: Collection[str]) -> None:
-    """Make the folder of a file that is to be written, and refuse one that cannot be.
+def check_checkpoint(name: str, path: str | None) -> None:
+    """Refuse a checkpoint file that does not exist. URLs (``scheme://...``) are left to MMEngine.
+
+    Args:
+        name (str): The setting that holds the path, for the message.
+        path (str, optional): The path.
+
+    Raises:
+        SettingError: If there is no such file.
+    """
+    if path and '://' not in path and not os.path.isfile(path):
+        raise SettingError(f'{name}={path}: no such checkpoint.')
+
+
+def check_output(name: str, path: str | Path, endings: Sequence[str]) -> None:
+    """Refuse an output file that cannot be written. Its folder is made.
 
     Args:
         name (str): The argument, for the message.
         path (str or Path): The file.
-        endings (Collection[str]): The endings that it may have, such as ``'.png'``.
+        endings (Sequence[str]): The endings that it may have, such as ``'.png'``.
 
     Raises:
-        SettingError: If its ending is another, or no file can be made in its folder.
+        SettingError: If its ending is another, or the file cannot be written.
     """
     path = Path(path)
-    if path.suffix.lower() not in endings:
-        raise SettingError(f'{name}={path}: must end in {" or ".join(endings)}.')
-    if path.is_dir():
-        raise SettingError(f'{name}={path}: a folder. Must be a file.')
-    if path.exists() and not os.access(path, os.W_OK):
-        raise SettingError(f'{name}={path}: cannot be written. Must be a file with permission.')
-    _check_writable(f'{name}={path}', path.parent, '')
+    check(path.suffix.lower() in endings, name, str(path), f'a {" or ".join(endings)} file')
+    check(not path.is_dir(), name, str(path), 'a file, not a folder')
+    check(not path.exists() or os.access(path, os.W_OK), name, str(path), 'a writable file')
+    _check_writable(name, path, path.parent, 'in a writable folder')
 
 
-def check_folder(name: str, folder: str | Path, advice: str = '') -> None:
-    """Make a folder, and refuse one that cannot be written.
+def check_folder(name: str, folder: str | Path) -> None:
+    """Make a folder, and refuse one in which no file can be written.
 
     Args:
         name (str): The setting, for the message.
         folder (str or Path): The folder.
-        advice (str): What ends the message. Defaults to ''.
 
     Raises:
-        SettingError: If no file can be made in it.
+        SettingError: If no file can be written in it.
     """
-    _check_writable(f'{name}={folder}', folder, advice)
+    _check_writable(name, folder, folder, 'a writable folder')
 
 
-def _check_writable(setting: str, folder: str | Path, advice: str) -> None:
+def check_work_dir(cfg: Config) -> None:
+    """Make the work folder, and refuse one in which no file can be written.
+
+    Args:
+        cfg (Config): The config, with ``work_dir`` set.
+
+    Raises:
+        SettingError: If no file can be written in it.
+    """
+    _check_writable('work_dir', cfg.work_dir, cfg.work_dir, 'a writable folder, see --work-dir')
+
+
+def _check_writable(name: str, value: str | Path, folder: str | Path, wanted: str) -> None:
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix='.writable'):
             pass
     except OSError as error:
-        raise SettingError(
-            f'{setting}: no file can be written there ({error.strerror}). Must be a folder '
-            f'with room and permission{advice}.'
-        ) from error
+        raise invalid(name, str(value), f'{wanted} ({error.strerror})') from error

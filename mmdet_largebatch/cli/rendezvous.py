@@ -1,8 +1,8 @@
-"""The rendezvous of torchrun.py: a new store for the ranks at every start.
+"""Rendezvous of torchrun.py: a new store for the ranks at every restart.
 
-torch >= 2.5 gives restarted ranks the store of the ranks before them, so they read the addresses
-of dead processes (pytorch#135712). Here the first agent opens another store at each rendezvous,
-on a port that the system chooses.
+torch >= 2.5 gives restarted ranks the store of the ranks before them, with the addresses of dead
+processes (pytorch#135712). Here the first agent opens a new store at each rendezvous, on a free
+port.
 """
 
 import os
@@ -22,20 +22,20 @@ BACKEND = 'largebatch'
 
 
 class NoRestartError(Exception):
-    """A rank said that a restart is of no use."""
+    """A rank has reported that a restart cannot help."""
 
 
 class FreshStoreRendezvous(DynamicRendezvousHandler):
-    """torchrun's rendezvous over c10d, with a store of its own for the ranks of each round."""
+    """torchrun's rendezvous over c10d, with a separate store for the ranks of each round."""
 
     use_agent_store = True
 
     def get_backend(self) -> str:
-        """Return the name under which torchrun knows this rendezvous."""
+        """Return the name of this rendezvous in torchrun."""
         return BACKEND
 
     def next_rendezvous(self) -> RendezvousInfo:
-        """Join the next round, unless a rank said that a restart is of no use.
+        """Join the next round, unless a rank has reported that a restart cannot help.
 
         Returns:
             RendezvousInfo: The round, with the address of its store.
@@ -59,14 +59,7 @@ class FreshStoreRendezvous(DynamicRendezvousHandler):
 
 
 def is_final(file: Path) -> bool:
-    """Tell whether a rank wrote a status after which a restart is of no use.
-
-    Args:
-        file (Path): The status file, see mmdet_largebatch/utils/exit_codes.py.
-
-    Returns:
-        bool: True if so.
-    """
+    """Return True if a rank wrote a final status, see mmdet_largebatch/utils/exit_codes.py."""
     return file.exists() and file.read_text().endswith(' final')
 
 
@@ -78,7 +71,7 @@ def _create(params: RendezvousParameters) -> FreshStoreRendezvous:
 
 
 def register() -> None:
-    """Make the rendezvous known to torchrun under the name `BACKEND`."""
-    # Without this torch opens a store of its own beside ours.
+    """Register the rendezvous with torchrun as `BACKEND`."""
+    # Otherwise torch opens a second store.
     os.environ['TORCH_DISABLE_SHARE_RDZV_TCP_STORE'] = '1'
     rendezvous_handler_registry.register(BACKEND, _create)

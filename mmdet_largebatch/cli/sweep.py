@@ -1,10 +1,10 @@
-"""Train a recipe with several LRs and warmups, then tabulate and draw what came of it.
+"""Train a recipe with several LRs and warmups, then tabulate and draw the results.
 
     python tools/sweep.py CONFIG --lr 0.005 0.01 0.02 --warmup-iters 0 32 --jobs 2
 
-Each combination is trained in a folder of its own under --work-dir. Ctrl-C lets the running
-trainings save; the same command goes on where they stopped, and leaves finished ones alone. A run
-that diverged is a result. The table and the pictures go to --work-dir/results.
+Each combination is trained in its own folder under --work-dir. On Ctrl-C the running trainings
+save and exit; the same command resumes them and skips finished ones. Diverged runs count as
+finished. Table and pictures are written to --work-dir/results.
 """
 
 import argparse
@@ -28,19 +28,11 @@ from ..tuning import (
     write_config,
 )
 from ..utils.exit_codes import PREEMPTED, WRONG_SETTING
-from . import check_work_dir, load_config, look_at_data, one_line_errors
+from . import check_work_dir, look_at_data, one_line_errors
 
 
 def number_from(least: int, kind: type = int) -> Callable[[str], float]:
-    """Return a parser of a number on the command line.
-
-    Args:
-        least (int): The least number allowed.
-        kind (type): ``int`` or ``float``. Defaults to int.
-
-    Returns:
-        Callable[[str], float]: For ``type`` of an argument.
-    """
+    """Return an argparse ``type`` that accepts numbers from ``least`` on."""
 
     def read(text: str) -> float:
         value = kind(text)
@@ -62,28 +54,28 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         type=number_from(0, float),
         default=[],
-        help="LRs after the warmup; the recipe's own by default",
+        help="LRs after the warmup (the recipe's LR)",
     )
     add(
         '--warmup-iters',
         nargs='+',
         type=number_from(0),
         default=[],
-        help="lengths of the warmup, in updates; the recipe's own by default",
+        help="lengths of the warmup in updates (the recipe's warmup)",
     )
     add(
         '--seeds',
         nargs='+',
         type=number_from(0),
         default=[],
-        help="seeds, each for every pair of LR and warmup; the recipe's own by default",
+        help="seeds, each with every pair of LR and warmup (the recipe's seed)",
     )
-    add('--samples', type=number_from(1), help='draw so many pairs of LR and warmup, not all')
-    add('--sample-seed', type=number_from(0), default=0, help='seed of that draw')
-    add('--updates', type=number_from(1), help='cut each run short after so many updates')
+    add('--samples', type=number_from(1), help='random pairs of LR and warmup to run (all)')
+    add('--sample-seed', type=number_from(0), default=0, help='seed of the random pairs (0)')
+    add('--updates', type=number_from(1), help='cut each run short after this many updates')
     add('--gpus', type=number_from(1), default=1, help='ranks of one training (1)')
     add('--jobs', type=number_from(1), default=1, help='trainings at a time (1)')
-    add('--work-dir', type=Path, help='folder of all of them; work_dirs/sweep_CONFIG by default')
+    add('--work-dir', type=Path, help='parent of the work folders (work_dirs/sweep_CONFIG)')
     add('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='as of train.py')
     parser.set_defaults(launcher='none', local_rank=0)
     args = parser.parse_args()
@@ -92,17 +84,17 @@ def parse_args() -> argparse.Namespace:
 
 
 def prepare(args: argparse.Namespace, cfg: Config) -> list[Trial]:
-    """Check what can be checked beforehand and write the configs.
+    """Check the data and the settings, and write the configs.
 
     Args:
-        args (Namespace): The command line.
-        cfg (Config): The recipe.
+        args (Namespace): Command line.
+        cfg (Config): Recipe.
 
     Returns:
-        list[Trial]: All trials of the sweep.
+        list[Trial]: Trials of the sweep.
 
     Raises:
-        SettingError: If a setting cannot be used; nothing is trained then.
+        SettingError: If a setting is invalid.
     """
     trials = combinations(
         args.work_dir, args.lr, args.warmup_iters, args.seeds, args.samples, args.sample_seed
@@ -114,30 +106,27 @@ def prepare(args: argparse.Namespace, cfg: Config) -> list[Trial]:
     return trials
 
 
-def told(run: Run) -> str:
-    """Return the result of a run in a few words."""
-    ap = [
-        f'{name} AP {value:.3f}'
-        for name, value in (('box', run.box_ap), ('mask', run.mask_ap))
-        if value is not None
-    ]
-    return ', '.join([run.status_text, *ap])
+def summary(run: Run) -> str:
+    """Return the status and the APs of a run."""
+    aps = dict(box=run.box_ap, mask=run.mask_ap)
+    texts = [f'{name} AP {ap:.3f}' for name, ap in aps.items() if ap is not None]
+    return ', '.join([run.status_text, *texts])
 
 
 def train(args: argparse.Namespace, trials: list[Trial], lock: int) -> list[Trial]:
-    """Train what is not finished yet, with a progress bar.
+    """Train the unfinished trials, with a progress bar.
 
     Args:
-        args (Namespace): The command line.
-        trials (list[Trial]): All trials.
+        args (Namespace): Command line.
+        trials (list[Trial]): Trials of the sweep.
         lock (int): File descriptor of the lock.
 
     Returns:
-        list[Trial]: Those that failed, by an error of their own.
+        list[Trial]: Trials that failed.
 
     Raises:
-        SettingError: If a training refused its settings: the others would too.
-        Stopped: If the sweep was told to stop.
+        SettingError: If a trial refused its settings. The others would too.
+        Stopped: If a signal was received.
     """
     waiting = [trial for trial in trials if finished_run(trial) is None]
     failed = []
@@ -151,52 +140,50 @@ def train(args: argparse.Namespace, trials: list[Trial], lock: int) -> list[Tria
             run = finished_run(trial)
             if run is None:
                 failed.append(trial)
-            said = f'failed with status {status}, see {trial.output}' if run is None else told(run)
-            bar.write(f'{trial.folder.name}: {said}', file=sys.stderr)
+            failure = f'failed with status {status}, see {trial.output}'
+            bar.write(f'{trial.folder.name}: {summary(run) if run else failure}', file=sys.stderr)
             bar.update()
 
         run_trials(waiting, args.gpus, args.jobs, lock, ended)
     return failed
 
 
-def main() -> None:
-    """Read the command line, train, tabulate and draw."""
-    args = parse_args()
-    with one_line_errors() as context:
-        cfg = context['cfg'] = load_config(args)
-        cfg.work_dir = str(args.work_dir)
-        check_work_dir(cfg)
-        with open(args.work_dir / 'sweep.lock', 'w') as lock:
-            try:
-                # Trainings keep it too: one may still be saving when the sweep is gone.
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise SettingError(
-                    f'--work-dir {args.work_dir}: a sweep, or a training of one, is still running '
-                    'there. Must be another folder, or wait for it.'
-                ) from error
-            trials = prepare(args, cfg)
-            try:
-                failed = train(args, trials, lock.fileno())
-            except Stopped as stopped:
-                done = sum(finished_run(trial) is not None for trial in trials)
-                print(
-                    f'Stopped ({stopped}): {done} of {len(trials)} runs are finished. The same '
-                    'command goes on.',
-                    file=sys.stderr,
-                )
-                sys.exit(PREEMPTED if str(stopped) == 'SIGTERM' else 128 + stopped.number)
-        runs = [run for run in map(finished_run, trials) if run is not None]
-        if runs:
-            # Drawn with gaps where some pairs were drawn at random.
-            gaps = len({run.lr for run in runs}) > 1 < len({run.warmup_updates for run in runs})
-            out = args.work_dir / 'results'
-            heatmap = True if args.samples and gaps else None
-            print(write_report(runs, out, len(args.seeds) > 1, heatmap), end='')
-            print(f'Table and pictures: {out}')
-        if failed:
-            print(f'{len(failed)} of {len(trials)} runs failed.', file=sys.stderr)
-            sys.exit(1)
+@one_line_errors(parse_args)
+def main(args: argparse.Namespace, cfg: Config) -> None:
+    """Train, tabulate and draw."""
+    cfg.work_dir = str(args.work_dir)
+    check_work_dir(cfg)
+    with open(args.work_dir / 'sweep.lock', 'w') as lock:
+        try:
+            # Trainings hold the lock too: one may still be saving after the sweep has exited.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise SettingError(
+                f'--work-dir {args.work_dir}: a sweep, or a training of one, is still running '
+                'there. Must be another folder, or wait for it.'
+            ) from error
+        trials = prepare(args, cfg)
+        try:
+            failed = train(args, trials, lock.fileno())
+        except Stopped as stopped:
+            done = sum(finished_run(trial) is not None for trial in trials)
+            print(
+                f'Stopped ({stopped}): {done} of {len(trials)} runs are finished. The same '
+                'command goes on.',
+                file=sys.stderr,
+            )
+            sys.exit(PREEMPTED if str(stopped) == 'SIGTERM' else 128 + stopped.signum)
+    runs = [run for run in map(finished_run, trials) if run is not None]
+    if runs:
+        # Random pairs make a heat map with gaps.
+        several = len({run.lr for run in runs}) > 1 < len({run.warmup_updates for run in runs})
+        out = args.work_dir / 'results'
+        heatmap = True if args.samples and several else None
+        print(write_report(runs, out, len(args.seeds) > 1, heatmap), end='')
+        print(f'Table and pictures: {out}')
+    if failed:
+        print(f'{len(failed)} of {len(trials)} runs failed.', file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == '__main__':

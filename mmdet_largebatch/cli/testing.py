@@ -1,4 +1,4 @@
-"""Test-time augmentation, and pictures of every rank, for ``test.py``."""
+"""Test-time augmentation and drawing on every rank, for ``test.py``."""
 
 import os
 import sys
@@ -21,11 +21,11 @@ from ..utils.type_names import type_name
 
 @MODELS.register_module()
 class BoxTTAModel(DetTTAModel):
-    """Merge the boxes of several views of a picture; mmdet's own asserts that there are no masks.
+    """Merge the boxes of several views of a picture, without the masks that mmdet's own refuses.
 
     Args:
-        tta_cfg (dict): ``nms`` and ``max_per_img``, for the boxes of all views.
-        **kwargs: ``module``, the model, and ``data_preprocessor``.
+        tta_cfg (dict): ``nms`` and ``max_per_img`` for the boxes of all views.
+        **kwargs: ``module`` (the model) and ``data_preprocessor``.
     """
 
     def _merge_single_sample(self, data_samples: list[DetDataSample]) -> DetDataSample:
@@ -35,14 +35,16 @@ class BoxTTAModel(DetTTAModel):
 
 
 def use_test_time_augmentation(cfg: Config) -> None:
-    """Wrap model and pipeline for test-time augmentation, by a horizontal flip unless the config
-    says ``tta_model`` and ``tta_pipeline``.
+    """Wrap model and pipeline for test-time augmentation.
+
+    The augmentation is a horizontal flip, unless the config has ``tta_model`` and ``tta_pipeline``.
 
     Args:
         cfg (Config): The config, changed in place.
 
     Raises:
-        SettingError: If there is no place for the flip, or nothing but masks to evaluate.
+        SettingError: If the pipeline does not end in ``PackDetInputs``, or masks alone are
+            evaluated.
     """
     nms = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
     model = deepcopy(cfg.get('tta_model')) or dict(type='DetTTAModel', tta_cfg=nms)
@@ -57,7 +59,7 @@ def use_test_time_augmentation(cfg: Config) -> None:
 
 
 def _datasets(dataset: ConfigDict) -> Iterator[ConfigDict]:
-    """Return the datasets that have a pipeline, inside of wrappers."""
+    """Iterate over the datasets that have a pipeline, also inside wrappers."""
     inner = dataset.get('datasets') or [dataset[key] for key in ('dataset',) if key in dataset]
     for one in inner:
         yield from _datasets(one)
@@ -80,7 +82,7 @@ def _flipped(pipeline: list[dict]) -> list[dict]:
 
 
 def _leave_out_masks(cfg: Config) -> None:
-    """Evaluate boxes alone, which are what is merged."""
+    """Remove masks from the evaluation, since only boxes are merged."""
     evaluators = cfg.test_evaluator
     for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
         metrics = evaluator.get('metric')
@@ -101,14 +103,14 @@ def _leave_out_masks(cfg: Config) -> None:
 
 
 def draw_on_every_rank(runner: Runner) -> None:
-    """Let each rank draw the pictures that it tests; mmdet draws those of the main process.
+    """Draw on each rank the pictures that it tests; mmdet draws those of the main process alone.
 
     Args:
-        runner (Runner): The runner; a hook of it has a ``test_out_dir``.
+        runner (Runner): The runner, with a hook that has a ``test_out_dir``.
     """
     for hook in runner.hooks:
         if getattr(hook, 'test_out_dir', None) is not None:
-            # A window is the main process's alone.
+            # The main process alone shows a window.
             hook.show = hook.show and runner.rank == 0
             hook.after_test_iter = partial(_drawn, hook.after_test_iter)
 
@@ -121,7 +123,7 @@ def _drawn(after_test_iter: Callable, runner: Runner, *args: Any, **kwargs: Any)
 
 @contextmanager
 def _as_main_process() -> Iterator[None]:
-    """Do what ``master_only`` keeps for the main process, as a visualizer's methods are kept."""
+    """Let methods under ``master_only`` run, such as those of a visualizer."""
     asked = mmengine.dist.utils.is_main_process
     mmengine.dist.utils.is_main_process = lambda group=None: True
     try:

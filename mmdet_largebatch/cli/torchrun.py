@@ -1,17 +1,17 @@
 """Start train.py or test.py on several processes, with torchrun.
 
-``torchrun.py TOOL CONFIG GPUS [ARGUMENTS OF THE TOOL]``. Read from the environment:
+``torchrun.py TOOL CONFIG GPUS [ARGUMENTS OF THE TOOL]``. Settings in the environment:
 
-- ``NNODES`` machines (1). With several, ``NODE_RANK`` (0), ``MASTER_ADDR`` (127.0.0.1) and ``PORT``
-  (29500) where there is no rendezvous. On one machine ``PORT`` is that of torchrun's own server, a
-  free one where it is not set;
-- ``RDZV_ENDPOINT``, host:port of torchrun's rendezvous: machines may then come and go within a
-  range such as ``NNODES=4:8``. ``RDZV_ID`` names the run there (the config's name);
-- ``MAX_RESTARTS``, how often the processes are started again after a failure (0; 100 for a range).
-  With restarts a training resumes from its newest checkpoint, at the first start too;
-- ``SHUTDOWN_SECONDS`` that a training which is told to go has for its last save (110).
+- ``NNODES``: number of machines (1). Several machines without a rendezvous also need ``NODE_RANK``
+  (0), ``MASTER_ADDR`` (127.0.0.1) and ``PORT`` (29500). On one machine ``PORT`` is the port of
+  torchrun's server (a free one by default);
+- ``RDZV_ENDPOINT``: HOST:PORT of torchrun's rendezvous. It permits a range of machines, such as
+  ``NNODES=4:8``. ``RDZV_ID`` names the run there (the name of the config);
+- ``MAX_RESTARTS``: number of restarts after failures (0; 100 for a range). With restarts a training
+  resumes from its newest checkpoint, also at the first start;
+- ``SHUTDOWN_SECONDS``: time for the last save after a signal (110).
 
-A signal goes on to the processes. The exit status is theirs.
+Signals are forwarded to the processes. The exit status is theirs.
 """
 
 import argparse
@@ -27,7 +27,7 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-# A rendezvous of our own, see rendezvous.py.
+# The rendezvous of rendezvous.py.
 BACKEND = 'largebatch'
 
 
@@ -50,17 +50,19 @@ def torchrun_arguments(
         ValueError: With one line for the user, if a setting is wrong.
     """
     if not re.fullmatch('[1-9][0-9]*', gpus):
-        raise ValueError(f'GPUS={gpus}: must be a number of processes on this machine, 1 or more.')
-    # Of an installed package the tool knows: PACKAGE::CONFIG.
+        raise ValueError(f'Invalid GPUS={gpus}. Must be a number of processes on this machine.')
+    # PACKAGE::CONFIG is resolved by the tool.
     if '::' not in config and not os.path.isfile(config):
         raise ValueError(f'config={config}: no such file.')
     nodes = environment.get('NNODES') or '1'
     found = re.fullmatch('([1-9][0-9]*)(?::([1-9][0-9]*))?', nodes)
     if not found or (found[2] and int(found[2]) < int(found[1])):
-        raise ValueError(f'NNODES={nodes}: must be a number of machines, or a range such as 4:8.')
+        raise ValueError(
+            f'Invalid NNODES={nodes}. Must be a number of machines, or a range as 4:8.'
+        )
     restarts = environment.get('MAX_RESTARTS') or ('100' if found[2] else '0')
     if not restarts.isdigit():
-        raise ValueError(f'MAX_RESTARTS={restarts}: must be a number, 0 or more.')
+        raise ValueError(f'Invalid MAX_RESTARTS={restarts}. Must be a number >= 0.')
     endpoint = environment.get('RDZV_ENDPOINT')
     if not endpoint and nodes != '1' and (found[2] or restarts != '0'):
         raise ValueError(
@@ -70,7 +72,7 @@ def torchrun_arguments(
 
     port = environment.get('PORT')
     if port and not (port.isdigit() and 0 < int(port) < 65536):
-        raise ValueError(f'PORT={port}: must be a number from 1 to 65535.')
+        raise ValueError(f'Invalid PORT={port}. Must be a number from 1 to 65535.')
 
     words = [f'--nnodes={nodes}', f'--nproc_per_node={gpus}', f'--max_restarts={restarts}']
     if endpoint:
@@ -79,7 +81,7 @@ def torchrun_arguments(
         if endpoint.startswith(('127.', 'localhost')):
             words.append('--local_addr=127.0.0.1')
     elif nodes == '1':
-        # The name of the machine need not resolve. Port 0 stands for a free one.
+        # The host name may not resolve. Port 0 means a free one.
         words += [
             *(f'--rdzv_backend={BACKEND}', f'--rdzv_endpoint=127.0.0.1:{port or 0}'),
             *(f'--rdzv_id={uuid.uuid4()}', '--rdzv_conf=is_host=1', '--local_addr=127.0.0.1'),
@@ -105,14 +107,7 @@ def torchrun_arguments(
 
 
 def port_is_free(port: int) -> bool:
-    """Tell whether a server can listen on a port of this machine.
-
-    Args:
-        port (int): The port.
-
-    Returns:
-        bool: True if so.
-    """
+    """Return True if a server can listen on a port of this machine."""
     family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
     dual = family is socket.AF_INET6
     try:
@@ -123,32 +118,32 @@ def port_is_free(port: int) -> bool:
 
 
 def check_port(environment: Mapping[str, str]) -> None:
-    """Refuse a port that is taken, where this machine is to listen on it.
+    """Refuse a port that is in use, if this machine must listen on it.
 
     Args:
         environment (Mapping[str, str]): The settings that the module's docstring lists.
 
     Raises:
-        ValueError: With one line for the user, if another process listens there.
+        ValueError: With one line for the user, if the port is in use.
     """
     several = (environment.get('NNODES') or '1') != '1'
     port = environment.get('PORT') or ('29500' if several else None)
     listens = not environment.get('RDZV_ENDPOINT') and (environment.get('NODE_RANK') or '0') == '0'
     if port and listens and not port_is_free(int(port)):
         other = 'a free one, the same on every machine' if several else 'free, or not set at all'
-        raise ValueError(f'PORT={port}: in use on this machine. Must be {other}.')
+        raise ValueError(f'Invalid PORT={port}, which is in use on this machine. Must be {other}.')
 
 
 def launch(tool: str, arguments: list[str], file: Path) -> int:
     """Run torchrun.
 
     Args:
-        tool (str): What it starts, for the message.
-        arguments (list[str]): Its arguments.
-        file (Path): Where a rank writes the exit code of the run, see utils/exit_codes.py.
+        tool (str): Name of the tool, for messages.
+        arguments (list[str]): Arguments of torchrun.
+        file (Path): File to which a rank writes the exit code, see utils/exit_codes.py.
 
     Returns:
-        int: The status that the run ended with, 128 and the signal's number where that killed it.
+        int: Exit status of the run; 128 + the number of a signal that killed it.
     """
     from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing import SignalException
@@ -156,11 +151,11 @@ def launch(tool: str, arguments: list[str], file: Path) -> int:
     from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.run import parse_args, run
 
-    # By its path: this file is run without the package, which would bring mmdet along.
+    # By path: this file runs without the package, whose import would load mmdet.
     own = runpy.run_path(str(Path(__file__).with_name('rendezvous.py')))
     is_final = own['is_final']
     own['register']()
-    # A rank that ended with a line of its own needs no report of its end.
+    # A rank that printed its own line needs no report.
     reports = logging.getLogger('torch.distributed.elastic.multiprocessing.api')
     reports.addFilter(lambda record: not is_final(file))
     status = 0
@@ -179,7 +174,7 @@ def launch(tool: str, arguments: list[str], file: Path) -> int:
         status = 1
         said = str(error.__cause__ or error).splitlines()[0]
         print(f'error: the machines of this run did not meet: {said}', file=sys.stderr)
-    # Empty where the rank was killed as it wrote.
+    # Empty if the rank was killed while writing.
     words = file.read_text().split() if file.exists() else []
     return int(words[0]) if words else status
 
@@ -202,13 +197,12 @@ def main() -> int:
     except ValueError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
-    # torchrun would set the first itself, with a warning.
+    # torchrun sets the first one too, with a warning.
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     os.environ['PET_SIGNALS_TO_HANDLE'] = 'SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1'
     os.environ['PET_SHUTDOWN_TIMEOUT'] = os.environ.get('SHUTDOWN_SECONDS') or '110'
     os.environ['LARGEBATCH_LAUNCHER'] = str(os.getpid())
     with tempfile.TemporaryDirectory() as folder:
-        # Says more than torchrun can: see mmdet_largebatch/utils/exit_codes.py.
         file = Path(folder, 'status')
         os.environ['LARGEBATCH_STATUS_FILE'] = str(file)
         return launch(args.tool, words, file)

@@ -2,20 +2,18 @@
 
 import argparse
 
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.config import Config
 
 from ..errors import SettingError
 from ..utils.record import keep_record
 from . import (
     add_common_arguments,
     begin_tool,
+    build_runner,
     check_checkpoint,
     check_work_dir,
-    load_config,
     look_at_data,
     one_line_errors,
-    use_gloo_without_gpu,
 )
 
 
@@ -38,30 +36,27 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
-    """Build the runner that the config describes and train."""
+@one_line_errors(parse_args, trains=True)
+def main(args: argparse.Namespace, cfg: Config) -> None:
+    """Build the runner of the config and train."""
     begin_tool()
-    with one_line_errors(trains=True) as context:
-        args = parse_args()
-        if args.auto_scale_lr:
-            raise SettingError(
-                '--auto-scale-lr is not used: set default_hooks.lr.scale_rule (linear or sqrt) '
-                'and default_hooks.lr.base_batch_size, the global batch that the LR is meant for.'
-            )
-        cfg = context['cfg'] = load_config(args)
-        if args.amp:
-            cfg.optim_wrapper.type = 'AmpOptimWrapper'
-            cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-        if args.resume:
-            cfg.resume = True
-            cfg.load_from = None if args.resume == 'auto' else args.resume
-        check_checkpoint('--resume' if args.resume else 'load_from', cfg.get('load_from'))
-        look_at_data(cfg, ['train', 'val'])
-        check_work_dir(cfg)
-        use_gloo_without_gpu(cfg)
-        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-        keep_record(runner)
-        runner.train()
+    if args.auto_scale_lr:
+        raise SettingError(
+            '--auto-scale-lr is not used: set default_hooks.lr.scale_rule (linear or sqrt) '
+            'and default_hooks.lr.base_batch_size, the global batch that the LR is meant for.'
+        )
+    if args.amp:
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    check_checkpoint('--resume' if args.resume else 'load_from', cfg.get('load_from'))
+    look_at_data(cfg, ['train', 'val'])
+    check_work_dir(cfg)
+    runner = build_runner(cfg)
+    keep_record(runner)
+    runner.train()
 
 
 if __name__ == '__main__':

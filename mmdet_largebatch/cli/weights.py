@@ -1,4 +1,4 @@
-"""Refuse a checkpoint of another model, which MMEngine would evaluate with random weights."""
+"""Refuse a checkpoint of another model. MMEngine would evaluate random weights."""
 
 import re
 from collections import OrderedDict
@@ -22,21 +22,21 @@ MISMATCH = re.compile(
 def check_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: str | None) -> None:
     """Load the weights, and refuse those of another model.
 
-    Keys that the checkpoint lacks, or has besides the model's, MMEngine lists as it loads.
+    MMEngine lists missing and unexpected keys.
 
     Args:
         model (nn.Module): The model, wrapped or not.
-        checkpoint (Mapping[str, Any]): What was read from the file.
+        checkpoint (Mapping[str, Any]): The content of the file.
         path (str, optional): The file, for the message.
 
     Raises:
-        SettingError: If a parameter has another shape than the model's, or none has its name.
+        SettingError: If the shape of a parameter differs, or no name agrees.
     """
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = cast(nn.Module, model.module)
     state = checkpoint.get('state_dict', checkpoint)
     named: Any = OrderedDict((key.removeprefix('module.'), value) for key, value in state.items())
-    # Models convert weights of older versions by it, and tell each from the next.
+    # By this, models convert weights of older versions.
     named._metadata = getattr(state, '_metadata', OrderedDict())
     must = "Must be a checkpoint of the config's model"
     try:
@@ -56,19 +56,19 @@ def check_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: str | N
 
 
 class WeightsCheckHook(Hook):
-    """Checks the weights that a test loads, by :func:`check_weights`."""
+    """Check the weights that a test loads, by :func:`check_weights`."""
 
-    # After hooks that exchange weights.
+    # After hooks that swap weights, such as EMA.
     priority = 'LOWEST'
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Check.
+        """Check the weights.
 
         Args:
             runner (Runner): The runner.
-            checkpoint (dict): What was read.
+            checkpoint (dict): The content of the file.
 
         Raises:
-            SettingError: If they are another model's.
+            SettingError: If the weights are of another model.
         """
         check_weights(runner.model, checkpoint, load_from(runner))

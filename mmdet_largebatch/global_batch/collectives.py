@@ -8,6 +8,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import torch
+from mmdet.utils import reduce_mean
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -26,6 +27,8 @@ COLLECTIVES = frozenset(
     }
 )
 TENSOR_METHODS = frozenset({'gather', 'scatter'})
+# The one that has a stand-in; see rank_means.py.
+MEAN = 'mmdet.utils.reduce_mean'
 LIBRARIES = ('torch.distributed', 'mmengine.dist')
 # Methods that no training step calls.
 NOT_IN_A_STEP = frozenset(
@@ -58,7 +61,7 @@ def collectives(model: nn.Module) -> dict[str, set[str]]:
         if is_sync_bn(module):
             found[name] = {'SyncBN'}
             continue
-        for path, part in _parts(module):
+        for path, part in parts(module):
             kind: Any = type(part)
             calls = _of_class(kind)
             if calls:
@@ -78,7 +81,7 @@ def is_sync_bn(module: nn.Module) -> bool:
     return batch_norm and 'Sync' in name and module.training
 
 
-def _parts(module: nn.Module) -> Iterator[tuple[str, Any]]:
+def parts(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """Yield a module and the plain objects that it holds, such as assigners and samplers."""
     yield '', module
     seen, pending = {id(module)}, [(key, value, 0) for key, value in vars(module).items()]
@@ -152,8 +155,10 @@ def _functions(value: Any) -> Iterator[FunctionType]:
 def _of_function(function: FunctionType, seen: set[FunctionType]) -> set[str]:
     """Return the collectives that a function calls, itself or by the functions that it names.
 
-    A function that calls one is given by its own name, such as mmdet's ``reduce_mean``.
+    A function that calls one is given by its own name, mmdet's ``reduce_mean`` as ``MEAN``.
     """
+    if function is reduce_mean:
+        return {MEAN}
     if function in seen:
         return set()
     seen.add(function)
@@ -169,7 +174,9 @@ def _of_function(function: FunctionType, seen: set[FunctionType]) -> set[str]:
                     found |= _of_methods(value, seen)
             else:
                 for inner in _functions(value):
-                    if _of_function(inner, seen):
+                    calls = _of_function(inner, seen)
+                    found |= calls & {MEAN}
+                    if calls - {MEAN}:
                         found.add(inner.__name__)
         found |= _imported(code)
     return found

@@ -1,4 +1,4 @@
-"""Add floating-point numbers as integers, so that the sum does not depend on the order."""
+"""Add floating-point numbers as multiples of 2^-44: integers, whose sum has no order."""
 
 import torch
 import torch.distributed as dist
@@ -20,33 +20,6 @@ def limit(summands: int) -> float:
         float: The magnitude; no sum of so many leaves the range of the integers.
     """
     return LARGEST / UNIT / summands
-
-
-def to_integers(x: Tensor) -> Tensor:
-    """Round to the nearest multiples of 2^-44.
-
-    Args:
-        x (Tensor): Floating-point numbers, below :func:`limit`.
-
-    Returns:
-        Tensor: The multiples, int64, of the same shape.
-    """
-    x = x if x.dtype is torch.float64 else x.float()
-    return (x * UNIT).round_().long()
-
-
-def from_integers(total: Tensor, count: int, dtype: torch.dtype) -> Tensor:
-    """Return the mean of numbers that were added as integers.
-
-    Args:
-        total (Tensor): Sum of what :func:`to_integers` returned, int64.
-        count (int): Number of summands.
-        dtype (torch.dtype): Floating-point type of the result.
-
-    Returns:
-        Tensor: The mean.
-    """
-    return (total.double() / (UNIT * count)).to(dtype)
 
 
 def sum_over_ranks(integers: Tensor, out: Tensor) -> None:

@@ -1,10 +1,11 @@
 """One optimizer update out of several micro-batches."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
+import torch
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
@@ -29,17 +30,24 @@ class GradientAccumulator:
         ranks (int): Number of ranks, over which DDP takes the mean of the gradients.
         micro_batches (int): Number of micro-batches of an update, over all ranks.
         share (int): Number of them that this rank computes.
+        backward_context (Callable): Makes the context of each backward pass. Defaults to none.
     """
 
     def __init__(
-        self, optim_wrapper: OptimWrapper, ranks: int, micro_batches: int, share: int
+        self,
+        optim_wrapper: OptimWrapper,
+        ranks: int,
+        micro_batches: int,
+        share: int,
+        backward_context: Callable[[], AbstractContextManager] = nullcontext,
     ) -> None:
         self.optim_wrapper = optim_wrapper
         # DDP divides the sum over ranks by their number, whatever number of micro-batches each had.
         self.part = ranks / micro_batches
         self.share = share
+        self.backward_context = backward_context
         self.stand_in = _stand_in(optim_wrapper, self)
-        self.computing = False
+        self.computing = self.probing = False
         optim_wrapper.optimizer.register_step_pre_hook(self._check_step)
 
     def begin(self, alone: MicroBatchGradients | None = None) -> None:
@@ -80,6 +88,20 @@ class GradientAccumulator:
         if self.alone is not None:
             self.alone.add(loss_scale(self.optim_wrapper), listen)
 
+    @contextmanager
+    def probe(self) -> Iterator[OptimWrapper]:
+        """Context of a call of ``train_step`` without gradients.
+
+        Yields:
+            OptimWrapper: The stand-in to call it with, which does nothing.
+        """
+        self.synchronise, self.computing, self.probing = False, True, True
+        try:
+            with torch.no_grad():
+                yield self.stand_in
+        finally:
+            self.computing = self.probing = False
+
     def finish(self) -> None:
         """Update the parameters with the mean gradient of the global batch."""
         self.optim_wrapper.step(**self.step_kwargs)
@@ -115,13 +137,16 @@ class GradientAccumulator:
         Returns:
             Any: What the wrapper returns.
         """
+        if self.probing:
+            return None
         if self.alone is not None and self.accumulated == 0:
             self.alone.set_aside()
         self.backwards += 1
         self.accumulated += 1
         # With a micro-batch a rank these are stock's own numbers.
         scaled = loss if self.loss_scale == 1 else loss * self.loss_scale
-        return self.optim_wrapper.backward(scaled, **kwargs)
+        with self.backward_context():
+            return self.optim_wrapper.backward(scaled, **kwargs)
 
     def step(self, *args: Any, **kwargs: Any) -> None:
         """Note that a micro-batch asks for the update.
@@ -133,6 +158,8 @@ class GradientAccumulator:
         Raises:
             SettingError: If the step cannot be put off.
         """
+        if self.probing:
+            return
         self.steps += 1
         if self.steps > 1:
             raise SettingError(
@@ -161,6 +188,8 @@ class GradientAccumulator:
         Raises:
             SettingError: If gradients of other micro-batches would be lost.
         """
+        if self.probing:
+            return
         if self.steps:
             self.zero_kwargs = kwargs
         elif self.share == 1 or self.accumulated == 0:

@@ -1,7 +1,10 @@
 """The train loop in which one iteration is one update of the global batch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
 from functools import partial
+from itertools import chain, islice
 from math import ceil
 from typing import Any
 
@@ -26,7 +29,11 @@ from .gradient_accumulation import GradientAccumulator
 from .loader import with_global_batch
 from .logged_means import LoggedMeans
 from .micro_batch_gradients import NOT_FINITE, MicroBatchGradients, check_wrapper
+from .model_state import ModelState
 from .rank_dependence import rank_dependent_modules, uneven_message
+from .rank_means import RankMeans
+from .remembering import remembering_message
+from .running_statistics import RunningStatistics
 from .sampler import EMPTY, GlobalBatchSampler
 from .seeding import MODEL, SeededFetch, seed_generators
 from .unfrozen import Unfrozen
@@ -92,6 +99,12 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             more ranks than micro-batches, or the dataset is empty; and, when training begins, if
             ``accumulative_counts`` is set too, a model that communicates between the ranks is
             shared out unevenly, or a checkpoint is of another number of updates an epoch.
+
+    Examples:
+        64 micro-batches of 2 images in each update, on any number of GPUs up to 64:
+
+        >>> train_dataloader = dict(batch_size=2)
+        >>> train_cfg = dict(type='GlobalBatchTrainLoop', max_epochs=12, global_batch_size=128)
     """
 
     _epoch: int
@@ -137,6 +150,10 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         self._alone: MicroBatchGradients | None = None
         self._means = LoggedMeans(self.sampler.ranks, self.sampler.micro_batches, self.sampler.rank)
         self._accumulation: GradientAccumulator | None = None
+        counts = self.sampler.ranks, self.sampler.micro_batches
+        self._rank_means = RankMeans(runner.model, *counts, exact_sum)
+        self._statistics = RunningStatistics(runner.model, *counts)
+        self._state: ModelState | None = None
 
     @property
     def updates_per_epoch(self) -> int:
@@ -208,6 +225,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         """Run the updates of one epoch that are not done yet."""
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
+        self._statistics.look()
         begin = self._epoch * self.updates_per_epoch
         done, last = self._iter - begin, self._end_of(self._epoch + 1) - begin
         # DistSamplerSeedHook has told MMEngine's sampler the epoch by now, where it is in use.
@@ -234,15 +252,25 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         accumulation = self._accumulation_of(self.runner.optim_wrapper)
         alone, listen = self._micro_batch_gradients()
         accumulation.begin(alone)
+        batches: Iterable[Any] = chain([data_batch], islice(micro_batches, len(share) - 1))
+        if self._rank_means.probing:
+            batches = list(batches)
+            self._probe(batches, accumulation)
+        self._statistics.begin()
         outputs: list[dict[str, Any] | None] = []
-        for position, number in enumerate(share):
-            micro_batch = data_batch if position == 0 else next(micro_batches)
+        for number, micro_batch in zip(share, batches, strict=True):
             seed_generators((self.seed, self._iter, number), MODEL)
             heard = partial(listen, number) if listen else None
-            with accumulation.micro_batch(number == share[-1], heard) as optim_wrapper:
+            with (
+                accumulation.micro_batch(number == share[-1], heard) as optim_wrapper,
+                self._rank_means.micro_batch(number),
+                self._statistics.micro_batch(),
+            ):
                 values = self.runner.model.train_step(micro_batch, optim_wrapper=optim_wrapper)
             outputs.append(self._means.detached(values))
         self._finish_gradients(alone)
+        self._rank_means.finish()
+        self._statistics.finish()
         means, asked = self._means(outputs, accumulation.asked)
         self.runner.call_hook('before_update', outputs={} if means is None else means)
         self._stop_if_diverged()
@@ -253,11 +281,34 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         )
         self._iter += 1
 
+    def _probe(self, batches: Sequence[Any], accumulation: GradientAccumulator) -> None:
+        """Compute the micro-batches without gradients, for the means over all of them."""
+        model = self.runner.model
+        if self._state is None:
+            self._state = ModelState(model)
+        self._state.save()
+        for number, micro_batch in zip(self.sampler.share, batches, strict=True):
+            seed_generators((self.seed, self._iter, number), MODEL)
+            with accumulation.probe() as optim_wrapper, self._rank_means.record(number):
+                # A preprocessor may change samples in place.
+                model.train_step(deepcopy(micro_batch), optim_wrapper=optim_wrapper)
+        self._state.restore()
+        self._rank_means.exchange()
+
+    @contextmanager
+    def _backward(self) -> Iterator[None]:
+        with self._rank_means.backward(), self._statistics.backward():
+            yield
+
     def _accumulation_of(self, optim_wrapper: OptimWrapper) -> GradientAccumulator:
         sampler, standing = self.sampler, self._accumulation
         if standing is None or standing.optim_wrapper is not optim_wrapper:
             self._accumulation = standing = GradientAccumulator(
-                optim_wrapper, sampler.ranks, sampler.micro_batches, len(sampler.share)
+                optim_wrapper,
+                sampler.ranks,
+                sampler.micro_batches,
+                len(sampler.share),
+                self._backward,
             )
         return standing
 
@@ -393,6 +444,9 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             logger.warning(
                 f'This training depends on the number of ranks: {what}, in {", ".join(names)}.'
             )
+        message = remembering_message(self.dataloader.dataset)
+        if message:
+            logger.warning(message)
 
 
 def _check_positive(name: str, value: Any) -> None:

@@ -1,10 +1,8 @@
 """Find modules whose output depends on the number of ranks."""
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..utils.runner import plain_model
-from .collectives import collectives, is_sync_bn
+from .collectives import MEAN, collectives
 
 
 def rank_dependent_modules(model: nn.Module) -> dict[str, list[str]]:
@@ -18,17 +16,10 @@ def rank_dependent_modules(model: nn.Module) -> dict[str, list[str]]:
         dict[str, list[str]]: Names of the modules, by what is the matter with them. Empty for a
         model that trains the same on any number of ranks.
     """
-    model = plain_model(model)
     found: dict[str, list[str]] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm) and module.training and not is_sync_bn(module):
-            kind = 'batch norm that trains its statistics on each rank apart'
-            found.setdefault(kind, []).append(name)
-    for name, calls in collectives(model).items():
+    for name, calls in _dependent(model).items():
         if 'SyncBN' in calls:
             kind = 'SyncBN, with statistics over the ranks'
-        elif 'reduce_mean' in calls:
-            kind = 'a loss normalised over the ranks'
         else:
             kind = f'communication between the ranks ({", ".join(sorted(calls))})'
         found.setdefault(kind, []).append(name)
@@ -50,7 +41,7 @@ def uneven_message(model: nn.Module, ranks: int, micro_batches: int) -> str | No
     """
     if micro_batches % ranks == 0:
         return None
-    calls = collectives(model)
+    calls = _dependent(model)
     if not calls:
         return None
     names = [f'{name} ({", ".join(sorted(what))})' for name, what in calls.items()]
@@ -62,3 +53,9 @@ def uneven_message(model: nn.Module, ranks: int, micro_batches: int) -> str | No
         f'the model communicates between the ranks in each: {", ".join(names[:3])}{more}. Must be '
         f'{fitting} ranks, or another train_cfg.global_batch_size.'
     )
+
+
+def _dependent(model: nn.Module) -> dict[str, set[str]]:
+    """Return what communicates by name; :class:`RankMeans` takes care of ``reduce_mean``."""
+    found = {name: calls - {MEAN} for name, calls in collectives(model).items()}
+    return {name: calls for name, calls in found.items() if calls}

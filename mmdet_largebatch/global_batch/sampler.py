@@ -52,6 +52,16 @@ class GlobalBatchSampler(Sampler):
         SettingError: If the dataset is empty, the micro-batch does not divide the global batch,
             there are more ranks than micro-batches, the samplers are others, an epoch has no
             update, or with ``round_up=False`` micro-batches are missing in its last one.
+
+    Examples:
+        >>> from mmengine.dataset import DefaultSampler
+        >>> from mmdet_largebatch import GlobalBatchSampler
+        >>> images = DefaultSampler(range(8), shuffle=False)
+        >>> sampler = GlobalBatchSampler(images, batch_size=2, global_batch_size=4)
+        >>> len(sampler)  # Updates an epoch.
+        2
+        >>> list(sampler)  # On one rank, which computes both micro-batches of an update.
+        [[0, 2], [1, 3], [4, 6], [5, 7]]
     """
 
     def __init__(

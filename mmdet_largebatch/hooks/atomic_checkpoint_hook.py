@@ -80,6 +80,13 @@ class AtomicCheckpointHook(CheckpointHook):
         SettingError: If ``every_minutes`` is not above 0, or ``filename_tmpl`` begins as the names
             of other checkpoints do; and, when a training begins, if no checkpoint of its folder, or
             not the one that is given, reads whole, or if it does not belong to the config.
+
+    Examples:
+        >>> from mmdet.registry import HOOKS
+        >>> default_hooks = dict(
+        ...     checkpoint=dict(type='AtomicCheckpointHook', interval=1, every_minutes=10))
+        >>> HOOKS.build(default_hooks['checkpoint']).every_minutes
+        10
     """
 
     backend_args: dict[str, Any] | None

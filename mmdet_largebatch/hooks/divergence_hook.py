@@ -56,6 +56,12 @@ class DivergenceHook(Hook):
             :class:`WarmupStepLRHook` or ``default_hooks.checkpoint`` is not an
             :class:`AtomicCheckpointHook`.
         DivergenceError: When the training diverged.
+
+    Examples:
+        >>> from mmdet.registry import HOOKS
+        >>> default_hooks = dict(divergence=dict(type='DivergenceHook', spike=5, rollbacks=3))
+        >>> HOOKS.build(default_hooks['divergence']).lr_factor
+        0.5
     """
 
     def __init__(

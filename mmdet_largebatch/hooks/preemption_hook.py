@@ -41,6 +41,14 @@ class PreemptionHook(Hook):
     Raises:
         SettingError: If a signal has no such name, or ``default_hooks.checkpoint`` is not an
             :class:`AtomicCheckpointHook` when a training begins.
+
+    Examples:
+        >>> from mmdet.registry import HOOKS
+        >>> default_hooks = dict(
+        ...     checkpoint=dict(type='AtomicCheckpointHook'),
+        ...     preemption=dict(type='PreemptionHook', signals=['SIGUSR1']))
+        >>> HOOKS.build(default_hooks['preemption']).signals
+        [<Signals.SIGUSR1: 10>]
     """
 
     priority = 'LOWEST'

@@ -20,6 +20,12 @@ class RunRecordHook(Hook):
     """Write ``largebatch.json``, see :mod:`mmdet_largebatch.utils.record`.
 
     :class:`GlobalBatchTrainLoop` and ``tools/train.py`` add it to a run that lacks it.
+
+    Examples:
+        >>> from mmdet.registry import HOOKS
+        >>> custom_hooks = [dict(type='RunRecordHook')]
+        >>> HOOKS.build(custom_hooks[0]).priority
+        'LOWEST'
     """
 
     priority = 'LOWEST'

@@ -42,7 +42,10 @@ class TrustRatioHook(Hook):
         SettingError: If the interval is no positive int.
 
     Examples:
+        >>> from mmdet.registry import HOOKS
         >>> default_hooks = dict(trust_ratio=dict(type='TrustRatioHook', interval=50))
+        >>> HOOKS.build(default_hooks['trust_ratio']).interval
+        50
     """
 
     priority = 'NORMAL'

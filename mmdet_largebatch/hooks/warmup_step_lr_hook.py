@@ -58,9 +58,13 @@ class WarmupStepLRHook(Hook):
         SettingError: In one line with the setting, its value and what would be right: here for
             what a setting alone shows, in :meth:`before_run` for what depends on the training.
 
-    Example:
+    Examples:
+        >>> from mmdet.registry import HOOKS
+        >>> param_scheduler = None
         >>> default_hooks = dict(
         ...     lr=dict(type='WarmupStepLRHook', warmup_iters=500, milestones=[8, 11]))
+        >>> HOOKS.build(default_hooks['lr']).gamma
+        0.1
     """
 
     # Set in before_run of a training.

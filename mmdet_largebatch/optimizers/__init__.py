@@ -1,6 +1,7 @@
 """Large-batch optimizers, and the grouping of parameters for them."""
 
-from .lamb import LAMB, double_clip_message
+from .base import double_clip_message
+from .lamb import LAMB
 from .lars import LARS
 from .merged_groups import MergedGroupsConstructor, component_of
 

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import SettingError
 from .base import Observer, trained
-from .fused_lamb import trust_ratio
-from .saved_state import describe
-from .tensors import Trained
+from .saved_state import Trained, describe
 
 MOMENTS = ('exp_avg', 'exp_avg_sq')
 
@@ -83,12 +82,36 @@ class ApexLAMB:
             if observer is not None:
                 for p, p_norm in p_norms.items():
                     u_norm = torch.linalg.vector_norm(p.grad)
-                    observer(p, trust_ratio(p_norm, u_norm, None), p_norm, u_norm)
+                    ratio = (p_norm / u_norm).masked_fill_((p_norm == 0) | (u_norm == 0), 1.0)
+                    observer(p, ratio, p_norm, u_norm)
         for group in param_groups:
             group['step'] = group.get('step', 0) + 1
         for group in shared:
             for p in group['params']:
                 p.grad = None
+
+
+def find_apex(param_groups: list[dict[str, Any]], required: bool) -> tuple[ApexLAMB | None, str]:
+    """Return Apex on these groups if possible, and the reason for either outcome.
+
+    Args:
+        param_groups (list[dict]): The groups of our ``LAMB``.
+        required (bool): Refuse to go on without Apex.
+
+    Returns:
+        tuple[ApexLAMB or None, str]: The backend and a reason for the log.
+
+    Raises:
+        SettingError: If Apex is required and cannot be used.
+    """
+    try:
+        return ApexLAMB(param_groups), 'it is installed and fits every parameter group'
+    except ApexUnfit as unfit:
+        if required:
+            raise SettingError(
+                f"Invalid backend='apex'. Must be 'auto' or 'torch' here: {unfit}."
+            ) from unfit
+        return None, str(unfit)
 
 
 def _norms_of_scaled(groups: list[dict[str, Any]]) -> dict[Trained, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,8 +12,7 @@ from torch.optim import Optimizer
 
 from ..checks import invalid
 from ..errors import SettingError
-from .saved_state import SavedState, check_step, describe
-from .tensors import Trained
+from .saved_state import SavedState, Trained, check_step, describe
 
 
 def trained(group: dict[str, Any]) -> list[Trained]:
@@ -171,10 +171,11 @@ class LayerwiseOptimizer(Optimizer):
         return saved
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take over a pickled or loaded state; options it lacks stay as they were.
+        """Restore a pickled or loaded state; options that it lacks keep their values.
 
         Args:
-            state (dict[str, Any]): The attributes to take over.
+            state (dict[str, Any]): The attributes. A ``step`` may be a float or a tensor, as in
+                checkpoints of other versions of Apex.
         """
         before = self.__dict__.get('param_groups', [])
         super().__setstate__(state)
@@ -183,6 +184,9 @@ class LayerwiseOptimizer(Optimizer):
             for name, default in self.defaults.items():
                 if name != 'differentiable':  # torch adds it to the defaults, never to groups
                     group.setdefault(name, own.get(name, default))
+            group.update({name: self.defaults[name] for name in self.own_options})
+            if self.counts_steps and 'step' in group:
+                group['step'] = int(group['step'])
 
     def _evaluate(self, closure: Callable[[], Any] | None) -> Any:
         if closure is None:
@@ -192,3 +196,26 @@ class LayerwiseOptimizer(Optimizer):
 
     def _check_tensors(self) -> None:
         check_step(type(self).__name__, self.param_groups, self.state, self.state_keys)
+
+
+def double_clip_message(optim_wrapper: Any) -> str | None:
+    """Return a warning if both an optimizer of this package and its wrapper clip gradients.
+
+    Args:
+        optim_wrapper (OptimWrapper): MMEngine's wrapper of the optimizer.
+
+    Returns:
+        str or None: One line, or None if at most one of them clips.
+    """
+    optimizer = getattr(optim_wrapper, 'optimizer', None)
+    clip_grad = getattr(optim_wrapper, 'clip_grad_kwargs', None)
+    if not clip_grad or not isinstance(optimizer, LayerwiseOptimizer):
+        return None
+    max_grad_norm = optimizer.defaults.get('max_grad_norm')
+    if max_grad_norm in (None, math.inf):
+        return None
+    return (
+        f'Every update clips twice: the optim wrapper by clip_grad={clip_grad}, then '
+        f'{type(optimizer).__name__} by max_grad_norm={max_grad_norm}. '
+        'Set max_grad_norm=None or drop clip_grad.'
+    )

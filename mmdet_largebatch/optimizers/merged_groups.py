@@ -13,7 +13,7 @@ from mmengine.logging import MMLogger, print_log
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from torch.optim import Optimizer
 
-from ..errors import SettingError
+from ..checks import check_flag
 
 # What MMEngine leaves in a group after it has multiplied by it.
 _APPLIED = ('lr_mult', 'decay_mult')
@@ -58,10 +58,25 @@ class MergedGroupsConstructor(DefaultOptimWrapperConstructor):
         SettingError: If ``by_component`` is no bool.
 
     Examples:
+        In a config:
+
         >>> optim_wrapper = dict(
         ...     constructor='MergedGroupsConstructor',
         ...     optimizer=dict(type='LAMB', lr=1e-3, weight_decay=1e-4),
         ...     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0))
+
+        The groups of a small model:
+
+        >>> from torch import nn
+        >>> from mmdet_largebatch import MergedGroupsConstructor
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3))
+        >>> construct = MergedGroupsConstructor(
+        ...     dict(optimizer=dict(type='SGD', lr=0.02, weight_decay=1e-4)),
+        ...     dict(norm_decay_mult=0.0, bias_decay_mult=0.0))
+        >>> for group in construct(model).optimizer.param_groups:
+        ...     print(group['weight_decay'], group['param_names'])
+        0.0001 ['0.weight', '2.weight']
+        0.0 ['0.bias', '1.weight', '1.bias', '2.bias']
     """
 
     def __init__(
@@ -70,10 +85,7 @@ class MergedGroupsConstructor(DefaultOptimWrapperConstructor):
         # A copy that is never empty: MMEngine asks for groups only where it says something.
         options = {'custom_keys': {}, **(paramwise_cfg or {})}
         self.by_component = options.pop('by_component', False)
-        if not isinstance(self.by_component, bool):
-            raise SettingError(
-                f'Invalid paramwise_cfg.by_component={self.by_component!r}. Must be True or False.'
-            )
+        check_flag('paramwise_cfg.by_component', self.by_component)
         super().__init__(optim_wrapper_cfg, options)
 
     def __call__(self, model: nn.Module) -> OptimWrapper:

@@ -14,12 +14,22 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingError
-from .tensors import Trained, arithmetic_dtype
 
 # In these a moment can be saved; it is kept in the dtype of the arithmetic.
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Apex takes a step as a C int.
 LAST_STEP = 2**31 - 1
+
+
+class Trained(Tensor):
+    """Type of a parameter that has a gradient."""
+
+    grad: Tensor
+
+
+def arithmetic_dtype(param: Tensor) -> torch.dtype:
+    """Return the dtype of a parameter's update and state: float64 for float64, else float32."""
+    return torch.float64 if param.dtype == torch.float64 else torch.float32
 
 
 def describe(param_groups: list[dict[str, Any]], index: int, position: int) -> str:

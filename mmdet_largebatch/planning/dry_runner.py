@@ -1,8 +1,7 @@
-"""Prepare a Runner up to the start of its training, as one of any number of ranks.
+"""Build the objects of a training up to its first update, as one of any number of ranks.
 
-The plan is read off the objects that a training builds (model, loader, loop, optimizer, schedule),
-so that it cannot differ from the training, and a setting that the training would refuse is refused
-here in the same words.
+A plan is read from these objects, so it cannot differ from the training. A setting that the
+training would refuse is refused here with the same message.
 """
 
 from collections.abc import Iterator
@@ -12,11 +11,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
+from mmengine.hooks import ParamSchedulerHook
 from mmengine.logging import MessageHub, MMLogger
-from mmengine.optim import OptimWrapperDict
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import DefaultScope
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmengine.visualization import Visualizer
@@ -24,18 +25,20 @@ from torch import nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.data import Dataset
 
+from ..checks import check
+from ..compat import instances
 from ..errors import SettingError
 from ..global_batch import GlobalBatchTrainLoop
 from ..hooks import WarmupStepLRHook
 from ..utils.runner import find_hook
 from ..utils.type_names import type_name
 
-# Of which a Runner leaves an instance behind as MMEngine's current one.
+# A Runner leaves its own instance of each of these behind as MMEngine's current one.
 GLOBALS = (DefaultScope, MMLogger, MessageHub, Visualizer)
 
 
 class CountedImages(Dataset):
-    """Stands in for a dataset of which the number of images is known and nothing is read.
+    """A dataset of a known number of images, which reads none.
 
     Args:
         images (int): The number of images.
@@ -51,101 +54,112 @@ class CountedImages(Dataset):
 
 
 class DryRunner(Runner):
-    """Builds what a training builds, in its order; computes nothing and keeps no file.
+    """Runner that builds a training, computes nothing and writes no file.
 
-    The model has no weights (it is on PyTorch's meta device, or on the CPU where it cannot be built
-    there), and is not wrapped by DDP.
+    The model has no weights: it is on PyTorch's meta device, or on the CPU where it cannot be built
+    there. It is not wrapped by DDP.
     """
 
     _train_loop: Any
     optim_wrapper: Any
     param_schedulers: Any
+    # Of the LR, by `auto_scale_lr` or `scale_rule`.
+    lr_scale: float
 
     def build_model(self, model: dict) -> nn.Module:
-        """Build the model without memory for its weights, if it allows that.
-
-        Args:
-            model (dict): The config's ``model``.
-
-        Returns:
-            nn.Module: The model, its weights not initialised.
-        """
+        """Build the model, without memory for its weights where the model permits it."""
         try:
             with torch.device('meta'):
                 return super().build_model(deepcopy(model))
         except (NotImplementedError, RuntimeError, TypeError, ValueError):
-            # It reads a tensor back while it is built; or it is wrong, then this raises too.
+            # The model reads a tensor while it is built. A wrong config raises again here.
             return super().build_model(model)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """Leave the model as it is.
-
-        Args:
-            model_wrapper_cfg (dict, optional): Not used.
-            model (nn.Module): The model.
-
-        Returns:
-            nn.Module: The same.
-        """
+        """Return the model as it is."""
         return model
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
-        """Return a logger without a file, which logs errors alone.
-
-        Args:
-            *args: Not used.
-            **kwargs: Not used.
-
-        Returns:
-            MMLogger: The logger.
-        """
+        """Return a logger of errors alone, without a file."""
         return MMLogger.get_instance(self.experiment_name, log_level='ERROR')
 
     def dump_config(self) -> None:
         """Write nothing."""
 
     def _log_env(self, env_cfg: dict) -> None:
-        """Ask for nothing: it would start programs to find out their versions."""
+        """Log nothing. MMEngine would start programs to ask for their versions."""
 
     def prepare(self) -> None:
-        """Do what ``Runner.train`` does before the first update, as far as the LR is concerned.
+        """Do the part of ``Runner.train`` that precedes the first update and concerns the LR.
 
         Raises:
-            SettingError: If the training would be refused, or has no epochs to count in.
+            SettingError: If the training would be refused, or cannot be planned.
         """
         self._train_loop = loop = self.build_train_loop(self._train_loop)
-        if not isinstance(loop, EpochBasedTrainLoop):
-            raise SettingError(
-                f'train_cfg.type={type(loop).__name__}. Must be GlobalBatchTrainLoop or '
-                'EpochBasedTrainLoop to be planned, which have epochs to count in.'
-            )
+        wanted = 'GlobalBatchTrainLoop or EpochBasedTrainLoop to be planned, which have epochs'
+        by_epoch = isinstance(loop, EpochBasedTrainLoop)
+        check(by_epoch, 'train_cfg.type', type(loop).__name__, wanted)
         self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
         if isinstance(self.optim_wrapper, OptimWrapperDict):
             raise SettingError(
                 f'optim_wrapper has several optimizers ({", ".join(self.optim_wrapper.keys())}). '
                 'Must be one to be planned.'
             )
-        self.configured_lrs = [group['lr'] for group in self.optim_wrapper.optimizer.param_groups]
+        groups = self.optim_wrapper.optimizer.param_groups
+        configured = [group['lr'] for group in groups]
         self.scale_lr(self.optim_wrapper, self.auto_scale_lr)
         if self.param_schedulers is not None:
             self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
         hook = find_hook(self, WarmupStepLRHook)
         if hook is not None:
             hook.before_run(self)
+        scaled = [group.get('initial_lr', group['lr']) for group in groups]
+        pairs = zip(configured, scaled, strict=True)
+        self.lr_scale = next((after / before for before, after in pairs if before), 1.0)
         if isinstance(loop, GlobalBatchTrainLoop):
             loop.check()
+
+    def step_schedulers(self, base_lr: float, accumulated: int) -> np.ndarray:
+        """Step MMEngine's schedulers by its hook.
+
+        They step at every iteration of the loop, on an optimizer of one parameter group here. The
+        LR of an update is that of its last iteration.
+
+        Args:
+            base_lr (float): LR of the optimizer.
+            accumulated (int): Iterations of an update.
+
+        Returns:
+            np.ndarray: LR of each update.
+        """
+        loop, lrs = self.train_loop, []
+        config, stepper = self.cfg.get('param_scheduler'), find_hook(self, ParamSchedulerHook)
+        if config is None or stepper is None:
+            return np.full(-(-loop.max_iters // accumulated), base_lr)
+        built = self.optim_wrapper, self.param_schedulers
+        optimizer = torch.optim.SGD([torch.zeros(())], lr=base_lr)
+        self.optim_wrapper = OptimWrapper(optimizer)
+        self.param_schedulers = self.build_param_scheduler(config)
+        # PyTorch's warning is due where a scheduler steps first. This step changes nothing.
+        self.optim_wrapper.step()
+        for iteration in range(1, loop.max_iters + 1):
+            if iteration % accumulated == 0 or iteration == loop.max_iters:
+                lrs.append(optimizer.param_groups[0]['lr'])
+            stepper.after_train_iter(self, iteration)
+            if iteration % len(loop.dataloader) == 0:
+                stepper.after_train_epoch(self)
+        self.optim_wrapper, self.param_schedulers = built
+        return np.array(lrs)
 
 
 @contextmanager
 def dry_run(cfg: Config, ranks: int, images: int | None) -> Iterator[DryRunner]:
-    """Prepare a :class:`DryRunner` as rank 0 of ``ranks``.
-
-    PyTorch's fake process group, which communicates nothing, says so to MMEngine.
+    """Prepare a :class:`DryRunner` as rank 0 of ``ranks``, over PyTorch's fake process group.
 
     Args:
         cfg (Config): The config; it is not changed.
         ranks (int): Number of ranks.
-        images (int, optional): Number of images to train on; None reads the dataset.
+        images (int, optional): Number of training images; None reads the dataset.
 
     Yields:
         DryRunner: The runner.
@@ -159,13 +173,13 @@ def dry_run(cfg: Config, ranks: int, images: int | None) -> Iterator[DryRunner]:
     cfg = _harmless(cfg)
     if images is not None:
         sampler = type_name(cfg.train_dataloader.get('sampler'))
-        if sampler != 'DefaultSampler':
-            raise SettingError(
-                f'--images={images} goes with train_dataloader.sampler.type=DefaultSampler alone, '
-                f'and {sampler or None} reads the dataset. Must be left out.'
-            )
+        wanted = (
+            f'left out with train_dataloader.sampler.type={sampler or None}, which reads the '
+            'dataset; only DefaultSampler does not'
+        )
+        check(sampler == 'DefaultSampler', '--images', images, wanted)
         cfg.train_dataloader.dataset = dict(type=CountedImages, images=images)
-    before = {kind: set(kind._instance_dict) for kind in GLOBALS}
+    before = {kind: set(instances(kind)) for kind in GLOBALS}
     dist.init_process_group('fake', rank=0, world_size=ranks, store=FakeStore())
     try:
         with TemporaryDirectory() as folder:
@@ -175,10 +189,10 @@ def dry_run(cfg: Config, ranks: int, images: int | None) -> Iterator[DryRunner]:
             yield runner
     finally:
         dist.destroy_process_group()
-        # Or they would stay the current ones: the logger would swallow what comes afterwards.
+        # Left behind, the logger of errors would become the current one.
         for kind, names in before.items():
-            for name in set(kind._instance_dict) - names:
-                del kind._instance_dict[name]
+            for name in set(instances(kind)) - names:
+                del instances(kind)[name]
 
 
 def _harmless(cfg: Config) -> Config:
@@ -190,7 +204,7 @@ def _harmless(cfg: Config) -> Config:
     loader.num_workers, loader.persistent_workers = 0, False
     for key in ('prefetch_factor', 'timeout', 'multiprocessing_context'):
         loader.pop(key, None)
-    # What follows cannot be built without a GPU. It changes neither groups nor state.
+    # These cannot be built without a GPU. They change neither groups nor state.
     wrapper = cfg.optim_wrapper
     if type_name(wrapper) == 'AmpOptimWrapper':
         wrapper.type = 'OptimWrapper'

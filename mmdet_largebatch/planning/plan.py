@@ -2,19 +2,33 @@
 
 from dataclasses import dataclass, field
 from math import ceil
+from typing import Any
 
 import numpy as np
+from mmdet.models.detectors import TwoStageDetector
 from mmengine.config import Config
+from mmengine.hooks import ParamSchedulerHook
 from torch.utils.data import DataLoader
 
+from ..checks import invalid
 from ..compat import accumulative_counts
-from ..errors import SettingError
-from ..global_batch import GlobalBatchTrainLoop
-from ..optimizers import LAMB
-from .advice import compare_lr, warnings_of
+from ..global_batch import GlobalBatchTrainLoop, rank_dependent_modules, remembering_message
+from ..hooks import WarmupStepLRHook
+from ..optimizers import LAMB, double_clip_message
+from ..results import settings
+from ..schedulers import warmup_step_factor
+from ..utils.runner import find_hook
 from .dry_runner import DryRunner, dry_run
 from .optimizer import Backend, GroupSetting, group_settings, lamb_backend, state_bytes, trainable
-from .schedule import find_schedule
+
+# Global batch and LR of published recipes for Mask R-CNN R50-FPN on COCO with SGD, momentum 0.9:
+# MMDetection's model zoo; MLPerf training 3.1's reference points (128 and 256); AGVM (NeurIPS
+# 2022).
+PUBLISHED_SGD = ((16, 0.02), (128, 0.16), (256, 0.24), (512, 0.32))
+# An LR that is off by more than this factor gets a warning.
+FACTOR = 2
+# A schedule that lowers the LR at more updates than this decays gradually, not in steps.
+MOST_DECAYS = 20
 
 
 @dataclass
@@ -34,45 +48,50 @@ class Decay:
 
 @dataclass
 class Plan:
-    """The figures of a training; images, updates and bytes are totals.
+    """The figures of a training. Names are those of :mod:`mmdet_largebatch.utils.record`.
 
     Args:
         ranks (int): Number of ranks.
-        ranks_from (str): Where that number comes from.
-        images (int): Images to train on in an epoch, after the dataset's filter.
+        ranks_from (str): Source of that number.
+        seed (int, optional): The seed of the config, None for a random one.
+        images (int): Training images of an epoch, after the dataset's filter.
         micro_batch (int): Images that a rank computes at a time.
         micro_batches (int): Micro-batches of an update, over all ranks.
-        micro_batches_per_rank (tuple[int, int]): The fewest and the most that a rank computes.
+        micro_batches_per_rank (tuple[int, int]): The fewest and the most on a rank.
         global_batch (int): Images of an update.
         epochs (int): Epochs.
-        updates_per_epoch (float): Updates in an epoch; a whole number but for MMEngine's
-            ``accumulative_counts``, whose windows may straddle epochs.
-        updates (int): Updates in all.
-        lr (float): The LR that the schedule is a factor of.
-        lr_from (str): The rule that it comes from.
-        lr_published (str): What published recipes have, empty if nothing is known.
-        schedule (str): What sets the LR.
-        first_lr (float): The LR of the first update.
-        last_lr (float): The LR of the last.
-        warmup_updates (int): Length of the warmup, 0 for none.
-        warmup_epochs (float): The same as a share of an epoch.
-        decays (list[Decay]): Where the LR decays in steps.
-        gradual_decay (bool): Whether it decays little by little instead.
+        updates_per_epoch (float): Updates of an epoch. Not a whole number if MMEngine's
+            ``accumulative_counts`` straddles epochs.
+        updates (int): Updates of the schedule.
+        max_updates (int, optional): Updates after which the training is cut, None for all.
+        lr (float): The base LR of the schedule, after scaling.
+        lr_from (str): Source of ``lr``.
+        lr_published (str): LR of published recipes, empty if none is known.
+        schedule (str): Classes that set the LR.
+        first_lr (float): LR of the first update.
+        last_lr (float): LR of the last update.
+        warmup_updates (int): Length of the warmup in updates, 0 for none.
+        warmup_epochs (float): The same in epochs.
+        milestones (list[int]): Updates from which on the LR is lower; empty if ``gradual_decay``.
+        gamma (float, optional): Factor of a decay, None for MMEngine's schedulers.
+        decays (list[Decay]): The decays at the milestones.
+        gradual_decay (bool): True if the LR decays gradually.
         optimizer (str): Class of the optimizer.
-        backend (Backend, optional): What LAMB runs on, None for another optimizer.
-        groups (int): Number of parameter groups that train something.
-        group_settings (list[GroupSetting]): What they are trained with.
-        tensors (int): Tensors that are trained.
-        parameters (int): Their elements.
-        state_bytes (int, optional): Optimizer state on each rank, None if it is not known.
-        gradient_bytes (int): What each rank puts into the all-reduce of an update, 0 on one rank.
-        exact_sum (bool): Whether gradients are added as integers.
-        warnings (list[str]): What deserves a second look.
+        backend (Backend, optional): Backend of LAMB, None for another optimizer.
+        groups (int): Number of trained parameter groups.
+        group_settings (list[GroupSetting]): Their options, most parameters first.
+        tensors (int): Number of trained tensors.
+        parameters (int): Number of their elements.
+        state_bytes (int, optional): Optimizer state on each rank, None if unknown.
+        gradient_bytes (int): Bytes that a rank all-reduces in an update, 0 on one rank.
+        exact_sum (bool): True if gradients are added as integers.
+        warnings (list[str]): Settings that deserve a second look.
         lrs (np.ndarray): LR of each update, float64 of shape (updates,).
     """
 
     ranks: int
     ranks_from: str
+    seed: int | None
     images: int
     micro_batch: int
     micro_batches: int
@@ -81,6 +100,7 @@ class Plan:
     epochs: int
     updates_per_epoch: float
     updates: int
+    max_updates: int | None
     lr: float
     lr_from: str
     lr_published: str
@@ -89,6 +109,8 @@ class Plan:
     last_lr: float
     warmup_updates: int
     warmup_epochs: float
+    milestones: list[int]
+    gamma: float | None
     decays: list[Decay]
     gradual_decay: bool
     optimizer: str
@@ -105,38 +127,78 @@ class Plan:
 
 
 def make_plan(cfg: Config, ranks: int | None = None, images: int | None = None) -> Plan:
-    """Work out what a training will be. No data but the annotation file is read.
+    """Plan a training. No data but the annotation file is read.
 
     It must not be called in a process that is a rank of a training.
 
     Args:
-        cfg (Config): The training's config; it is not changed.
-        ranks (int, optional): Number of ranks, >= 1. None takes what the recipe is made for: global
+        cfg (Config): The config of the training; it is not changed.
+        ranks (int, optional): Number of ranks, >= 1. None takes the recipe's own number: global
             batch / micro-batch, or mmdet's ``auto_scale_lr.base_batch_size`` / micro-batch.
-        images (int, optional): Images to train on, after the dataset's filter. None builds the
-            dataset and counts.
+        images (int, optional): Training images, after the dataset's filter. None builds the dataset
+            and counts.
 
     Returns:
         Plan: The figures.
 
     Raises:
-        SettingError: If the training would be refused, in the words that it would be refused in, or
-            it cannot be planned.
+        SettingError: If the training would be refused, with the same message, or cannot be planned.
     """
-    ranks, ranks_from = (ranks, '--gpus') if ranks is not None else own_ranks(cfg)
+    ranks, ranks_from = (ranks, '--gpus') if ranks is not None else _own_ranks(cfg)
     with dry_run(cfg, ranks, images) as runner:
-        return _plan(runner, ranks, ranks_from, cfg)
+        loop, optimizer = runner.train_loop, runner.optim_wrapper.optimizer
+        counted = isinstance(loop, GlobalBatchTrainLoop)
+        accumulated = 1 if counted else accumulative_counts(runner.optim_wrapper)
+        micro_batch = _micro_batch(loop.dataloader)
+        micro_batches = loop.sampler.micro_batches if counted else ranks * accumulated
+        exact_sum = counted and loop.exact_sum
+        per_epoch = len(loop.dataloader) / accumulated
+        if per_epoch.is_integer():
+            per_epoch = int(per_epoch)
+        schedule = _schedule(runner, accumulated)
+        lrs, milestones = schedule['lrs'], schedule['milestones']
+        params, groups = trainable(optimizer), group_settings(optimizer)
+        backend = None
+        if isinstance(optimizer, LAMB):
+            backend = lamb_backend(optimizer, cfg.optim_wrapper.optimizer.get('backend', 'auto'))
+        plan = Plan(
+            **schedule,
+            ranks=ranks,
+            ranks_from=ranks_from,
+            seed=(cfg.get('randomness') or {}).get('seed'),
+            images=len(loop.dataloader.dataset),
+            micro_batch=micro_batch,
+            micro_batches=micro_batches,
+            micro_batches_per_rank=(micro_batches // ranks, ceil(micro_batches / ranks)),
+            global_batch=micro_batch * micro_batches,
+            epochs=loop.max_epochs,
+            updates_per_epoch=per_epoch,
+            updates=ceil(loop.max_iters / accumulated),
+            max_updates=loop.end if counted and loop.end < loop.max_iters else None,
+            lr_published='',
+            first_lr=float(lrs[0]),
+            last_lr=float(lrs[-1]),
+            warmup_epochs=schedule['warmup_updates'] / per_epoch,
+            decays=[Decay(update, update / per_epoch, float(lrs[update])) for update in milestones],
+            optimizer=type(optimizer).__name__,
+            backend=backend,
+            groups=sum(setting.groups for setting in groups),
+            group_settings=groups,
+            tensors=len(params),
+            parameters=sum(p.numel() for p in params),
+            gradient_bytes=sum(
+                p.numel() * (8 if exact_sum else p.element_size()) for p in params if ranks > 1
+            ),
+            exact_sum=exact_sum,
+            warnings=[],
+            state_bytes=state_bytes(optimizer),
+        )
+        _advise(plan, runner, cfg.train_dataloader.dataset)
+        return plan
 
 
-def own_ranks(cfg: Config) -> tuple[int, str]:
-    """Return the number of ranks that a recipe is made for.
-
-    Args:
-        cfg (Config): The config.
-
-    Returns:
-        tuple[int, str]: The number, 1 where the config says none, and where it comes from.
-    """
+def _own_ranks(cfg: Config) -> tuple[int, str]:
+    """Return the number of ranks that a recipe is made for, 1 if unknown, and its source."""
     batch = (cfg.get('train_dataloader') or {}).get('batch_size')
     for section, key in (('train_cfg', 'global_batch_size'), ('auto_scale_lr', 'base_batch_size')):
         made_for = (cfg.get(section) or {}).get(key)
@@ -147,74 +209,114 @@ def own_ranks(cfg: Config) -> tuple[int, str]:
     return 1, 'the config says no number that fits'
 
 
-def _plan(runner: DryRunner, ranks: int, ranks_from: str, cfg: Config) -> Plan:
-    loop, wrapper = runner.train_loop, runner.optim_wrapper
-    optimizer, batch = wrapper.optimizer, _micro_batch(loop.dataloader)
-    if isinstance(loop, GlobalBatchTrainLoop):
-        accumulated, micro_batches = 1, loop.sampler.micro_batches
-        exact_sum = loop.exact_sum
-    else:
-        exact_sum = False
-        accumulated = accumulative_counts(wrapper)
-        micro_batches = ranks * accumulated
-    global_batch = batch * micro_batches
-    per_epoch = len(loop.dataloader) / accumulated
-    per_epoch = int(per_epoch) if per_epoch.is_integer() else per_epoch
-    updates = ceil(loop.max_iters / accumulated)
-
-    schedule = find_schedule(runner, accumulated)
-    published, lr_warning = compare_lr(runner, schedule.base_lr, global_batch)
-    warnings = warnings_of(runner, schedule, per_epoch) + ([lr_warning] if lr_warning else [])
-    backend = None
-    if isinstance(optimizer, LAMB):
-        backend = lamb_backend(optimizer, cfg.optim_wrapper.optimizer.get('backend', 'auto'))
-    params, settings = trainable(optimizer), group_settings(optimizer)
-    return Plan(
-        ranks=ranks,
-        ranks_from=ranks_from,
-        images=len(loop.dataloader.dataset),
-        micro_batch=batch,
-        micro_batches=micro_batches,
-        micro_batches_per_rank=(micro_batches // ranks, ceil(micro_batches / ranks)),
-        global_batch=global_batch,
-        epochs=loop.max_epochs,
-        updates_per_epoch=per_epoch,
-        updates=updates,
-        lr=schedule.base_lr,
-        lr_from=schedule.lr_from,
-        lr_published=published,
-        schedule=schedule.made_by,
-        first_lr=float(schedule.lrs[0]),
-        last_lr=float(schedule.lrs[-1]),
-        warmup_updates=schedule.warmup,
-        warmup_epochs=schedule.warmup / per_epoch,
-        decays=[
-            Decay(update, update / per_epoch, float(schedule.lrs[update]))
-            for update in schedule.decays
-        ],
-        gradual_decay=schedule.gradual,
-        optimizer=type(optimizer).__name__,
-        backend=backend,
-        groups=sum(setting.groups for setting in settings),
-        group_settings=settings,
-        tensors=len(params),
-        parameters=sum(p.numel() for p in params),
-        state_bytes=state_bytes(optimizer),
-        gradient_bytes=sum(
-            p.numel() * (8 if exact_sum else p.element_size()) for p in params if ranks > 1
-        ),
-        exact_sum=exact_sum,
-        warnings=warnings,
-        lrs=schedule.lrs,
-    )
-
-
 def _micro_batch(loader: DataLoader) -> int:
     # mmdet's aspect-ratio batches come from a batch sampler: the loader's own size is None.
     batch = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None)
     if batch is None:
         kind = type(loader.batch_sampler).__name__
-        raise SettingError(
-            f'train_dataloader.batch_sampler.type={kind}. Must have a batch_size to be planned.'
-        )
+        wanted = 'one with a batch_size to be planned'
+        raise invalid('train_dataloader.batch_sampler.type', kind, wanted)
     return batch
+
+
+def _schedule(runner: DryRunner, accumulated: int) -> dict[str, Any]:
+    """Return the figures of the LR, by their names in :class:`Plan`."""
+    configured = runner.optim_wrapper.optimizer.defaults['lr']
+    lr, hook = configured * runner.lr_scale, find_hook(runner, WarmupStepLRHook)
+    rule, lr_from = None, 'as configured'
+    if hook is not None and hook.scale_rule is not None:
+        rule, batch = f'the {hook.scale_rule} rule', hook.base_batch_size
+    elif (runner.auto_scale_lr or {}).get('enable', False):
+        rule, batch = 'auto_scale_lr', runner.auto_scale_lr['base_batch_size']
+    if rule is not None:
+        lr_from = f'by {rule}: {configured:g} at batch {batch}, x {runner.lr_scale:g}'
+    if hook is not None:
+        own = hook.scheduler
+        shape = own.warmup_iters, own.milestones, own.gamma, own.warmup_ratio
+        updates = range(runner.train_loop.max_iters)
+        return dict(
+            lrs=lr * np.array([warmup_step_factor(update, *shape) for update in updates]),
+            lr=lr,
+            lr_from=lr_from,
+            schedule=type(hook).__name__,
+            warmup_updates=own.warmup_iters,
+            milestones=list(own.milestones),
+            gamma=own.gamma,
+            gradual_decay=False,
+        )
+    steps = find_hook(runner, ParamSchedulerHook) and runner.param_schedulers
+    made_by = [type(scheduler).__name__ for scheduler in steps or []]
+    lrs = runner.step_schedulers(lr, accumulated)
+    decays = (np.flatnonzero(np.diff(lrs) < -1e-9 * lrs[:-1]) + 1).tolist()
+    warmup = 0
+    if any(name.startswith('OneCycle') for name in made_by):
+        warmup = int(np.argmax(lrs)) + 1
+    elif made_by:
+        # From the config: a decay within the warmup moves the peak.
+        warmup = settings.warmup_updates(runner.cfg, len(runner.train_loop.dataloader)) or 0
+    return dict(
+        lrs=lrs,
+        lr=lr,
+        lr_from=lr_from,
+        schedule=', '.join(made_by) or 'nothing, it is constant',
+        warmup_updates=warmup,
+        milestones=decays if len(decays) <= MOST_DECAYS else [],
+        gamma=None,
+        gradual_decay=len(decays) > MOST_DECAYS,
+    )
+
+
+def _advise(plan: Plan, runner: DryRunner, dataset: Any) -> None:
+    """Add the published LR and the warnings to a plan."""
+    length = f'The warmup of {plan.warmup_updates:,} updates is longer than'
+    if plan.warmup_updates > plan.updates:
+        plan.warnings.append(
+            f'{length} the training of {plan.updates:,}: the LR never comes to {plan.lr:.4g}.'
+        )
+    elif plan.warmup_updates > plan.updates_per_epoch:
+        plan.warnings.append(
+            f'{length} an epoch of {plan.updates_per_epoch:,g}: was its length meant for a smaller '
+            'global batch?'
+        )
+    double_clip = double_clip_message(runner.optim_wrapper)
+    if double_clip:
+        plan.warnings.append(double_clip)
+    if isinstance(runner.train_loop, GlobalBatchTrainLoop):
+        if plan.max_updates is not None:
+            plan.warnings.append(
+                f'train_cfg.max_updates={plan.max_updates:,} cuts it short of {plan.updates:,}.'
+            )
+        for what, names in rank_dependent_modules(runner.model.train()).items():
+            rest = f' and {len(names) - 2} more' if len(names) > 2 else ''
+            where = ', '.join(names[:2]) + rest
+            plan.warnings.append(
+                f'This training depends on the number of ranks: {what}, in {where}.'
+            )
+        # With --images the built dataset is another one.
+        datasets = [dataset, runner.train_loop.dataloader.dataset]
+        remembering = remembering_message(datasets)
+        if remembering:
+            plan.warnings.append(remembering)
+    if isinstance(runner.model, TwoStageDetector) and plan.optimizer in ('SGD', 'LAMB', 'LARS'):
+        _compare_lr(plan)
+
+
+def _compare_lr(plan: Plan) -> None:
+    """Compare the LR with the published ones for Mask R-CNN, linear between two batches."""
+    batches, lrs = zip((0, 0.0), *PUBLISHED_SGD, strict=True)
+    if plan.optimizer != 'SGD':
+        plan.lr_published = f'no published LR for {plan.optimizer} on Mask R-CNN is known'
+    elif plan.global_batch > batches[-1]:
+        plan.lr_published = (
+            f'no published LR for SGD on Mask R-CNN is known beyond batch {batches[-1]}'
+        )
+    else:
+        published = float(np.interp(plan.global_batch, batches, lrs))
+        plan.lr_published = (
+            f'published for SGD on Mask R-CNN: {published:.3g} at batch {plan.global_batch}'
+        )
+        if not published / FACTOR <= plan.lr <= published * FACTOR:
+            plan.warnings.append(
+                f'The LR of {plan.lr:.4g} is {plan.lr / published:.3g} times the {published:.3g} '
+                f'of published recipes for SGD on Mask R-CNN at global batch {plan.global_batch}.'
+            )

@@ -10,22 +10,21 @@ from matplotlib.ticker import MaxNLocator
 from .plan import Decay, Plan
 
 LINE, MARKS, WARMUP = '#1f4e79', '#a93226', '#f7dc9a'
-# More steps than this are marked by lines alone.
+# More decays than this are marked by lines alone.
 MOST_LABELS = 6
 
 
 def draw_lr(plan: Plan, title: str) -> Figure:
-    """Draw the LR over updates, with epochs along the top, the warmup and the decays marked.
+    """Draw the LR over updates and epochs, with warmup and decays marked.
 
-    The LR is on a logarithmic axis, on which every decay by the same factor is the same step; an LR
-    of 0 is left out.
+    The axis of the LR is logarithmic. An LR of 0 is left out.
 
     Args:
         plan (Plan): The plan.
-        title (str): What stands above, such as the config's name.
+        title (str): Title, such as the name of the config.
 
     Returns:
-        Figure: For ``savefig``; no window and no global setting of matplotlib is touched.
+        Figure: For ``savefig``. It opens no window and changes no global setting of matplotlib.
     """
     figure = Figure(figsize=(8, 4.5), dpi=150, layout='constrained')
     axes = figure.add_subplot()
@@ -77,7 +76,7 @@ def _mark_decay(axes: Axes, plan: Plan, decay: Decay) -> None:
 def _label(
     axes: Axes, plan: Plan, update: int, lr: float, text: str, va: str, color: str = '0.15'
 ) -> None:
-    """Write beside an update, on the side that has more room."""
+    """Write a label beside an update, on the side with more room."""
     side = 1 if update < plan.updates / 2 else -1
     axes.annotate(
         text,

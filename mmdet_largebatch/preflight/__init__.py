@@ -1,4 +1,4 @@
-"""Look at data and config once, before anything is built."""
+"""Check data and config once, before anything is built."""
 
 from .check import check_data
 

@@ -1,4 +1,4 @@
-"""Look at the data and at what the config says of it, before anything is built."""
+"""Check the data and the settings that describe them, before anything is built."""
 
 import os
 from collections.abc import Iterable
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from mmengine.config import Config
 
+from ..checks import check, invalid
 from ..errors import SettingError
 from .classes import categories_in_use, check_heads, check_same_classes, class_names, predicts_masks
 from .coco_file import CocoFile, paused_gc
@@ -20,11 +21,11 @@ class Findings:
     """Findings of the checks so far.
 
     Attributes:
-        warnings (list[str]): What the user should know.
-        classes (dict): Class names of each data set, by its setting.
-        contents (dict): Contents of each file, by its path.
-        image_ids (dict): Ids of the images that each data set reads, by its setting.
-        empty (dict): The line for each data set without objects to train on, by its setting.
+        warnings (list[str]): Warnings, a line each.
+        classes (dict): Class names of each data set, by setting.
+        contents (dict): Contents of each file, by path.
+        image_ids (dict): Ids of the images that each data set reads, by setting.
+        empty (dict): The error line of each data set without objects to train on, by setting.
     """
 
     warnings: list[str] = field(default_factory=list)
@@ -34,7 +35,7 @@ class Findings:
     empty: dict[str, str] = field(default_factory=dict)
 
 
-def _check_is_there(path: str) -> None:
+def _check_exists(path: str) -> None:
     if not os.path.exists(path):
         raise SettingError(
             f'ann_file={path}: no such annotation file. Put the data there, or set data_root '
@@ -43,28 +44,26 @@ def _check_is_there(path: str) -> None:
 
 
 def _check_paths(sources: list[Source], metrics: list[Metric]) -> None:
-    """Refuse files that are not there, whatever reads them."""
+    """Refuse files that do not exist, for any class of data set."""
     for source in sources:
-        if source.is_coco and not isinstance(source.config.get('ann_file'), str):
-            raise SettingError(
-                f'{source.setting}.ann_file={source.config.get("ann_file")}: must be one file. '
-                'Several are joined by a ConcatDataset with a data set for each.'
-            )
-        if source.is_coco and not source.config.get('ann_file'):
-            raise SettingError(f'{source.setting}.ann_file is not set. Must be a COCO file.')
+        if source.is_coco:
+            name = source.config.get('ann_file')
+            wanted = 'one COCO file; ConcatDataset joins a data set for each of several'
+            setting = f'{source.setting}.ann_file'
+            check(isinstance(name, str) and name != '', setting, name, wanted)
         for key in ('ann_file', 'proposal_file'):
             path = source.config.get(key)
             if isinstance(path, str) and path and source.is_local and '://' not in path:
-                _check_is_there(source.join(path))
+                _check_exists(source.join(path))
     for metric in metrics:
         if metric.is_local and isinstance(metric.ann_file, str):
-            _check_is_there(metric.ann_file)
+            _check_exists(metric.ann_file)
 
 
 def _check_config(
     cfg: Config, sources: list[Source], metrics: list[Metric], found: Findings
 ) -> None:
-    """Check what can be known without opening a file."""
+    """Check the settings that need no file."""
     for source in sources:
         if source.is_coco:
             classes = class_names(source)
@@ -80,17 +79,13 @@ def _check_config(
         check_same_classes(known[0], source, found.classes)
     for metric in metrics:
         if metric.evaluates and 'segm' in metric.names and not predicts_masks(cfg):
-            raise SettingError(
-                f"{metric.setting}.metric={metric.config.get('metric')}: 'segm' needs masks, and "
-                "the model predicts none. Must be 'bbox'."
-            )
+            wanted = "'bbox': 'segm' needs masks, and the model predicts none"
+            raise invalid(f'{metric.setting}.metric', metric.config.get('metric'), wanted)
 
 
 def _check_source(file: CocoFile, source: Source, pictures: bool, found: Findings) -> None:
     classes = found.classes.get(source.setting)
-    ids = set(file.categories.ids)
-    if classes is not None:
-        ids = categories_in_use(file, source, classes)
+    ids = file.category_ids(None) if classes is None else categories_in_use(file, source, classes)
     objects = Objects(file, source, ids)
     if not objects.kept.any():
         found.empty[source.setting] = nothing_left(file, source)
@@ -110,20 +105,18 @@ def _check_source(file: CocoFile, source: Source, pictures: bool, found: Finding
 
 def _check_metric(file: CocoFile, metric: Metric, sources: list[Source], found: Findings) -> None:
     classes = next((found.classes[x.setting] for x in sources if x.setting in found.classes), None)
-    pairs = zip(file.categories.ids, file.names, strict=True)
-    ids = {key for key, name in pairs if classes is None or name in classes}
     if not len(file.annotations):
         line = f'ann_file={file.path}: has 0 annotations, so {metric.setting} computes no AP.'
         if metric.split == 'val':
             raise SettingError(f'{line} Must have at least 1.')
         found.warnings.append(line)
-    found.warnings += check_for_metric(file, metric, ids)
+    found.warnings += check_for_metric(file, metric, file.category_ids(classes))
 
 
 def _needs_annotations(path: str, sources: list[Source], metrics: list[Metric]) -> bool:
     """Return True if a file must have a list of annotations."""
     train = [source for source in sources if source.split == 'train']
-    # Of several a file without objects may be wanted, as in semi-supervised training.
+    # Of several files one may have no objects, as in semi-supervised training.
     alone = len(train) == 1 and train[0].ann_file == path
     return alone or any(x.split == 'val' and x.evaluates and x.ann_file == path for x in metrics)
 
@@ -131,22 +124,22 @@ def _needs_annotations(path: str, sources: list[Source], metrics: list[Metric]) 
 def check_data(
     cfg: Config, splits: Iterable[str], metrics: bool = True, pictures: bool = True
 ) -> list[str]:
-    """Check annotation files, pictures and classes against what will read them.
+    """Check annotation files, pictures and classes, as MMDetection and pycocotools read them.
 
-    Annotation files are read as pycocotools reads them, one at a time. Files of other data sets
-    than :class:`CocoDataset`, and files that are not on this machine, are left to what reads them.
+    One annotation file is in memory at a time. Files of data sets other than :class:`CocoDataset`,
+    and files that are not on this machine, are not checked.
 
     Args:
         cfg (Config): The config.
         splits (Iterable[str]): Of ``'train'``, ``'val'``, ``'test'``.
-        metrics (bool): Whether the predictions will be evaluated. Defaults to True.
-        pictures (bool): Whether pictures will be read. Defaults to True.
+        metrics (bool): True if the predictions will be evaluated. Defaults to True.
+        pictures (bool): True if pictures will be read. Defaults to True.
 
     Returns:
-        list[str]: What the user should know: a line each.
+        list[str]: Warnings, a line each.
 
     Raises:
-        SettingError: If anything is wrong, with one line that says what would be right.
+        SettingError: On the first error.
     """
     splits, found = list(splits), Findings()
     sources = [source for split in splits for source in sources_of(cfg, split)]
@@ -168,25 +161,21 @@ def check_data(
                     _check_metric(file, metric, mine, found)
             found.contents[path] = Contents.of(file, path in compared)
             del file
-    _check_train(sources, found)
+    train = [source.setting for source in sources if source.split == 'train']
+    if train and all(setting in found.empty for setting in train):
+        raise SettingError(found.empty[train[0]])
     _check_evaluation(evaluated, sources, read, found)
     return list(dict.fromkeys(found.warnings))
 
 
 def _compared(sources: list[Source], metrics: list[Metric]) -> set[str]:
-    """Return the files that must describe the same pictures as another one."""
+    """Return the files that must describe the same images as another file."""
     files = set()
     for metric in metrics:
         mine = {source.ann_file for source in sources if source.split == metric.split}
         if mine != {metric.ann_file}:
             files |= {metric.ann_file, *mine}
     return files
-
-
-def _check_train(sources: list[Source], found: Findings) -> None:
-    train = [source.setting for source in sources if source.split == 'train']
-    if train and all(setting in found.empty for setting in train):
-        raise SettingError(found.empty[train[0]])
 
 
 def _check_evaluation(

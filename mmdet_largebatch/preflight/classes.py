@@ -1,19 +1,20 @@
-"""Check that heads, metainfo and annotation files speak of the same classes."""
+"""Check that heads, metainfo and annotation files have the same classes."""
 
 import inspect
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
+from ..checks import invalid
 from ..errors import SettingError
-from .coco_file import CocoFile, listed, shown
+from .coco_file import CocoFile
+from .rows import Shown, listed, repeated, shown
 from .sources import Source, resolve
 
-# The heads whose num_classes is the number of the data set's classes. An rpn_head has one class of
-# its own, a backbone those of its pretraining, a semantic_head those of its maps.
+# Heads whose num_classes is the number of the data set's classes. An rpn_head has one class, a
+# backbone those of its pretraining, a semantic_head those of its maps.
 HEADS = (
     'bbox_head',
     'mask_head',
@@ -28,83 +29,56 @@ HEADS = (
 
 
 def class_names(source: Source) -> tuple[str, ...] | None:
-    """Return the class names of a data set.
-
-    Args:
-        source (Source): The data set.
-
-    Returns:
-        tuple[str, ...], optional: The names; None where the data set finds them by itself.
-
-    Raises:
-        SettingError: If they are no list of different names.
-    """
+    """Return the class names of a data set, None if the data set finds them by itself."""
     classes, setting = source.classes, f'{source.setting}.metainfo.classes'
     if classes is None:
         return None
     if isinstance(classes, str):
-        raise SettingError(
-            f'{setting}={classes!r}: a string, not a list of names, and no file of names. Must be '
-            f'({classes!r},) for one class: the comma makes the list.'
-        )
+        wanted = f'a list, as ({classes!r},) with a comma for one class, or a file of names'
+        raise invalid(setting, classes, wanted)
     wrong = not isinstance(classes, (list, tuple)) or [x for x in classes if not isinstance(x, str)]
     if wrong or not classes:
-        raise SettingError(f'{setting}={shown(classes)}: must be a list of class names.')
-    twice = [name for name, count in Counter(classes).items() if count > 1]
-    if twice:
-        raise SettingError(f'{setting}: {twice[0]!r} stands twice. Must be different names.')
+        raise invalid(setting, shown(classes), 'a list of class names')
+    twice = repeated(classes)
+    if twice is not None:
+        raise invalid(setting, shown(classes), f'different names; {twice!r} stands twice')
     return tuple(classes)
 
 
 def categories_in_use(file: CocoFile, source: Source, classes: tuple[str, ...]) -> set:
-    """Check the classes of a data set against its file.
+    """Return the ids of the categories in use, if the classes of a data set agree with its file.
 
-    MMDetection numbers classes in the order of the *file*, whatever the order of
-    ``metainfo.classes``: with another order, or with a name that the file lacks, every later class
-    is drawn and listed under a wrong name.
-
-    Args:
-        file (CocoFile): The file.
-        source (Source): The data set.
-        classes (tuple[str, ...]): Its class names.
-
-    Returns:
-        set: Ids of the categories in use.
-
-    Raises:
-        SettingError: If they do not agree.
+    MMDetection numbers classes in the order of the *file*, not of ``metainfo.classes``. If the
+    orders differ, or the file lacks a name, later classes are drawn and listed under wrong names.
     """
     setting = f'{source.setting}.metainfo.classes'
-    has = f'the categories of ann_file={file.path} are {listed(file.names)}'
     missing = [name for name in classes if name not in file.names]
     if missing:
-        given = (source.config.get('metainfo') or {}).get('classes') is not None
-        hint = ''
-        if not given and source.kind is not None:
-            hint = f" (not set, so the {len(classes)} of {source.kind.__name__}'s own METAINFO)"
-        raise SettingError(
-            f'{setting}{hint} has {listed(missing)}, but {has}. Must be names that the file '
-            "has, in the file's order."
-        )
+        value = Shown(f'({listed(classes)})')
+        if (source.config.get('metainfo') or {}).get('classes') is None and source.kind is not None:
+            own = f"the {len(classes)} of {source.kind.__name__}'s own METAINFO"
+            value = Shown(f'None (not set, so {own})')
+        wanted = f'names of the categories of ann_file={file.path}, in its order'
+        has = f'it has {listed(file.names)}, and lacks {listed(missing)}'
+        raise invalid(setting, value, f'{wanted}: {has}')
     names = [name for name in file.names if name in set(classes)]
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
+    twice = repeated(names)
+    if twice is not None:
         raise SettingError(
-            f'ann_file={file.path}: {twice[0]!r} is the name of {names.count(twice[0])} '
-            'categories. Must be a different name for each.'
+            f'ann_file={file.path}: {twice!r} is the name of {names.count(twice)} categories. Must '
+            'be a different name for each.'
         )
     if tuple(names) != classes:
-        raise SettingError(
-            f'{setting}=({listed(classes)}): the file has them in another order, by which '
-            f'MMDetection numbers classes, so names would be mixed up. Must be ({listed(names)}), '
-            f'as in ann_file={file.path}.'
+        wanted = (
+            f'({listed(names)}), as in ann_file={file.path}: MMDetection numbers classes by the '
+            'file, and another order mixes names up'
         )
-    pairs = zip(file.categories.ids, file.names, strict=True)
-    return {key for key, name in pairs if name in set(classes)}
+        raise invalid(setting, Shown(f'({listed(classes)})'), wanted)
+    return file.category_ids(classes)
 
 
 def _default_num_classes(head: Mapping) -> int | None:
-    """Return the num_classes that a head has where its config names none."""
+    """Return the default num_classes of a head."""
     kind = resolve(MODELS, head)
     for one in kind.__mro__ if kind else ():
         init = vars(one).get('__init__')
@@ -115,7 +89,7 @@ def _default_num_classes(head: Mapping) -> int | None:
 
 
 def _heads(node: Any, setting: str) -> Iterator[tuple[str, Mapping]]:
-    """Iterate over the heads in a config, at any depth, with where they stand."""
+    """Iterate over the heads in a config, at any depth, with their settings."""
     if isinstance(node, (list, tuple)):
         for index, one in enumerate(node):
             yield from _heads(one, f'{setting}.{index}')
@@ -129,7 +103,7 @@ def _heads(node: Any, setting: str) -> Iterator[tuple[str, Mapping]]:
 
 
 def _numbers_of_classes(setting: str, head: Mapping) -> Iterator[tuple[str, int]]:
-    """Iterate over the settings of a head that are a number of classes."""
+    """Iterate over the numbers of classes of a head, with their settings."""
     things, stuff = head.get('num_things_classes'), head.get('num_stuff_classes')
     if isinstance(things, int):
         yield f'{setting}.num_things_classes', things + (stuff if isinstance(stuff, int) else 0)
@@ -141,31 +115,22 @@ def _numbers_of_classes(setting: str, head: Mapping) -> Iterator[tuple[str, int]
 
 
 def check_heads(cfg: Config, source: Source, classes: tuple[str, ...]) -> None:
-    """Check the number of classes of each head of the model.
-
-    Args:
-        cfg (Config): The config.
-        source (Source): A data set that the model is trained on or tested with.
-        classes (tuple[str, ...]): Its class names.
-
-    Raises:
-        SettingError: If a head has another number.
-    """
+    """Refuse heads of the model whose number of classes is not that of a data set."""
     model = cfg.get('model')
     if not isinstance(model, Mapping) or source.config.get('return_classes'):
         return
     text = {'language_model', 'text_encoder'}
     if any(key in text for key in _keys(model)):
-        # The classes of an open-vocabulary detector are words of a prompt.
+        # The classes of an open-vocabulary detector stand in a prompt.
         return
     for setting, head in _heads(model, 'model'):
         for name, number in _numbers_of_classes(setting, head):
             if number != len(classes):
-                raise SettingError(
-                    f'{name}={number}, but {source.setting} has {len(classes)} classes: '
-                    f'{listed(classes)}. Must be {len(classes)}, or metainfo.classes must have '
-                    f'{number} names.'
+                wanted = (
+                    f'{len(classes)}, as {source.setting} has {len(classes)} classes: '
+                    f'{listed(classes)}; or metainfo.classes must have {number} names'
                 )
+                raise invalid(name, number, wanted)
 
 
 def _keys(node: Any) -> Iterator[str]:
@@ -179,33 +144,21 @@ def _keys(node: Any) -> Iterator[str]:
 
 
 def check_same_classes(first: Source, other: Source, names: dict[str, tuple[str, ...]]) -> None:
-    """Check that two data sets have the same classes in the same order.
+    """Refuse two data sets with different classes, or in another order.
 
     Args:
         first (Source): A data set.
-        other (Source): Another one.
-        names (dict[str, tuple[str, ...]]): Class names of each, by its setting.
-
-    Raises:
-        SettingError: If they do not.
+        other (Source): Another data set.
+        names (dict[str, tuple[str, ...]]): Class names of each, by setting.
     """
     one, two = names[first.setting], names[other.setting]
     if one != two:
-        raise SettingError(
-            f'{other.setting}.metainfo.classes=({listed(two)}), but {first.setting} has '
-            f'({listed(one)}). Must be the same names in the same order.'
-        )
+        wanted = f'({listed(one)}), the classes of {first.setting} in the same order'
+        raise invalid(f'{other.setting}.metainfo.classes', Shown(f'({listed(two)})'), wanted)
 
 
 def predicts_masks(cfg: Config) -> bool:
-    """Return True unless the model is known to predict boxes alone.
-
-    Args:
-        cfg (Config): The config.
-
-    Returns:
-        bool: False for a detector of MMDetection without any head for masks.
-    """
+    """Return False for a detector of MMDetection without a mask head, True for any other."""
     model = cfg.get('model')
     if not isinstance(model, Mapping):
         return True

@@ -4,25 +4,25 @@ import codecs
 import gc
 import json
 from array import array
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import repeat
-from operator import contains, itemgetter
-from typing import Any, NoReturn
+from operator import contains
+from typing import Any
 
 import numpy as np
 
 from ..errors import SettingError
+from .rows import NUMBERS, Rows, listed
 
 LISTS = ('images', 'annotations', 'categories')
-NUMBERS = {int, float, bool}
 
 
 @contextmanager
 def paused_gc() -> Iterator[None]:
-    """Make millions of objects without a search for cycles among them."""
+    """Pause garbage collection, which would search millions of new objects for cycles."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -30,152 +30,6 @@ def paused_gc() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def shown(value: Any) -> str:
-    """Return a value for a message, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= 60 else f'{text[:57]}...'
-
-
-def listed(values: Sequence) -> str:
-    """Return values for a message, the first ten of them."""
-    text = ', '.join(shown(value) for value in values[:10])
-    return text if len(values) <= 10 else f'{text} and {len(values) - 10} more'
-
-
-class Rows:
-    """The entries of one list of the file, by columns.
-
-    A column is read at the speed of C. Only where an entry is wrong are they looked at one by one.
-
-    Args:
-        path (str): The file.
-        name (str): The list's name.
-        rows (list[dict]): Its entries.
-    """
-
-    def __init__(self, path: str, name: str, rows: list[dict]) -> None:
-        self.path, self.name, self.rows = path, name, rows
-        if set(map(type, rows)) - {dict}:
-            self.refuse([type(row) is not dict for row in rows], 'is no object of JSON', '{...}')
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def entry(self, index: int) -> str:
-        """Name an entry for a message."""
-        row = self.rows[index]
-        known = isinstance(row, dict) and 'id' in row
-        return f'{self.name}[{index}]' + (f' (id {shown(row["id"])})' if known else '')
-
-    def refuse(self, wrong: Sequence[bool] | np.ndarray, what: str, right: str) -> NoReturn:
-        """Refuse entries.
-
-        Args:
-            wrong (Sequence[bool] or np.ndarray): Which ones.
-            what (str): What is wrong with the first of them.
-            right (str): What would be right.
-
-        Raises:
-            SettingError: Always.
-        """
-        where = np.flatnonzero(wrong)
-        more = f' ({len(where)} of {len(self)} like this)' if len(where) > 1 else ''
-        raise SettingError(
-            f'ann_file={self.path}: {self.entry(where[0])} {what}{more}. Must be {right}.'
-        )
-
-    def has(self, key: str) -> bool:
-        """Return True if any entry has a key."""
-        return any(key in row for row in self.rows)
-
-    def values(self, key: str, right: str, wanted: np.ndarray | None = None) -> list:
-        """Return one value of each entry.
-
-        Args:
-            key (str): Its key.
-            right (str): What would be right, for the message.
-            wanted (np.ndarray, optional): The entries that must have it. Defaults to all.
-
-        Returns:
-            list: The values, None where an entry that need not have one has none.
-
-        Raises:
-            SettingError: If an entry has none.
-        """
-        try:
-            return list(map(itemgetter(key), self.rows))
-        except KeyError:
-            lacks = np.array([key not in row for row in self.rows])
-            wrong = lacks if wanted is None else lacks & wanted
-            if wrong.any():
-                self.refuse(wrong, f'has no {key!r}', f'there: {right}')
-            return [row.get(key) for row in self.rows]
-
-    def numbers(self, key: str, right: str, wanted: np.ndarray | None = None) -> np.ndarray:
-        """Return one number of each entry; the arguments are those of :meth:`values`.
-
-        Returns:
-            np.ndarray: The numbers, NaN where an entry that need not have one has none.
-
-        Raises:
-            SettingError: If an entry has no number.
-        """
-        try:
-            return np.asarray(array('d', map(itemgetter(key), self.rows)))
-        except (KeyError, TypeError, OverflowError):
-            pass
-        values = self.values(key, right, wanted)
-        if set(map(type, values)) - NUMBERS:
-            other = np.array([type(value) not in NUMBERS for value in values])
-            wrong = other if wanted is None else other & wanted
-            if wrong.any():
-                first = values[int(np.flatnonzero(wrong)[0])]
-                self.refuse(wrong, f'has {key}={shown(first)}', right)
-            values = [np.nan if no else value for value, no in zip(values, other, strict=True)]
-        return np.array(values, dtype=float)
-
-    @cached_property
-    def ids(self) -> Sequence:
-        """The ids.
-
-        Raises:
-            SettingError: If an entry has none or two have the same.
-        """
-        ids = self.keys('id')
-        different = len(np.unique(ids) if isinstance(ids, array) else set(ids))
-        if different < len(ids):
-            twice = next(key for key, count in Counter(ids).items() if count > 1)
-            at = [f'{self.name}[{index}]' for index, key in enumerate(ids) if key == twice]
-            raise SettingError(
-                f'ann_file={self.path}: the id {shown(twice)} stands twice in {self.name}, at '
-                f'{at[0]} and {at[1]}; {len(ids) - different} of {len(ids)} repeat an id. Must be '
-                'a different id for each.'
-            )
-        return ids
-
-    def keys(self, key: str) -> Sequence:
-        """Return a value of each entry that something is looked up by.
-
-        Args:
-            key (str): Its key.
-
-        Returns:
-            Sequence: The values; an ``array.array`` where all are whole numbers.
-
-        Raises:
-            SettingError: If an entry has none, or one that nothing can be looked up by.
-        """
-        try:
-            return array('q', map(itemgetter(key), self.rows))
-        except (KeyError, TypeError, OverflowError):
-            values = self.values(key, 'a whole number')
-        wrong = [isinstance(value, (list, dict)) for value in values]
-        if any(wrong):
-            first = values[wrong.index(True)]
-            self.refuse(wrong, f'has {key}={shown(first)}', 'a whole number')
-        return values
 
 
 def _parse(path: str) -> Any:
@@ -205,7 +59,7 @@ class CocoFile:
 
     Args:
         path (str): The file.
-        need_annotations (bool): Whether its users need a list of annotations.
+        need_annotations (bool): True if its readers need a list of annotations.
 
     Raises:
         SettingError: If pycocotools cannot read or index the file.
@@ -226,32 +80,24 @@ class CocoFile:
         self.images, self.annotations, self.categories = (
             Rows(path, name, known[name]) for name in LISTS
         )
-        if not len(self.images):
-            raise SettingError(f'ann_file={path}: has 0 images. Must have at least 1.')
-        if not len(self.categories):
-            raise SettingError(f'ann_file={path}: has 0 categories. Must have at least 1.')
+        for rows in (self.images, self.categories):
+            if not len(rows):
+                raise SettingError(f'ann_file={path}: has 0 {rows.name}. Must have at least 1.')
         self.names = self.categories.values('name', "the class's name")
         rows = self.annotations
-        # What pycocotools looks up when it makes its index.
+        # pycocotools indexes by these.
         self.categories.ids, self.images.ids, rows.ids  # noqa: B018
         self.image_of = rows.keys('image_id')
         self.category_of = rows.keys('category_id')
-        self._check_categories()
-
-    def _check_categories(self) -> None:
         unknown = set(self.category_of) - set(self.categories.ids)
         if unknown:
-            wrong = [category in unknown for category in self.category_of]
-            first = self.category_of[wrong.index(True)]
-            self.annotations.refuse(
-                wrong,
-                f'has category_id={shown(first)}, which no category has',
-                f'the id of a category: {listed(self.categories.ids)}',
-            )
+            wrong = np.array([category in unknown for category in self.category_of])
+            right = f'the id of a category: {listed(self.categories.ids)}'
+            rows.check('category_id', wrong, right, ', which no category has')
 
     @cached_property
     def image_index(self) -> np.ndarray:
-        """Index of each annotation's image, -1 where the file has no such image."""
+        """np.ndarray: Index of each annotation's image, -1 if the file has no such image."""
         ids = self.images.ids
         if isinstance(ids, array) and isinstance(self.image_of, array):
             return _positions(np.asarray(ids), np.asarray(self.image_of))
@@ -264,8 +110,13 @@ class CocoFile:
         """np.ndarray: True for annotations whose image is in the file."""
         return self.image_index >= 0
 
+    def category_ids(self, names: Collection[str] | None) -> set:
+        """Return the ids of the categories of some names; None for all."""
+        pairs = zip(self.categories.ids, self.names, strict=True)
+        return {key for key, name in pairs if names is None or name in names}
+
     def of_category(self, ids: set) -> np.ndarray:
-        """Return which annotations are of some categories."""
+        """Return True for each annotation of some categories."""
         found = map(ids.__contains__, self.category_of)
         return np.fromiter(found, dtype=bool, count=len(self.annotations))
 
@@ -283,39 +134,34 @@ class CocoFile:
         Raises:
             SettingError: If an image has none.
         """
-        result = []
-        for key in ('width', 'height'):
+
+        def size(key: str) -> np.ndarray:
             right = f"the picture's {key} in pixels, above 0"
             values = self.images.numbers(key, right)
-            if not (values > 0).all():
-                wrong = ~(values > 0)
-                first = self.images.rows[int(np.flatnonzero(wrong)[0])][key]
-                self.images.refuse(wrong, f'has {key}={shown(first)}', right)
-            result.append(values)
-        return result[0], result[1]
+            self.images.check(key, ~(values > 0), right)
+            return values
+
+        return size('width'), size('height')
 
     def boxes(self, wanted: np.ndarray) -> np.ndarray:
         """Return the boxes.
 
         Args:
-            wanted (np.ndarray): Which annotations must have one.
+            wanted (np.ndarray): True for annotations that must have one.
 
         Returns:
-            np.ndarray: Left, top, width and height in pixels, shape (annotations, 4); zeros where
-            an annotation that need not have a box has none.
+            np.ndarray: Left, top, width and height in pixels, shape (annotations, 4); zeros for an
+            annotation that may lack a box.
 
         Raises:
-            SettingError: If one has none, or not four finite numbers.
+            SettingError: If a wanted one has none, or not four finite numbers.
         """
         right = 'four numbers: left, top, width and height in pixels'
         boxes = self.annotations.values('bbox', right, wanted)
         good = _all_boxes(boxes)
         if good is None:
             sound = np.array([_is_box(box) for box in boxes])
-            wrong = ~sound & wanted
-            if wrong.any():
-                first = boxes[int(np.flatnonzero(wrong)[0])]
-                self.annotations.refuse(wrong, f'has bbox={shown(first)}', right)
+            self.annotations.check('bbox', ~sound & wanted, right)
             boxes = [box if fine else [0] * 4 for box, fine in zip(boxes, sound, strict=True)]
             good = np.array(boxes, dtype=float).reshape(-1, 4)
         return good
@@ -331,7 +177,7 @@ def _is_box(box: Any) -> bool:
 
 
 def _all_boxes(boxes: list) -> np.ndarray | None:
-    """Return the boxes as an array; None where any is no box."""
+    """Return the boxes as an array; None if any is no box."""
     if set(map(type, boxes)) - {list} or set(map(len, boxes)) - {4}:
         return None
     numbers = array('d')
@@ -344,7 +190,7 @@ def _all_boxes(boxes: list) -> np.ndarray | None:
 
 
 def _positions(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return where each wanted id stands among the ids, -1 where it does not."""
+    """Return the index of each wanted id among the ids, -1 if it is not there."""
     low, high = int(ids.min()), int(ids.max())
     if high - low < 16 * (len(ids) + len(wanted)):
         table = np.full(high - low + 1, -1)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import SettingError
-from .coco_file import CocoFile, listed, shown
+from ..checks import invalid
+from .coco_file import CocoFile
+from .rows import listed, shown
 from .sources import Metric, Source
 
 
@@ -16,8 +17,8 @@ class Contents:
 
     Attributes:
         path (str): The file.
-        pictures (dict): The picture's name without folder and ending, by the image's id.
-        objects (frozenset): Image and box of each object that has a box.
+        pictures (dict): Name of the picture without folder and ending, by image id.
+        objects (frozenset): Image and box of each object with a box.
         names (list[str]): Names of the categories.
     """
 
@@ -28,14 +29,9 @@ class Contents:
 
     @classmethod
     def of(cls, file: CocoFile, compared: bool) -> 'Contents':
-        """Note the contents of a file, so that the file itself can go.
+        """Copy the contents of a file, so that its memory can be freed.
 
-        Args:
-            file (CocoFile): The file.
-            compared (bool): Whether it will be compared with another file.
-
-        Returns:
-            Contents: Its contents; the categories alone where it is not compared.
+        Of a file that is not to be `compared` with another, copy the categories alone.
         """
         if not compared:
             return cls(file.path, {}, frozenset(), file.names)
@@ -52,65 +48,65 @@ class Contents:
 
 
 def check_same_set(metric: Metric, own: Contents, sources: list[Source], sets: list) -> None:
-    """Refuse a metric whose file describes another set than the one that is evaluated.
+    """Refuse a metric whose annotation file describes another set of images.
 
     Args:
         metric (Metric): The metric.
-        own (Contents): Its file's.
-        sources (list[Source]): The data sets that are evaluated.
-        sets (list[tuple]): Of each data set, the :class:`Contents` of its file and the ids of the
+        own (Contents): Contents of its file.
+        sources (list[Source]): The evaluated data sets.
+        sets (list[tuple]): For each data set, the :class:`Contents` of its file and the ids of the
             images that it reads.
 
     Raises:
-        SettingError: If it does.
+        SettingError: If the sets differ.
     """
     if all(os.path.realpath(one.path) == os.path.realpath(own.path) for one, _ in sets):
         return
-    start = f'{metric.setting}.ann_file={own.path}: describes another set than'
-    right = f'Must be {sets[0][0].path}, the file of {sources[0].setting}.'
+    defect = _difference(own, sources, sets)
+    if defect:
+        wanted = f'{sets[0][0].path}, the file of {sources[0].setting}: it describes another set'
+        raise invalid(f'{metric.setting}.ann_file', own.path, f'{wanted}, {defect}')
+
+
+def _difference(own: Contents, sources: list[Source], sets: list) -> str | None:
+    """Return how a file differs from the evaluated sets; None if it describes them."""
     read = {}
     for source, (contents, ids) in zip(sources, sets, strict=True):
-        what = f'{source.setting}, whose ann_file is {contents.path}'
         here = {key: contents.pictures[key] for key in ids}
         read.update(here)
         lacks = [key for key in here if key not in own.pictures]
         if lacks:
-            raise SettingError(
-                f'{start} {what}: it lacks {len(lacks)} of {len(here)} images, the first with id '
-                f'{shown(lacks[0])}. {right}'
+            return (
+                f'without {len(lacks)} of the {len(here)} images of {source.setting}, the first '
+                f'with id {shown(lacks[0])}'
             )
         other = [key for key, name in here.items() if own.pictures[key] != name]
         if 2 * len(other) > len(here):
-            raise SettingError(
-                f'{start} {what}: the image of id {shown(other[0])} is '
-                f'{own.pictures[other[0]]} there and {here[other[0]]} here. {right}'
+            return (
+                f'where the image of id {shown(other[0])} is {own.pictures[other[0]]}, and '
+                f'{here[other[0]]} in {source.setting}'
             )
     more = [key for key in own.pictures if key not in read]
     if more and not any(source.config.get('indices') is not None for source in sources):
-        raise SettingError(
-            f'{start} {sources[0].setting}: {len(more)} of its {len(own.pictures)} images are not '
-            f'evaluated, the first with id {shown(more[0])}, and would count as missed. {right}'
+        return (
+            f'with {len(more)} of its {len(own.pictures)} images not evaluated, the first with id '
+            f'{shown(more[0])}, which would count as missed'
         )
     objects = frozenset().union(*(contents.objects for contents, _ in sets))
     if objects and own.objects and not objects & own.objects:
-        raise SettingError(f'{start} {sources[0].setting}: not one box agrees. {right}')
+        return 'where not one box agrees'
+    return None
 
 
 def check_same_order(metric: Metric, own: Contents, source: Source, classes: tuple) -> None:
-    """Refuse a metric whose file has the classes in another order.
+    """Refuse a metric whose file has the classes of a data set in another order.
 
-    Args:
-        metric (Metric): The metric.
-        own (Contents): Its file's.
-        source (Source): The data set that is evaluated.
-        classes (tuple[str, ...]): Its class names, in its own file's order.
-
-    Raises:
-        SettingError: If it has, so that predictions would be compared with other classes.
+    Predictions would be compared with other classes.
     """
     names = [name for name in own.names if name in set(classes)]
     if tuple(names) != tuple(classes):
-        raise SettingError(
-            f'{metric.setting}.ann_file={own.path}: has the classes ({listed(names)}), but '
-            f'{source.setting} has ({listed(classes)}). Must be the same in the same order.'
+        wanted = (
+            f'a file with the classes of {source.setting} in their order, ({listed(classes)}); it '
+            f'has ({listed(names)})'
         )
+        raise invalid(f'{metric.setting}.ann_file', own.path, wanted)

@@ -1,4 +1,4 @@
-"""Check the objects of an annotation file for what reads them: a data set, a metric."""
+"""Check the objects of an annotation file for the data set or the metric that reads them."""
 
 from collections.abc import Mapping
 from itertools import chain, compress, repeat
@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .coco_file import NUMBERS, CocoFile, listed, shown
+from .coco_file import CocoFile
+from .rows import NUMBERS, listed, shown
 from .sources import Metric, Source
 
 AREA = "the object's area in pixels"
@@ -15,35 +16,32 @@ MASK = 'polygons of at least 3 points, as in [[x1, y1, x2, y2, x3, y3]], or an R
 
 
 def _bad_mask(mask: Any, size: tuple, polygons_only: bool) -> tuple[str, bool] | None:
-    """Judge one segmentation as mmdet and pycocotools treat it.
+    """Return the defect of one segmentation, as mmdet and pycocotools read it.
 
     Args:
         mask (Any): The segmentation.
         size (tuple): Height and width of its image in pixels.
-        polygons_only (bool): Whether an RLE object is of no use.
+        polygons_only (bool): True if RLE objects are dropped.
 
     Returns:
-        tuple[str, bool], optional: What is wrong, and whether the object is passed over by mmdet
-        without an error.
+        tuple[str, bool], optional: The defect, and True if mmdet drops the object without an error.
     """
-    if not mask:
-        return f'has segmentation={shown(mask)}', False
-    if isinstance(mask, Mapping):
+    if mask and isinstance(mask, Mapping):
         counts, rle_size = mask.get('counts'), mask.get('size')
         if not isinstance(counts, (list, str)) or not isinstance(rle_size, list):
             return 'has an RLE segmentation without counts or size', True
         if polygons_only:
-            return 'has an RLE segmentation, of which poly2mask=False makes nothing', True
+            return 'has an RLE segmentation, which poly2mask=False drops', True
         if tuple(rle_size) != size:
             return f'has an RLE segmentation of size {rle_size}, its image is {list(size)}', False
         return None
-    if not isinstance(mask, list) or not all(isinstance(x, list) for x in mask):
-        return f'has segmentation={shown(mask)}', False
+    plain = f'has segmentation={shown(mask)}'
+    if not mask or not isinstance(mask, list) or not all(isinstance(x, list) for x in mask):
+        return plain, False
     if not all(type(x) in NUMBERS for polygon in mask for x in polygon):
-        return f'has segmentation={shown(mask)}', False
-    if not any(len(polygon) % 2 == 0 and len(polygon) >= 6 for polygon in mask):
-        return f'has segmentation={shown(mask)}', True
-    return None
+        return plain, False
+    whole = any(len(polygon) % 2 == 0 and len(polygon) >= 6 for polygon in mask)
+    return None if whole else (plain, True)
 
 
 def _is_polygon(polygon: Any) -> bool:
@@ -52,7 +50,7 @@ def _is_polygon(polygon: Any) -> bool:
 
 
 def _suspects(masks: list) -> np.ndarray:
-    """Return the indices of all but plain polygons, at the speed of C where there are no others."""
+    """Return the indices of all masks but plain polygons, at the speed of C if there are none."""
     count = len(masks)
     plain = np.fromiter(map(isinstance, masks, repeat(list)), dtype=bool, count=count)
     plain &= np.fromiter(map(bool, masks), dtype=bool, count=count)
@@ -72,21 +70,21 @@ def check_masks(file: CocoFile, wanted: np.ndarray, why: str, loader: Mapping | 
 
     Args:
         file (CocoFile): The file.
-        wanted (np.ndarray): Which annotations must have a mask.
-        why (str): What needs them, for the message.
-        loader (dict, optional): The transform that loads them, in a data set; None for a metric,
-            which passes over none.
+        wanted (np.ndarray): True for annotations that must have a mask.
+        why (str): The reason, for the message.
+        loader (dict, optional): The transform that loads them, in a data set. None for a metric,
+            which drops none.
 
     Returns:
-        np.ndarray: Those whose mask mmdet passes over.
+        np.ndarray: True for annotations that mmdet drops for their mask.
 
     Raises:
-        SettingError: If one has none that can be read.
+        SettingError: If a wanted annotation has no valid mask.
     """
     rows = file.annotations
     right = f'{MASK}; {why}'
     masks = rows.values('segmentation', right, wanted)
-    passed = np.zeros(len(rows), dtype=bool)
+    dropped = np.zeros(len(rows), dtype=bool)
     images = file.images.rows
     polygons_only = loader is not None and not loader.get('poly2mask', True)
     bad = {}
@@ -97,24 +95,24 @@ def check_masks(file: CocoFile, wanted: np.ndarray, why: str, loader: Mapping | 
         size = (image.get('height'), image.get('width'))
         found = _bad_mask(masks[index], size, polygons_only)
         if found and found[1] and loader is not None:
-            passed[index] = True
+            dropped[index] = True
         elif found:
             bad[index] = found[0]
     if bad:
         wrong = np.isin(np.arange(len(rows)), list(bad))
         rows.refuse(wrong, next(iter(bad.values())), right)
-    return passed
+    return dropped
 
 
 class Objects:
     """The objects that a data set takes from its file.
 
     Attributes:
-        of_class (np.ndarray): Which annotations are of one of its classes, in one of its images.
-        kept (np.ndarray): Which annotations it gives to the model.
+        of_class (np.ndarray): True for annotations of its classes, in images of the file.
+        kept (np.ndarray): True for annotations that reach the model.
         images (np.ndarray): Index of each image that it keeps.
-        skipped (np.ndarray): Which of its classes' objects it leaves out as too small or outside.
-        maskless (np.ndarray): Which of its objects are passed over for their mask.
+        skipped (np.ndarray): True for objects of its classes that are too small or outside.
+        maskless (np.ndarray): True for objects that mmdet drops for their mask.
 
     Args:
         file (CocoFile): Its file.
@@ -122,7 +120,7 @@ class Objects:
         category_ids (set): Ids of its classes.
 
     Raises:
-        SettingError: If an image or an object lacks what the data set reads.
+        SettingError: If an image or an object lacks a value that the data set reads.
     """
 
     def __init__(self, file: CocoFile, source: Source, category_ids: set) -> None:
@@ -167,29 +165,14 @@ class Objects:
 
 
 def check_for_metric(file: CocoFile, metric: Metric, category_ids: set) -> list[str]:
-    """Check the objects that a metric compares predictions with.
-
-    Args:
-        file (CocoFile): The metric's file.
-        metric (Metric): The metric.
-        category_ids (set): Ids of the classes.
-
-    Returns:
-        list[str]: What the user should know.
-
-    Raises:
-        SettingError: If an object lacks what pycocotools reads.
-    """
+    """Check the ground truth of a metric, in categories of these ids. Return warnings."""
     rows, fast_only = file.annotations, set(metric.names) == {'proposal_fast'}
     wanted = file.listed if fast_only else file.listed & file.of_category(category_ids)
     by = f'{metric.setting} (CocoMetric) reads it'
     right = f'0, or 1 for a crowd; {by}'
     crowd = rows.values('iscrowd', right, wanted & ~file.ignored if fast_only else wanted)
     if set(map(type, crowd)) - NUMBERS:
-        wrong = wanted & np.array([type(x) not in NUMBERS for x in crowd])
-        if wrong.any():
-            first = crowd[int(np.flatnonzero(wrong)[0])]
-            rows.refuse(wrong, f'has iscrowd={shown(first)}', right)
+        rows.check('iscrowd', wanted & np.array([type(x) not in NUMBERS for x in crowd]), right)
     file.boxes(wanted)
     if fast_only:
         return []
@@ -197,9 +180,9 @@ def check_for_metric(file: CocoFile, metric: Metric, category_ids: set) -> list[
     if not np.isfinite(area[wanted]).all():
         rows.refuse(wanted & ~np.isfinite(area), 'has an area that is not finite', AREA)
     if 'segm' in metric.names:
-        sizes = file.sizes()
-        if any((size % 1 != 0).any() for size in sizes):
-            wrong = (sizes[0] % 1 != 0) | (sizes[1] % 1 != 0)
+        width, height = file.sizes()
+        wrong = (width % 1 != 0) | (height % 1 != 0)
+        if wrong.any():
             file.images.refuse(wrong, 'has a size that is no whole number', 'whole pixels')
         check_masks(file, wanted, f"{metric.setting} computes metric 'segm'", None)
     ids = _match_numbers(file, wanted)
@@ -214,40 +197,30 @@ def check_for_metric(file: CocoFile, metric: Metric, category_ids: set) -> list[
 
 
 def _match_numbers(file: CocoFile, wanted: np.ndarray) -> np.ndarray:
-    """Return the ids as pycocotools notes matches by them: as numbers."""
-    numbers: np.ndarray = np.ones(len(file.annotations))
+    """Return the ids as numbers, by which pycocotools records matches."""
     ids = file.annotations.ids
-    for index in np.flatnonzero(wanted) if set(map(type, ids)) - {int} else ():
+    if not set(map(type, ids)) - {int}:
+        return np.array([key != 0 for key in ids], dtype=float)
+    numbers: np.ndarray = np.ones(len(ids))
+    for index in np.flatnonzero(wanted):
         try:
             numbers[index] = float(ids[index])
         except (TypeError, ValueError):
             wrong = np.arange(len(ids)) == index
             file.annotations.refuse(wrong, 'has an id that is no number', 'a number above 0')
-    if not set(map(type, ids)) - {int}:
-        numbers = np.array([key != 0 for key in ids], dtype=float)
     return numbers
 
 
 def objects_left_out(file: CocoFile, source: Source, objects: Objects) -> list[str]:
-    """Say which objects a training does not get.
-
-    Args:
-        file (CocoFile): The file.
-        source (Source): The data set.
-        objects (Objects): Its objects.
-
-    Returns:
-        list[str]: A line for each reason.
-    """
-    lines, rows, total = [], file.annotations, len(file.annotations)
-    start = f'ann_file={file.path}:'
+    """Return a line for each reason why objects are not trained on."""
+    lines, rows = [], file.annotations
 
     def say(which: np.ndarray, why: str) -> None:
         where = np.flatnonzero(which)
         if len(where):
             lines.append(
-                f'{start} {len(where)} of {total} objects are not trained on, {why} (the first: '
-                f'{rows.entry(where[0])}).'
+                f'ann_file={file.path}: {len(where)} of {len(rows)} objects are not trained on, '
+                f'{why} (the first: {rows.entry(where[0])}).'
             )
 
     say(~file.listed, 'their image_id is no id of an image')
@@ -268,7 +241,7 @@ def objects_left_out(file: CocoFile, source: Source, objects: Objects) -> list[s
 
 
 def nothing_left(file: CocoFile, source: Source) -> str:
-    """Return the line for a training whose file has no object left for it."""
+    """Return the line for a data set without objects to train on."""
     return (
         f'ann_file={file.path}: none of its {len(file.annotations)} annotations can be trained on. '
         f'Must have objects of the classes of {source.setting}, of 1 pixel or more, inside of '

@@ -1,4 +1,4 @@
-"""Check that the pictures of a data set are there."""
+"""Check that the pictures of a data set exist."""
 
 import os
 from collections import defaultdict
@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import SettingError
+from ..checks import check, invalid
 from ..utils.type_names import type_name
 from .coco_file import CocoFile
 from .sources import Source, is_local
 
-# So many files that a listing lacks are looked for by name: it may be outdated, or a file system
-# may not tell letters' case.
+# Up to this many files that a listing lacks are looked up by name. The listing may be outdated,
+# or the file system may ignore case.
 LOOKED_FOR = 1000
 
 
 def _missing(prefix: str, paths: Iterable[str]) -> list[str]:
-    """Return the paths below a folder where no file is, from one listing of each folder."""
+    """Return the paths without a file, from one listing of each folder below `prefix`."""
     folders = defaultdict(list)
     for path in paths:
         folder, slash, name = path.rpartition('/')
@@ -39,40 +39,24 @@ def _refuse_missing(setting: str, prefix: str, paths: list[str]) -> None:
     missing = _missing(prefix, paths)
     if not missing:
         return
-    if prefix and not os.path.isdir(prefix):
-        raise SettingError(
-            f'{setting}={prefix}: no such folder. Must be the folder that file_name of the '
-            'annotation file begins in (data_root and data_prefix are joined).'
-        )
-    raise SettingError(
-        f'{setting}={prefix}: {missing[0]} is not there; {len(missing)} of {len(paths)} files of '
-        'the annotation file are missing. Must be the folder that its file_name begins in.'
-    )
+    wanted = 'the folder in which file_name of the annotation file begins'
+    is_folder = not prefix or os.path.isdir(prefix)
+    check(is_folder, setting, prefix, f'{wanted} (data_root and data_prefix are joined)')
+    more = f'{len(missing)} of {len(paths)} files are missing'
+    raise invalid(setting, prefix, f'{wanted}: {missing[0]} is not there; {more}')
 
 
 def check_pictures(file: CocoFile, source: Source, images: np.ndarray) -> None:
-    """Refuse a data set whose pictures are not there.
-
-    Args:
-        file (CocoFile): Its annotation file.
-        source (Source): The data set.
-        images (np.ndarray): Index of each image that it reads.
-
-    Raises:
-        SettingError: If a folder or a picture is missing.
-    """
+    """Refuse a data set if the picture of any of these `images` (indices) is missing."""
     right = 'the path of the picture in its folder'
     names = file.images.values('file_name', right)
     if set(map(type, names)) - {str}:
         file.images.refuse([type(x) is not str for x in names], 'has no text as file_name', right)
-    prefixes: Any = source.config.get('data_prefix')
+    given: Any = source.config.get('data_prefix')
     setting = f'{source.setting}.data_prefix'
-    prefixes = prefixes if hasattr(prefixes, 'get') else {}
-    if not isinstance(prefixes.get('img'), str):
-        raise SettingError(
-            f'{setting}={source.config.get("data_prefix")}: has no img, the folder of the '
-            "pictures. Must be like dict(img='train/')."
-        )
+    prefixes = given if hasattr(given, 'get') else {}
+    wanted = "a dict with img, the folder of the pictures, as in dict(img='train/')"
+    check(isinstance(prefixes.get('img'), str), setting, given, wanted)
     names = [names[index] for index in images]
     loaders = [x for x in source.transforms if type_name(x).startswith('Load')]
     reads = [x for x in loaders if type_name(x) == 'LoadImageFromFile']

@@ -20,26 +20,18 @@ LOADERS = ('LoadAnnotations',)
 
 
 def resolve(registry: Registry, config: Any) -> type | None:
-    """Return the class that a config names.
-
-    Args:
-        registry (Registry): Where names are registered.
-        config (dict): The config.
-
-    Returns:
-        type, optional: The class; None where it is not known.
-    """
+    """Return the class that a config names, None if unknown."""
     kind = config.get('type')
     if isinstance(kind, str):
         try:
             kind = registry.get(kind)
-        except Exception:  # A name that cannot be imported: building will say so.
+        except Exception:  # The name cannot be imported. Building reports it.
             return None
     return kind if inspect.isclass(kind) else None
 
 
 def is_local(config: Mapping) -> bool:
-    """Return True if a part of a config reads files of this machine."""
+    """Return True if a part of a config reads local files."""
     backend = config.get('backend_args')
     return not backend or backend.get('backend') == 'local'
 
@@ -57,7 +49,7 @@ def transforms_of(node: Any) -> Iterator[Mapping]:
 
 
 def _inherits(kind: type | None, base: type, *methods: str) -> bool:
-    """Return True if a class is a `base` whose methods of these names are still the base's."""
+    """Return True if a class is a `base` and does not override its `methods`."""
     return (
         kind is not None
         and issubclass(kind, base)
@@ -71,10 +63,10 @@ class Source:
 
     Attributes:
         split (str): ``'train'``, ``'val'`` or ``'test'``.
-        setting (str): Where it stands in the config.
+        setting (str): Its place in the config.
         config (dict): Its config.
         kind (type, optional): Its class.
-        pipelines (list): The pipelines that its pictures go through.
+        pipelines (list): The pipelines of its pictures, outermost first.
     """
 
     split: str
@@ -85,7 +77,7 @@ class Source:
 
     @property
     def is_coco(self) -> bool:
-        """bool: True if its file is read as :class:`CocoDataset` reads it."""
+        """bool: True if it reads its file as :class:`CocoDataset` does."""
         return (
             _inherits(self.kind, CocoDataset, 'load_data_list')
             and getattr(self.kind, 'COCOAPI', None) is CocoDataset.COCOAPI
@@ -93,12 +85,12 @@ class Source:
 
     @property
     def parses_as_coco(self) -> bool:
-        """bool: True if objects are parsed as :class:`CocoDataset` does."""
+        """bool: True if it parses objects as :class:`CocoDataset` does."""
         return self.is_coco and _inherits(self.kind, CocoDataset, 'parse_data_info')
 
     @property
     def filters_as_coco(self) -> bool:
-        """bool: True if pictures are filtered as :class:`CocoDataset` does."""
+        """bool: True if it filters pictures as :class:`CocoDataset` does."""
         return self.parses_as_coco and _inherits(self.kind, CocoDataset, 'filter_data')
 
     def join(self, path: str) -> str:
@@ -119,7 +111,7 @@ class Source:
 
     @property
     def classes(self) -> Any:
-        """The class names, as MMEngine resolves them; None where the data set has none."""
+        """The class names, as MMEngine resolves them; None if there are none."""
         metainfo = self.config.get('metainfo') or {}
         classes = getattr(self.kind, 'METAINFO', {}).get('classes')
         classes = metainfo.get('classes', classes)
@@ -129,7 +121,7 @@ class Source:
 
     @property
     def transforms(self) -> list[Mapping]:
-        """All transforms that its pictures go through."""
+        """list[dict]: All transforms of its pictures."""
         return list(transforms_of(self.pipelines))
 
     @property
@@ -140,15 +132,7 @@ class Source:
 
 
 def sources_of(cfg: Config, split: str) -> list[Source]:
-    """Find the data sets of one split, in wrappers too.
-
-    Args:
-        cfg (Config): The config.
-        split (str): ``'train'``, ``'val'`` or ``'test'``.
-
-    Returns:
-        list[Source]: One for each data set.
-    """
+    """Find the data sets of one split, also inside wrappers."""
 
     def walk(node: Any, setting: str, pipelines: list) -> Iterator[Source]:
         if isinstance(node, (list, tuple)):
@@ -173,9 +157,9 @@ class Metric:
 
     Attributes:
         split (str): ``'val'`` or ``'test'``.
-        setting (str): Where it stands in the config.
+        setting (str): Its place in the config.
         config (dict): Its config.
-        for_all (bool): Whether it is given the predictions on all data sets of the split.
+        for_all (bool): True if it gets the predictions on all data sets of the split.
     """
 
     split: str
@@ -211,19 +195,11 @@ class Metric:
 
 
 def metrics_of(cfg: Config, split: str) -> list[Metric]:
-    """Find the metrics of one split.
-
-    Args:
-        cfg (Config): The config.
-        split (str): ``'val'`` or ``'test'``; ``'train'`` has none.
-
-    Returns:
-        list[Metric]: One for each metric.
-    """
+    """Find the metrics of one split; ``'train'`` has none."""
     name = f'{split}_evaluator'
     node, for_all = cfg.get(name), True
     if isinstance(node, Mapping) and 'metrics' in node:
-        # MultiDatasetsEvaluator gives each metric the predictions on a data set of its own.
+        # MultiDatasetsEvaluator gives each metric the predictions on one data set.
         for_all = not node.get('dataset_prefixes')
         name, node = f'{name}.metrics', node['metrics']
     if isinstance(node, Mapping):

@@ -1,4 +1,4 @@
-"""AP by epoch and loss by update, a line a run."""
+"""Draw AP by epoch and loss by update, one line for each run."""
 
 import math
 from collections.abc import Sequence
@@ -7,57 +7,48 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from .plots import labels, run_styles, save
 from .run import Run
-from .style import run_styles, save
 from .table import group_by_seed
-from .text import labels
 
-# Points of a loss curve; more are averaged, or lines that cross would hide each other.
+Style = dict[str, Any]
+# Points of a loss curve. More are averaged, or crossing lines would hide each other.
 MOST_POINTS = 60
-# With one run so many times as long as another in updates, their axis is logarithmic: the short one
-# would be squeezed into its first part.
+# The axis of updates is logarithmic if one run has this many times the updates of another.
 FAR_APART = 4
-# Of the picture, in inches.
-WIDTH = 9
-CROSS: dict[str, Any] = dict(color='black', ls='none', marker='x', ms=9, mew=2.2)
+WIDTH = 9  # Inches.
+CROSS: Style = dict(color='black', ls='none', marker='x', ms=9, mew=2.2)
 
 
 def draw_curves(runs: Sequence[Run], path: str | Path, group_seeds: bool = False) -> None:
-    """Draw box AP by epoch, mask AP where it was logged, and the loss by update; a legend below.
+    """Draw box AP by epoch, mask AP if logged, and the loss by update.
 
-    A cross ends the loss of a run that diverged or became nan.
+    A cross ends the loss of a run that diverged or became NaN.
 
     Args:
-        runs (Sequence[Run]): The runs, at least one.
-        path (str or Path): The picture; its suffix says the format.
-        group_seeds (bool): Whether runs that differ only in the seed, and are done, share a line:
-            their mean, in a band from the least to the greatest value. Defaults to False.
+        runs (Sequence[Run]): Runs, at least one.
+        path (str or Path): Picture to write; the suffix sets the format.
+        group_seeds (bool): Merge finished runs that differ only in the seed into one line: their
+            mean, in a band from the lowest to the highest value. Defaults to False.
 
     Raises:
-        SettingError: If it cannot be written.
+        SettingError: If the picture cannot be written.
     """
     save(curves_figure(runs, group_seeds), path)
 
 
 def curves_figure(runs: Sequence[Run], group_seeds: bool = False) -> Figure:
-    """Return the figure of :func:`draw_curves`.
-
-    Args:
-        runs (Sequence[Run]): The runs, at least one.
-        group_seeds (bool): See :func:`draw_curves`. Defaults to False.
-
-    Returns:
-        Figure: For ``savefig``; no window and no global setting of matplotlib is touched.
-    """
+    """Return the figure of :func:`draw_curves`."""
     groups = _groups(runs) if group_seeds else [[run] for run in runs]
-    # A line of several seeds has none in its label.
+    # The label of several seeds shows no seed.
     runs = [replace(group[0], seed=None) if len(group) > 1 else group[0] for group in groups]
     texts, styles = labels(runs), run_styles(runs)
-    # At matplotlib's 10 points a letter is 6.6 points wide, line and gaps of a column are 75.
+    # At 10 points a letter is 6.6 points wide; the line and the gaps of a column take 75.
     longest = max(map(len, texts))
     size = min(10.0, 10 * (WIDTH * 72 - 80) / (6.6 * longest))
     columns = max(1, min(4, len(runs), int(WIDTH * 72 / (75 + 6.6 * longest))))
@@ -76,130 +67,112 @@ def curves_figure(runs: Sequence[Run], group_seeds: bool = False) -> Figure:
     ]
     if any(run.status in ('diverged', 'nan') for run in runs):
         handles += panels['loss'].plot([], [], **CROSS, label='diverged, or nan from here')
-    figure.legend(
-        handles=handles,
-        loc='outside lower center',
-        ncols=columns,
-        fontsize=size,
-        handlelength=4.5,
-        frameon=False,
-    )
+    place: dict[str, Any] = dict(loc='outside lower center', ncols=columns, frameon=False)
+    figure.legend(handles=handles, fontsize=size, handlelength=4.5, **place)
     return figure
 
 
 def _groups(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs to share a line; one that is not done has its own."""
+    """Group finished runs by seed; an unfinished run stays alone."""
     groups: list[list[Run]] = []
     for group in group_by_seed(runs):
-        done = [run for run in group if run.status == 'done']
-        groups += [done] * bool(done) + [[run] for run in group if run.status != 'done']
+        done = [runs[index] for index in group if runs[index].status == 'done']
+        rest = [[runs[index]] for index in group if runs[index].status != 'done']
+        groups += [done] * bool(done) + rest
     return groups
 
 
-def _draw_ap(
-    axes: Axes, groups: list[list[Run]], styles: list[dict[str, Any]], key: str, name: str
-) -> None:
+def _draw_ap(axes: Axes, groups: list[list[Run]], styles: list[Style], key: str, name: str) -> None:
     axes.set(xlabel='epoch', ylabel=f'{name} (COCO mAP)')
-    drawn = False
-    for group, style in zip(groups, styles, strict=True):
-        points = [_ap_points(run, key) for run in group]
-        if all(map(len, points)):
-            _draw_line(axes, points, style)
-            drawn = True
-    if not drawn:
-        axes.set(xticks=[], yticks=[])
-        axes.text(0.5, 0.5, f'no {name} was logged', transform=axes.transAxes, ha='center')
+    curves = [[_ap_curve(run, key) for run in group] for group in groups]
+    if not any(all(map(len, group)) for group in curves):
+        _say(axes, f'no {name} was logged')
         return
+    for group, style in zip(curves, styles, strict=True):
+        if all(map(len, group)):
+            _draw_line(axes, group, style)
     axes.set_xlim(0, max(run.epochs for group in groups for run in group) * 1.03)
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(color='0.9')
 
 
-def _ap_points(run: Run, key: str) -> np.ndarray:
-    """Epochs and APs, of shape (points, 2)."""
-    aps = [(one.epoch, getattr(one, key)) for one in run.evaluations]
-    points: list[tuple[float, float]] = [point for point in aps if point[1] is not None]
-    if points and run.status == 'done':
-        # The last epoch is a short one where the run was cut.
-        points[-1] = (min(points[-1][0], run.epochs_trained), points[-1][1])
-    return np.array(points, dtype=float).reshape(-1, 2)
+def _say(axes: Axes, text: str) -> None:
+    axes.set(xticks=[], yticks=[])
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha='center')
 
 
-def _draw_line(
-    axes: Axes,
-    points: list[np.ndarray],
-    style: dict[str, Any],
-    markevery: tuple[int, int] | None = None,
-) -> np.ndarray:
-    """Draw the mean of several curves in a band of their range; give back what was drawn."""
-    shared = sorted(set.intersection(*(set(curve[:, 0]) for curve in points)))
-    values = np.array([curve[np.isin(curve[:, 0], shared), 1] for curve in points])
-    axes.plot(shared, values.mean(axis=0), lw=1.5, ms=5, markevery=markevery, **style)
-    if len(points) > 1:
-        band = dict(color=style['color'], alpha=0.2, lw=0)
-        axes.fill_between(shared, values.min(axis=0), values.max(axis=0), **band)
-    return np.stack([shared, values.mean(axis=0)], axis=1)
+def _ap_curve(run: Run, key: str) -> pd.Series:
+    """Return the AP by epoch."""
+    aps = {one.epoch: getattr(one, key) for one in run.evaluations}
+    curve = pd.Series(aps, dtype=float).dropna()
+    if len(curve) and run.status == 'done':
+        # A run that was cut ends within an epoch.
+        curve = curve.rename({curve.index[-1]: min(curve.index[-1], run.epochs_trained)})
+    return curve
 
 
-def _draw_losses(axes: Axes, groups: list[list[Run]], styles: list[dict[str, Any]]) -> None:
+def _draw_line(axes: Axes, curves: list[pd.Series], style: Style, **more: Any) -> pd.Series:
+    """Draw the mean of the curves in a band of their range, and return the mean."""
+    points = pd.concat(curves).groupby(level=0).agg(['mean', 'min', 'max', 'count'])
+    points = points[points['count'] == len(curves)]
+    axes.plot(points.index, points['mean'], lw=1.5, ms=5, **more, **style)
+    if len(curves) > 1:
+        band: dict[str, Any] = dict(color=style['color'], alpha=0.2, lw=0)
+        axes.fill_between(points.index, points['min'], points['max'], **band)
+    return points['mean']
+
+
+def _draw_losses(axes: Axes, groups: list[list[Run]], styles: list[Style]) -> None:
     axes.set(xlabel='optimizer update', ylabel='training loss')
-    losses = [[_finite_losses(run) for run in group] for group in groups]
-    losses = [[points for points in group if len(points)] for group in losses]
-    logged = [points for group in losses for points in group]
-    if not logged:
-        axes.set(xticks=[], yticks=[])
-        axes.text(0.5, 0.5, 'no loss was logged', transform=axes.transAxes, ha='center')
-        return
+    losses = [[curve for run in group if len(curve := _loss_curve(run))] for group in groups]
     stopped = [group[0].status in ('diverged', 'nan') for group in groups]
+    logged = [curve for group in losses for curve in group]
+    if not logged:
+        _say(axes, 'no loss was logged')
+        return
     good = [x for group, bad in zip(losses, stopped, strict=True) if not bad for x in group]
-    ends = [points[-1, 0] for points in good or logged]
+    ends = [curve.index[-1] for curve in good or logged]
     far_apart = max(ends) > FAR_APART * min(ends)
-    curves = []
-    for number, (group, style) in enumerate(zip(losses, styles, strict=True)):
-        averaged = [_averaged(points, far_apart) for points in group]
-        curve = np.empty((0, 2))
+    means = []
+    for index, (group, style) in enumerate(zip(losses, styles, strict=True)):
+        averaged = [_averaged(curve, far_apart) for curve in group]
         if averaged:
             every = max(1, min(map(len, averaged)) // 8)
-            curve = _draw_line(axes, averaged, style, (number % every, every))
-        curves.append(curve)
+            means.append(_draw_line(axes, averaged, style, markevery=(index % every, every)))
+        else:
+            means.append(pd.Series(dtype=float))
 
-    # What blows up leaves the picture at its top, where the others can still be read.
-    highest = max(points[:, 1].max() for points in good or logged)
-    lowest = min(curve[:, 1].min() for curve in curves if len(curve))
-    top = highest * 1.5
+    # A loss that blows up is clipped at the top, so that the others can still be read.
+    top = max(curve.max() for curve in good or logged) * 1.5
     axes.set_yscale('log')
-    axes.set_ylim(lowest / 1.15, top)
+    axes.set_ylim(min(mean.min() for mean in means if len(mean)) / 1.15, top)
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axes.yaxis.set_major_formatter('{x:g}')
     axes.yaxis.set_minor_formatter(NullFormatter())
     if far_apart:
         axes.set_xscale('log')
     else:
-        axes.set_xlim(0, max(points[-1, 0] for points in logged) * 1.02)
+        axes.set_xlim(0, max(curve.index[-1] for curve in logged) * 1.02)
     axes.xaxis.set_major_formatter('{x:,.0f}')
     axes.grid(color='0.9')
-    for curve, bad in zip(curves, stopped, strict=True):
-        if bad and len(curve):
-            update, loss = curve[-1]
-            axes.plot(update, min(loss, top), clip_on=False, zorder=5, **CROSS)
+    for mean, bad in zip(means, stopped, strict=True):
+        if bad and len(mean):
+            axes.plot(mean.index[-1], min(mean.iloc[-1], top), clip_on=False, zorder=5, **CROSS)
 
 
-def _finite_losses(run: Run) -> np.ndarray:
-    """Updates and losses that a logarithmic axis can show, of shape (points, 2)."""
-    points = [
-        (logged.update, logged.loss)
-        for logged in run.updates
-        if logged.loss is not None and math.isfinite(logged.loss) and logged.loss > 0
-    ]
-    return np.array(points, dtype=float).reshape(-1, 2)
+def _loss_curve(run: Run) -> pd.Series:
+    """Return the losses that a logarithmic axis can show, by update."""
+    curve = pd.Series({one.update: one.loss for one in run.updates}, dtype=float)
+    return curve[(curve > 0) & np.isfinite(curve)]
 
 
-def _averaged(points: np.ndarray, far_apart: bool) -> np.ndarray:
-    """Means over stretches of equal length on the axis, where there are many points."""
-    if len(points) <= MOST_POINTS:
-        return points
+def _averaged(curve: pd.Series, far_apart: bool) -> pd.Series:
+    """Average a long curve over intervals that are equal on the axis."""
+    if len(curve) <= MOST_POINTS:
+        return curve
     spaced = np.geomspace if far_apart else np.linspace
-    edges = spaced(points[0, 0], points[-1, 0], MOST_POINTS + 1)[1:-1]
-    stretch = np.searchsorted(edges, points[:, 0])
-    return np.array([points[stretch == number].mean(axis=0) for number in np.unique(stretch)])
+    edges = spaced(curve.index[0], curve.index[-1], MOST_POINTS + 1)[1:-1]
+    interval = np.searchsorted(edges, curve.index)
+    updates = curve.index.to_series().groupby(interval).mean()
+    return pd.Series(curve.groupby(interval).mean().values, index=updates.values)

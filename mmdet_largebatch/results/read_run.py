@@ -1,150 +1,211 @@
 """Read a run from its work folder."""
 
+import json
 import math
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
 from ..errors import SettingError
-from ..utils.record import FINISHED
+from ..utils.record import read_record
 from ..utils.type_names import type_name
 from . import settings
-from .logs import Record, Start, join, read_starts
 from .run import Evaluation, LoggedUpdate, Run
-from .text_log import STOPPED, epochs_without_detections
+from .stock_log import read_facts, read_scalars
 
-# MMEngine logs its world size under this name, with and without GPUs.
-RANKS = re.compile(r'^\s+GPU number: (\d+)$', re.M)
-SEED = re.compile(r'^\s+seed: (\d+)$', re.M)
-ITERATIONS = re.compile(r'Epoch\(train\)\s*\[\d+\]\[\s*\d+/(\d+)\]')
-SAVED = re.compile(r'Saving checkpoint at (\d+) epochs')
-# What is logged of an evaluation that measured nothing.
-OF_EVERY_EVALUATION = {'step', 'time', 'data_time', 'memory'}
+Record = dict[str, Any]
+# Keys of an evaluation that are no metrics.
+NO_METRICS = {'step', 'time', 'data_time', 'memory', 'nothing'}
+
+
+@dataclass
+class Start:
+    """The logs of one start of a run, in ``work_dir/<timestamp>``.
+
+    Args:
+        folder (Path): Folder of the logs.
+        scalars (list[dict]): Lines of ``vis_data/scalars.json``. Records of updates have ``iter``;
+            in records of evaluations, ``step`` is the epoch.
+        facts (dict): ``largebatch.json``; for MMEngine's own loops, also facts of the text log.
+        trained (bool): False if the start only tested. Defaults to False.
+        broken (int): Number of lines that are not valid JSON. Defaults to 0.
+    """
+
+    folder: Path
+    scalars: list[Record] = field(default_factory=list)
+    facts: Record = field(default_factory=dict)
+    trained: bool = False
+    broken: int = 0
 
 
 def read_run(work_dir: str | Path) -> Run:
-    """Read what a training logged, by the tools here or by MMDetection's own ``train.py``.
+    """Read a run of this package's tools or of MMDetection's own ``train.py``.
 
-    Settings are those of the newest start. A run that was resumed, also on another number of
-    ranks, is one run.
+    The logs of all restarts are merged, also with another number of ranks. Settings are those of
+    the newest start.
 
     Args:
-        work_dir (str or Path): Its work folder.
+        work_dir (str or Path): Work folder.
 
     Returns:
-        Run: The run; what the logs do not say is None in it.
+        Run: The run.
 
     Raises:
-        SettingError: If the folder holds no logs, no config that reads, or a training that does not
-            count in epochs.
+        SettingError: If the folder has no logs or no valid config, or the run does not count in
+            epochs.
     """
     work_dir = Path(work_dir)
-    starts = read_starts(work_dir)
-    cfg = _config(starts[-1], work_dir)
+    starts = _read_starts(work_dir)
+    cfg = _read_config(starts[-1].folder, work_dir)
     settings.check_by_epoch(cfg, work_dir)
-    texts = [start.text() for start in starts]
-    last = starts[-1].record
-    ranks = [
-        start.record.get('ranks') or _number(RANKS, text)
-        for start, text in zip(starts, texts, strict=True)
-    ]
-    # A start that only evaluated, or whose log is rarer than that, says none of its own.
-    counts = (
-        start.record.get('updates_per_epoch') or _number(ITERATIONS, text)
-        for start, text in zip(reversed(starts), reversed(texts), strict=True)
-    )
-    per_epoch = next(filter(None, counts), None)
-    for start, text in zip(starts, texts, strict=True):
-        _complete(start, text, per_epoch, work_dir)
-    updates, evaluations = join(starts)
-    box, mask = _ap_keys(evaluations, 'bbox'), _ap_keys(evaluations, 'segm')
+    last, ranks = starts[-1].facts, [start.facts.get('ranks') for start in starts]
+    # A start that was stopped early may not have logged an update.
+    lengths = [start.facts.get('updates_per_epoch') for start in reversed(starts)]
+    iterations = next(filter(None, lengths), None)
     accumulated = settings.iterations_per_update(cfg)
-    ended = starts[-1].ended
+    records = _merge(starts, iterations, work_dir)
+    updates = [record for record in records if 'iter' in record]
+    evaluations = [record for record in records if 'iter' not in record]
+    box, mask = _ap_key(evaluations, 'bbox'), _ap_key(evaluations, 'segm')
+    batch = settings.global_batch(cfg, ranks[-1])
+    changes = zip(ranks, [None, *ranks], strict=False)
     return Run(
         work_dir=work_dir,
         optimizer=last.get('optimizer') or type_name(settings.optimizer_config(cfg)) or None,
         lr=last.get('lr') or settings.base_lr(cfg, ranks[-1]),
-        global_batch=last.get('global_batch') or settings.global_batch(cfg, ranks[-1]),
-        ranks=tuple(
-            number
-            for number, before in zip(ranks, [None, *ranks], strict=False)
-            if number not in (None, before)
-        ),
-        warmup_updates=last.get('warmup_updates', settings.warmup_updates(cfg, per_epoch)),
+        global_batch=last.get('global_batch') or batch,
+        ranks=tuple(rank for rank, before in changes if rank not in (None, before)),
+        warmup_updates=last.get('warmup_updates', settings.warmup_updates(cfg, iterations)),
         epochs=cfg.train_cfg.max_epochs,
-        seed=last.get('seed', _number(SEED, texts[-1])),
-        updates_per_epoch=per_epoch and -(-per_epoch // accumulated),
-        last_start_ended_epochs=max(map(int, SAVED.findall(texts[-1])), default=0),
+        seed=last.get('seed'),
+        updates_per_epoch=iterations and math.ceil(iterations / accumulated),
         evaluates=settings.evaluates_last_epoch(cfg),
         updates=[_update(record, accumulated) for record in updates],
         evaluations=[_evaluation(record, box, mask) for record in evaluations],
-        diverged_at=ended['update'] if ended.get('how') == 'diverged' else None,
-        preempted=ended.get('how') == 'preempted',
-        rollbacks=max(start.record.get('rollbacks', 0) for start in starts),
-        recipe=_recipe(cfg, ranks[-1]),
-        notes=(*_notes(starts, texts), *_notes_on_metrics(work_dir, evaluations, box or mask)),
-        max_updates=settings.max_updates(cfg, per_epoch),
-        ended=ended.get('how') in FINISHED,
-        stopped_at=_stopped_at(starts[-1], texts[-1], evaluations),
+        recipe=dict(settings.recipe_of(cfg), global_batch=batch),
+        max_updates=settings.max_updates(cfg, iterations),
+        ended=last.get('ended') or {},
+        saved_epochs=last.get('saved_epochs', 0),
+        rollbacks=max(start.facts.get('rollbacks', 0) for start in starts),
+        notes=tuple(_notes(work_dir, starts, evaluations, box or mask)),
     )
 
 
-def _config(start: Start, work_dir: Path) -> Config:
-    """Load the config that the visualizer dumped, or the Runner's own copy."""
-    copies = [start.config, *sorted(work_dir.glob('*.py'), key=lambda path: -path.stat().st_mtime)]
+def _read_starts(work_dir: Path) -> list[Start]:
+    """Read the starts that trained, oldest first; the newest start if none has trained yet."""
+    folders = work_dir.iterdir() if work_dir.is_dir() else ()
+    named = sorted(path for path in folders if re.fullmatch(r'\d{8}_\d{6}', path.name))
+    starts = [_read_start(folder) for folder in named]
+    starts = [start for start in starts if start.trained or _dumped_config(start.folder).is_file()]
+    if not starts:
+        raise SettingError(
+            f'work_dir={work_dir}: no logs of a training there. Must be a work folder of train.py, '
+            'which has a <timestamp>/vis_data/scalars.json or a <timestamp>/<timestamp>.log.'
+        )
+    return [start for start in starts if start.trained] or starts[-1:]
+
+
+def _read_start(folder: Path) -> Start:
+    start = Start(folder)
+    scalars = folder / 'vis_data' / 'scalars.json'
+    # A killed process leaves half a line.
+    for line in scalars.read_text(errors='replace').splitlines() if scalars.is_file() else ():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            start.broken += 1
+            continue
+        # A test without training is logged as epoch 0.
+        if isinstance(record, dict) and record.get('step', 0) > 0:
+            # Prefixes of log_processor.log_with_hierarchy.
+            prefix = 'train/' if 'iter' in record else 'val/'
+            start.scalars.append({key.removeprefix(prefix): x for key, x in record.items()})
+    log = folder / f'{folder.name}.log'
+    text = log.read_text(errors='replace') if log.is_file() else ''
+    if not scalars.is_file():
+        start.scalars = read_scalars(text)
+    try:
+        start.facts = read_record(folder) or {}
+    except ValueError:
+        start.broken += 1
+    start.trained = bool(start.scalars or start.facts)
+    if 'updates_per_epoch' not in start.facts:
+        start.facts = read_facts(text) | start.facts
+    evaluations = [record for record in start.scalars if 'iter' not in record]
+    if start.facts.get('stopped') and evaluations:
+        start.facts.setdefault('ended', dict(how='stopped early', epoch=evaluations[-1]['step']))
+    for record in evaluations:
+        _mark_empty(record, start.facts.get('empty_evaluations'))
+    return start
+
+
+def _mark_empty(record: Record, empty_epochs: set[int] | None) -> None:
+    """Mark an evaluation that detected nothing and drop its metrics, which are stale."""
+    metrics = record.keys() - NO_METRICS
+    # GlobalBatchTrainLoop logs no metrics then. MMEngine's loop logs those of the one before.
+    if (not metrics) if empty_epochs is None else record['step'] in empty_epochs:
+        for key in metrics:
+            del record[key]
+        record['nothing'] = True
+
+
+def _dumped_config(folder: Path) -> Path:
+    return folder / 'vis_data' / 'config.py'
+
+
+def _read_config(folder: Path, work_dir: Path) -> Config:
+    """Load the config that the visualizer dumped, or the Runner's copy."""
+    dumped = _dumped_config(folder)
+    copies = [dumped, *sorted(work_dir.glob('*.py'), key=lambda path: -path.stat().st_mtime)]
     path = next((path for path in copies if path.is_file()), None)
     if path is None:
         raise SettingError(
-            f'work_dir={work_dir}: logs without a config. Must have '
-            f'{start.config.relative_to(work_dir)}.'
+            f'work_dir={work_dir}: logs without a config. Must have {dumped.relative_to(work_dir)}.'
         )
     try:
         return Config.fromfile(path, import_custom_modules=False)
-    except Exception as error:
-        # It is a program: whatever may be wrong with one.
+    except Exception as error:  # A config is a program and may raise anything.
         raise SettingError(f'config={path}: cannot be read ({error}).') from error
 
 
-def _number(pattern: re.Pattern, text: str) -> int | None:
-    found = pattern.search(text)
-    return int(found.group(1)) if found else None
+def _merge(starts: list[Start], iterations_per_epoch: int | None, work_dir: Path) -> list[Record]:
+    """Merge the logs of all restarts, dropping updates that a later restart recomputed.
+
+    A rollback within one start is merged in the same way.
+    """
+    merged: list[Record] = []
+    for record in (record for start in starts for record in start.scalars):
+        if 'iter' in record and 'epoch' not in record:
+            if not iterations_per_epoch:
+                raise SettingError(
+                    f'work_dir={work_dir}: its log_processor.by_epoch=False. Must be True: results '
+                    'are listed by epoch.'
+                )
+            record['epoch'] = math.ceil(record['step'] / iterations_per_epoch)
+        while merged and _position(merged[-1]) >= _position(record):
+            merged.pop()
+        merged.append(record)
+    return merged
+
+
+def _position(record: Record) -> tuple[int, int, int]:
+    """Return a key that orders the updates of an epoch before its evaluation."""
+    if 'iter' in record:
+        return record['epoch'], 0, record['step']
+    return record['step'], 1, 0
 
 
 def _update(record: Record, accumulated: int) -> LoggedUpdate:
     seconds = record.get('time')
     return LoggedUpdate(
-        update=-(-record['step'] // accumulated),
+        update=math.ceil(record['step'] / accumulated),
         epoch=record['epoch'],
         loss=record.get('loss'),
         seconds=seconds and seconds * accumulated,
     )
-
-
-def _complete(start: Start, text: str, per_epoch: int | None, work_dir: Path) -> None:
-    """Add what records lack of what the text log says, and take away what was not measured."""
-    nothing = epochs_without_detections(text)
-    for record in start.records:
-        if 'iter' in record and 'epoch' not in record:
-            if not per_epoch:
-                raise SettingError(
-                    f'work_dir={work_dir}: its log_processor.by_epoch=False. Must be True: results '
-                    'are listed by epoch.'
-                )
-            record['epoch'] = -(-record['step'] // per_epoch)
-        elif 'iter' not in record and record['step'] in nothing:
-            # MMEngine logs the metrics of the evaluation before.
-            for key in [key for key in record if key not in OF_EVERY_EVALUATION]:
-                del record[key]
-            record['nothing'] = True
-
-
-def _ap_keys(evaluations: list[Record], kind: str) -> str | None:
-    """Return the key of an AP in the log: COCO's, with any prefix, or LVIS's."""
-    pattern = re.compile(rf'(?:.*/)?{kind}_m?AP')
-    keys = {key: None for record in evaluations for key in record if pattern.fullmatch(key)}
-    return next((key for key in keys if key == f'coco/{kind}_mAP'), next(iter(keys), None))
 
 
 def _evaluation(record: Record, box: str | None, mask: str | None) -> Evaluation:
@@ -152,41 +213,31 @@ def _evaluation(record: Record, box: str | None, mask: str | None) -> Evaluation
     return Evaluation(record['step'], box_ap, mask_ap, record.get('nothing', False))
 
 
+def _ap_key(evaluations: list[Record], kind: str) -> str | None:
+    """Return the logged name of an AP: COCO's, with any prefix, or LVIS's."""
+    pattern = re.compile(rf'(?:.*/)?{kind}_m?AP')
+    keys = {key: None for record in evaluations for key in record if pattern.fullmatch(key)}
+    return next((key for key in keys if key == f'coco/{kind}_mAP'), next(iter(keys), None))
+
+
 def _measured(ap: Any) -> float | None:
     """Return an AP; None for the -1 of COCO and LVIS, which means no ground truth."""
     return ap if isinstance(ap, (int, float)) and math.isfinite(ap) and ap >= 0 else None
 
 
-def _stopped_at(start: Start, text: str, evaluations: list[Record]) -> int | None:
-    """Return the epoch at which early stopping ended the newest start."""
-    if start.ended:
-        return start.ended['epoch'] if start.ended['how'] == 'stopped early' else None
-    # Of MMDetection's own train.py, which keeps no record.
-    return evaluations[-1]['step'] if evaluations and STOPPED.search(text) else None
-
-
-def _recipe(cfg: Config, ranks: int | None) -> dict[str, Any]:
-    return dict(settings.recipe_of(cfg), global_batch=settings.global_batch(cfg, ranks))
-
-
-def _notes(starts: list[Start], texts: list[str]) -> tuple:
+def _notes(
+    work_dir: Path, starts: list[Start], evaluations: list[Record], known: str | None
+) -> list[str]:
+    notes, folder = [], starts[-1].folder
     broken = sum(start.broken for start in starts)
-    notes = []
     if broken:
-        lines = 'line does' if broken == 1 else 'lines do'
-        notes.append(
-            f'{broken} {lines} not read in {starts[-1].folder.parent}/*/vis_data/scalars.json'
-        )
-    if not texts[-1]:
-        folder = starts[-1].folder
+        lines = 'line is' if broken == 1 else 'lines are'
+        notes.append(f'{broken} {lines} not valid JSON in {work_dir}/*/vis_data/scalars.json')
+    if starts[-1].facts.get('ranks') is None:
         notes.append(f'no text log {folder}/{folder.name}.log, which has the number of ranks')
-    return tuple(notes)
-
-
-def _notes_on_metrics(work_dir: Path, evaluations: list[Record], known: str | None) -> tuple:
-    others: set[str] = {key for record in evaluations for key in record} - OF_EVERY_EVALUATION
-    others = {key for key in others if not key.startswith('loss')}
-    if known or not others or others == {'nothing'}:
-        return ()
-    logged = ', '.join(sorted(others - {'nothing'})[:5])
-    return (f'{work_dir}: no AP of COCO in its evaluations, which log {logged}',)
+    names = {key for record in evaluations for key in record.keys() - NO_METRICS}
+    others = sorted(name for name in names if not name.startswith('loss'))
+    if others and not known:
+        logged = ', '.join(others[:5])
+        notes.append(f'{work_dir}: no AP of COCO in its evaluations, which log {logged}')
+    return notes

@@ -1,4 +1,4 @@
-"""All that is written of several runs: the table, the curves, and the heat map of a sweep."""
+"""Write everything about several runs: table, curves and heat map."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,25 +10,23 @@ from .table import write_table
 
 
 def write_report(
-    runs: Sequence[Run],
-    folder: Path,
-    group_seeds: bool = False,
-    heatmap: bool | None = None,
+    runs: Sequence[Run], folder: Path, group_seeds: bool = False, heatmap: bool | None = None
 ) -> str:
-    """Write the table and the pictures: ``curves.png``, and ``heatmap.png`` for a sweep.
+    """Write the table, ``curves.png``, and ``heatmap.png`` for a sweep.
 
     Args:
-        runs (Sequence[Run]): The runs, at least one.
-        folder (Path): Where to; made if it is not there.
-        group_seeds (bool): See :func:`table_rows`. Defaults to False.
-        heatmap (bool, optional): Whether to draw the heat map. None draws it where the runs are a
-            whole grid of LR and warmup. Defaults to None.
+        runs (Sequence[Run]): Runs, at least one.
+        folder (Path): Folder to write to; created if missing.
+        group_seeds (bool): Merge runs that differ only in the seed. Defaults to False.
+        heatmap (bool, optional): Draw the heat map. None draws it if the runs are a full grid of
+            LR and warmup. Defaults to None.
 
     Returns:
         str: The Markdown table.
 
     Raises:
-        SettingError: If a file cannot be written, or the runs make no heat map.
+        SettingError: If a file cannot be written, or the runs are no sweep and a heat map is
+            wanted.
     """
     table = write_table(runs, folder, group_seeds)
     draw_curves(runs, folder / 'curves.png', group_seeds)

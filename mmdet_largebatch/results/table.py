@@ -1,20 +1,18 @@
-"""Write the results as a table: exact values in CSV, rounded values in Markdown."""
+"""Tabulate runs: exact values in CSV, rounded values in Markdown."""
 
-import csv
-import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
+
+import pandas as pd
 
 from ..errors import SettingError
 from .run import Run
-from .text import distinct_names, duration, number, rate
 
-# Figures of which runs that differ only in the seed give a mean and a standard deviation.
-MEASURED = ('box_ap', 'mask_ap', 'training_seconds', 'images_per_second')
-Row = dict[str, Any]
+# Columns with a mean and a standard deviation over seeds.
+MEASURED = ['box_ap', 'mask_ap', 'training_seconds', 'images_per_second']
+LEFT_ALIGNED = ('run', 'optimizer', 'status', 'n')
 
 NOTES = """
 AP: of the last evaluation, COCO's mAP at IoU 0.50:0.95. LR: after the warmup. Warmup: in updates.
@@ -23,117 +21,110 @@ computed twice. Images a second: global batch / median time of an update.
 """
 
 
-def group_by_seed(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs that differ in the seed alone together.
+def as_frame(runs: Sequence[Run], group_seeds: bool = False) -> pd.DataFrame:
+    """Return the runs as a data frame with the columns of ``results.csv``.
 
     Args:
-        runs (Sequence[Run]): The runs.
+        runs (Sequence[Run]): Runs.
+        group_seeds (bool): Merge runs that differ only in the seed into one row: mean and sample
+            standard deviation over the finished runs. Defaults to False.
 
     Returns:
-        list[list[Run]]: The groups, in the order of their first runs.
+        pd.DataFrame: Exact values; None or NaN where missing. AP in [0, 1], times in seconds.
     """
-    groups: list[list[Run]] = []
-    for run in runs:
-        fitting = (
-            group
-            for group in groups
-            if group[0].recipe == run.recipe
-            and None not in (run.seed, group[0].seed)
-            and run.seed not in (other.seed for other in group)
+    rows = [
+        dict(
+            run=name,
+            optimizer=run.optimizer,
+            global_batch=run.global_batch,
+            ranks=', '.join(map(str, run.ranks)) or None,
+            lr=run.lr,
+            warmup_updates=run.warmup_updates,
+            epochs_done=run.epochs_trained,
+            epochs=run.epochs,
+            max_updates=run.max_updates,
+            box_ap=run.box_ap,
+            mask_ap=run.mask_ap,
+            ap_epoch=run.ap_epoch,
+            training_seconds=run.training_seconds,
+            images_per_second=run.images_per_second,
+            seed=run.seed,
+            status=run.status_text,
+            work_dir=str(run.work_dir),
         )
-        group = next(fitting, None)
-        if group is None:
-            groups.append([run])
-        else:
-            group.append(run)
-    return groups
-
-
-def table_rows(runs: Sequence[Run], group_seeds: bool = False) -> list[Row]:
-    """Return one row for each run, or for each recipe.
-
-    Args:
-        runs (Sequence[Run]): The runs.
-        group_seeds (bool): Whether runs that differ only in the seed share a row, with the mean and
-            the standard deviation (of a sample, n - 1) over those that are done.
-            Defaults to False.
-
-    Returns:
-        list[dict]: Exact values by column, None where there is none. APs are in [0, 1], times in
-        seconds.
-    """
-    names = dict(zip(map(id, runs), distinct_names(runs), strict=True))
+        for run, name in zip(runs, distinct_names(runs), strict=True)
+    ]
+    # Of objects: with floats, a missing value would turn a column of integers into floats.
+    frame = pd.DataFrame(rows, dtype=object)
     if not group_seeds:
-        return [_row_of_run(run, names[id(run)]) for run in runs]
-    return [_row_of_group(group, names[id(group[0])]) for group in group_by_seed(runs)]
+        return frame
+    merged = [_merge_seeds(frame.iloc[group]) for group in group_by_seed(runs)]
+    return pd.DataFrame(merged, dtype=object)
 
 
-def _row_of_run(run: Run, name: str) -> Row:
-    return dict(
-        run=name,
-        optimizer=run.optimizer,
-        global_batch=run.global_batch,
-        ranks=', '.join(map(str, run.ranks)) or None,
-        lr=run.lr,
-        warmup_updates=run.warmup_updates,
-        epochs_done=run.epochs_trained,
-        epochs=run.epochs,
-        max_updates=run.max_updates,
-        box_ap=run.box_ap,
-        mask_ap=run.mask_ap,
-        ap_epoch=run.ap_epoch,
-        training_seconds=run.training_seconds,
-        images_per_second=run.images_per_second,
-        seed=run.seed,
-        status=run.status_text,
-        work_dir=str(run.work_dir),
-    )
+def group_by_seed(runs: Sequence[Run]) -> list[list[int]]:
+    """Group runs that differ only in the seed.
+
+    Runs without a seed stay alone. A seed that occurs again starts another group. Returns the
+    positions of the runs of each group, ordered by their first run.
+    """
+    recipes = [run.recipe for run in runs]
+    # Recipes cannot be hashed; a recipe is numbered by its first run.
+    numbers = [recipes.index(recipe) for recipe in recipes]
+    keys = pd.DataFrame(dict(recipe=numbers, seed=[run.seed for run in runs]))
+    repeat = keys.groupby(['recipe', 'seed'], dropna=False).cumcount()
+    groups = keys.groupby(['recipe', keys.seed.isna(), repeat], sort=False)
+    return [list(group.index) for _, group in groups]
 
 
-def _row_of_group(group: list[Run], name: str) -> Row:
-    row = _row_of_run(group[0], name)
-    row['n'] = done = sum(run.status == 'done' for run in group)
-    row.update({f'{key}_std': None for key in MEASURED})
-    if len(group) == 1:
-        return row
-    for key in MEASURED:
-        values = [getattr(run, key) for run in group if run.status == 'done']
-        values = [] if None in values else values
-        row[key] = mean(values) if values else None
-        row[f'{key}_std'] = stdev(values) if len(values) > 1 else None
-    numbers = [rank for run in group for rank in run.ranks]
-    row['ranks'] = ', '.join(map(str, dict.fromkeys(numbers))) or None
-    row['epochs_done'] = min(run.epochs_trained for run in group)
-    epochs = {run.ap_epoch for run in group if run.status == 'done'}
-    row['ap_epoch'] = epochs.pop() if len(epochs) == 1 else None
-    row['seed'] = ', '.join('-' if run.seed is None else str(run.seed) for run in group)
-    others = [run.status_text for run in group if run.status != 'done']
-    row['status'] = ', '.join([f'{done} of {len(group)} done', *others])
-    row['work_dir'] = ', '.join(str(run.work_dir) for run in group)
-    return row
+def _merge_seeds(group: pd.DataFrame) -> dict[str, Any]:
+    """Return one row for runs that differ only in the seed."""
+    row, done = group.iloc[0].to_dict(), group[group.status.str.startswith('done')]
+    values = done[MEASURED].astype(float)
+    if len(group) > 1:
+        ranks = ', '.join(group.ranks.dropna()).split(', ')
+        row |= values.mean(skipna=False).to_dict()
+        row |= dict(
+            ranks=', '.join(dict.fromkeys(ranks)) or None,
+            epochs_done=group.epochs_done.min(),
+            ap_epoch=done.ap_epoch.iloc[0] if done.ap_epoch.nunique(dropna=False) == 1 else None,
+            seed=', '.join(map(str, group.seed)),
+            status=', '.join([f'{len(done)} of {len(group)} done', *group.status.drop(done.index)]),
+            work_dir=', '.join(group.work_dir),
+        )
+    return row | dict(n=len(done)) | values.std(skipna=False).add_suffix('_std').to_dict()
 
 
-def as_markdown(rows: Sequence[Row]) -> str:
-    """Format the rows as Markdown, with AP to 3 decimals as COCO's evaluation prints it.
+def distinct_names(runs: Sequence[Run]) -> list[str]:
+    """Return the name of each work folder, with as much of the path as differs."""
+    parts = [run.work_dir.resolve().parts for run in runs]
+    names, depth = ['/'.join(path[-1:]) for path in parts], 1
+    while len(set(names)) < len(set(parts)):
+        depth += 1
+        names = ['/'.join(path[-depth:]) for path in parts]
+    return names
+
+
+def as_markdown(frame: pd.DataFrame) -> str:
+    """Format runs as a Markdown table, with AP to 3 decimals like COCO's evaluation.
 
     Args:
-        rows (Sequence[dict]): From :func:`table_rows`.
+        frame (pd.DataFrame): Runs, from :func:`as_frame`.
 
     Returns:
-        str: A Markdown table; ``-`` where there is no value.
+        str: Table; ``-`` where a value is missing.
     """
-    cells = [_cells(row) for row in rows]
-    right = {'global batch', 'ranks', 'LR', 'warmup', 'epochs', 'box AP', 'mask AP'}
-    right |= {'training time', 'images a second'}
-    rule = ['---:' if heading in right else '---' for heading in cells[0]]
-    lines = [list(cells[0]), rule, *(list(row.values()) for row in cells)]
-    return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+    cells = pd.DataFrame([_cells(row) for row in frame.to_dict('records')])
+    cells = cells.map(lambda text: text.replace('|', '\\|'))
+    align = ['left' if name in LEFT_ALIGNED else 'right' for name in cells]
+    return f'{cells.to_markdown(index=False, disable_numparse=True, colalign=align)}\n'
 
 
-def _cells(row: Row) -> dict[str, str]:
+def _cells(row: dict[str, Any]) -> dict[str, str]:
     done, wanted = row['epochs_done'], row['epochs']
-    ends = (None, wanted if row['max_updates'] is None else math.ceil(done))
-    after = f' (epoch {row["ap_epoch"]})' if row['ap_epoch'] not in ends else ''
+    last = wanted if pd.isna(row['max_updates']) else math.ceil(done)
+    early = not pd.isna(row['ap_epoch']) and row['ap_epoch'] != last
+    after = f' (epoch {row["ap_epoch"]})' if early else ''
     cells = {
         'run': row['run'],
         'optimizer': row['optimizer'] or '-',
@@ -144,29 +135,41 @@ def _cells(row: Row) -> dict[str, str]:
         'epochs': str(wanted) if done == wanted else f'{done:g} of {wanted}',
         'box AP': _measured(row, 'box_ap', '{:.3f}'.format, after),
         'mask AP': _measured(row, 'mask_ap', '{:.3f}'.format, after),
-        'training time': _measured(row, 'training_seconds', duration),
-        'images a second': _measured(row, 'images_per_second', rate),
+        'training time': _measured(row, 'training_seconds', _duration),
+        'images a second': _measured(row, 'images_per_second', _rate),
         'status': row['status'],
     }
-    if 'n' in row:
-        cells['n'] = str(row['n'])
-    return {heading: text.replace('|', '\\|') for heading, text in cells.items()}
+    return cells | ({'n': str(row['n'])} if 'n' in row else {})
 
 
-def _measured(row: Row, key: str, written: Callable[[Any], str], after: str = '') -> str:
-    value, deviation = row[key], row.get(f'{key}_std')
-    if value is None:
+def _measured(row: dict[str, Any], key: str, text: Callable[[Any], str], after: str = '') -> str:
+    if pd.isna(row[key]):
         return '-'
-    return written(value) + (f' ± {written(deviation)}' if deviation is not None else '') + after
+    std = row.get(f'{key}_std')
+    return text(row[key]) + ('' if pd.isna(std) else f' ± {text(std)}') + after
+
+
+def number(value: float | None) -> str:
+    """Format a setting to 6 digits; ``-`` for None."""
+    return '-' if pd.isna(value) else f'{value:.6g}'
+
+
+def _rate(value: float) -> str:
+    return f'{value:.0f}' if value >= 100 else f'{value:.3g}'
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f'{minutes // 60}:{minutes % 60:02}:{rest:02}'
 
 
 def write_table(runs: Sequence[Run], folder: str | Path, group_seeds: bool = False) -> str:
     """Write ``results.md``, ``results.csv`` and ``ap_by_epoch.csv``.
 
     Args:
-        runs (Sequence[Run]): The runs, at least one.
-        folder (str or Path): Where to; made if it is not there.
-        group_seeds (bool): See :func:`table_rows`. Defaults to False.
+        runs (Sequence[Run]): Runs, at least one.
+        folder (str or Path): Folder to write to; created if missing.
+        group_seeds (bool): See :func:`as_frame`. Defaults to False.
 
     Returns:
         str: The Markdown table.
@@ -174,29 +177,19 @@ def write_table(runs: Sequence[Run], folder: str | Path, group_seeds: bool = Fal
     Raises:
         SettingError: If the files cannot be written.
     """
-    folder = Path(folder)
-    rows = table_rows(runs, group_seeds)
-    table = as_markdown(rows)
-    names = distinct_names(runs)
-    by_epoch = [
-        dict(run=name, epoch=one.epoch, box_ap=one.box_ap, mask_ap=one.mask_ap)
-        for run, name in zip(runs, names, strict=True)
+    folder, frame = Path(folder), as_frame(runs, group_seeds)
+    table = as_markdown(frame)
+    aps = [
+        (name, one.epoch, one.box_ap, one.mask_ap)
+        for run, name in zip(runs, distinct_names(runs), strict=True)
         for one in run.evaluations
     ]
+    by_epoch = pd.DataFrame(aps, columns=['run', 'epoch', 'box_ap', 'mask_ap'], dtype=object)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / 'results.md').write_text(table + NOTES)
-        (folder / 'results.csv').write_text(_as_csv(rows))
-        heads = ['run', 'epoch', 'box_ap', 'mask_ap']
-        (folder / 'ap_by_epoch.csv').write_text(_as_csv(by_epoch, heads))
+        frame.to_csv(folder / 'results.csv', index=False)
+        by_epoch.to_csv(folder / 'ap_by_epoch.csv', index=False)
     except OSError as error:
         raise SettingError(f'--out {folder}: cannot be written ({error.strerror}).') from error
     return table
-
-
-def _as_csv(rows: Sequence[Row], columns: list[str] | None = None) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns or list(rows[0]), lineterminator='\n')
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -79,6 +79,21 @@ class WarmupStepLR(ParamScheduler):
     Raises:
         SettingError: If a setting is not a number in its range, if a group's LR is not a finite
             number of at least 0, or if no group's is above 0.
+
+    Examples:
+        >>> import torch
+        >>> from mmdet_largebatch import WarmupStepLR
+        >>> optimizer = torch.optim.SGD([torch.ones(1, requires_grad=True)], lr=1.0)
+        >>> scheduler = WarmupStepLR(optimizer, warmup_iters=3, milestones=[4], warmup_ratio=0.5)
+        >>> for update in range(5):
+        ...     print(update, optimizer.param_groups[0]['lr'])
+        ...     optimizer.step()
+        ...     scheduler.step()
+        0 0.5
+        1 0.75
+        2 1.0
+        3 1.0
+        4 0.1
     """
 
     def __init__(

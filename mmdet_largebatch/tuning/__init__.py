@@ -1,4 +1,4 @@
-"""Trainings of one recipe with several LRs and warmups, each in a folder of its own."""
+"""Train a recipe with several LRs and warmups."""
 
 from .processes import Stopped, run_trials
 from .trials import Trial, combinations, finished_run, trial_config, write_config

@@ -1,4 +1,4 @@
-"""Run the trainings of a sweep, several at a time, and stop them."""
+"""Run and stop the training processes of a sweep."""
 
 import os
 import signal
@@ -14,20 +14,19 @@ import torch
 from ..errors import SettingError
 from .trials import Trial
 
-# Seconds between two looks at the processes.
-PAUSE = 0.2
+POLL_SECONDS = 0.2
 
 
 class Stopped(Exception):
-    """A sweep received a signal, and has stopped its trainings.
+    """Raised after a signal, once the runs of a sweep have exited.
 
     Args:
-        number (int): The signal.
+        signum (int): Signal.
     """
 
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
 
 
 def run_trials(
@@ -37,54 +36,54 @@ def run_trials(
     lock: int,
     ended: Callable[[Trial, int], None],
 ) -> None:
-    """Train, several trials at a time, each from its newest checkpoint if it has one.
+    """Train the trials, several at a time, each from its newest checkpoint.
 
-    Ctrl-C and SIGTERM tell the running trainings to save and leave, and wait for them. A second
-    one does not wait.
+    On Ctrl-C or SIGTERM the running trials save and exit. A second signal does not wait for them.
 
     Args:
-        trials (Sequence[Trial]): The trials, their configs written.
-        gpus (int): Ranks of one training.
-        jobs (int): Trainings at a time. With GPUs each has ``gpus`` of its own.
-        lock (int): A file descriptor that every training keeps open.
-        ended (Callable[[Trial, int], None]): Called after each training, with its exit status.
+        trials (Sequence[Trial]): Trials, with their configs written.
+        gpus (int): Ranks of one trial.
+        jobs (int): Trials at a time. Each has its own GPUs.
+        lock (int): File descriptor that every process keeps open.
+        ended (Callable[[Trial, int], None]): Called after each trial with its exit code.
 
     Raises:
-        SettingError: If there are fewer GPUs than all of them need.
-        Stopped: If it was told to stop.
+        SettingError: If there are too few GPUs.
+        Stopped: If a signal was received.
     """
     devices = _devices(gpus, jobs)
     waiting = deque(trials)
     running: dict[int, tuple[Trial, subprocess.Popen]] = {}
-    told: list[int] = []
+    signals: list[int] = []
     handlers = {
-        number: signal.signal(number, lambda number, frame: told.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
+        signum: signal.signal(signum, lambda signum, frame: signals.append(signum))
+        for signum in (signal.SIGINT, signal.SIGTERM)
     }
     try:
-        while (waiting or running) and not told:
+        while (waiting or running) and not signals:
             for slot in range(jobs):
                 if waiting and slot not in running:
                     trial = waiting.popleft()
                     running[slot] = trial, _start(trial, gpus, jobs, devices[slot], lock)
-            time.sleep(PAUSE)
+            time.sleep(POLL_SECONDS)
             for slot, (trial, process) in list(running.items()):
                 if process.poll() is not None:
                     del running[slot]
                     ended(trial, process.returncode)
     finally:
-        _leave([process for _, process in running.values()], told)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    if told:
-        raise Stopped(told[0])
+        _terminate([process for _, process in running.values()], signals)
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+    if signals:
+        raise Stopped(signals[0])
 
 
-def _leave(processes: list[subprocess.Popen], told: list[int]) -> None:
+def _terminate(processes: list[subprocess.Popen], signals: list[int]) -> None:
+    """Let the processes save and exit; stop waiting at a second signal."""
     for process in processes:
         process.terminate()
-    while any(process.poll() is None for process in processes) and len(told) < 2:
-        time.sleep(PAUSE)
+    while any(process.poll() is None for process in processes) and len(signals) < 2:
+        time.sleep(POLL_SECONDS)
 
 
 def _devices(gpus: int, jobs: int) -> list[dict[str, str]]:
@@ -119,7 +118,7 @@ def _start(
         environment['PORT'] = str(_free_port())
     trial.folder.mkdir(parents=True, exist_ok=True)
     with open(trial.output, 'ab') as output:
-        # In a session of its own, so that Ctrl-C comes to the sweep alone, which tells it.
+        # In its own session, so that Ctrl-C reaches the sweep alone.
         return subprocess.Popen(
             list(map(str, [sys.executable, '-m', *words])),
             stdin=subprocess.DEVNULL,

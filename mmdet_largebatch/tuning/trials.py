@@ -11,24 +11,25 @@ from typing import Any
 from mmengine.config import Config
 
 from ..checkpoints.atomic_file import AtomicFileBackend
+from ..checks import check, invalid
 from ..errors import SettingError
 from ..results import Run, read_run
-from ..results.settings import check_logged, lr_hook, optimizer_config
+from ..results.settings import check_by_epoch, lr_hook, optimizer_config
 from ..utils.config_text import config_text
 from ..utils.type_names import type_name
 
-# A run that diverged, or whose loss is nan to its end, is a result as another one.
+# Diverged and NaN runs count as finished.
 FINISHED = ('done', 'diverged', 'nan')
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training of a sweep. None stands for the recipe's own value.
+    """One run of a sweep. None keeps the recipe's value.
 
     Args:
-        folder (Path): Its work folder.
+        folder (Path): Work folder.
         lr (float, optional): LR after the warmup.
-        warmup_iters (int, optional): Length of the warmup, in updates.
+        warmup_iters (int, optional): Length of the warmup in updates.
         seed (int, optional): Seed.
     """
 
@@ -39,12 +40,12 @@ class Trial:
 
     @property
     def config(self) -> Path:
-        """Path: Its config, beside its work folder."""
+        """Path: Config, next to the work folder."""
         return self.folder.with_name(f'{self.folder.name}.py')
 
     @property
     def output(self) -> Path:
-        """Path: What its processes print."""
+        """Path: Output of the processes."""
         return self.folder / 'output.txt'
 
 
@@ -56,19 +57,19 @@ def combinations(
     samples: int | None = None,
     sample_seed: int = 0,
 ) -> list[Trial]:
-    """Every combination of the values, or some of them drawn at random.
+    """List all combinations of the values, or a random sample.
 
     Args:
-        folder (Path): Where the work folders go, each named by its values.
-        lrs (Sequence[float]): LRs after the warmup; empty for the recipe's own.
-        warmups (Sequence[int]): Lengths of the warmup, in updates; empty for the recipe's own.
-        seeds (Sequence[int]): Seeds; empty for the recipe's own.
-        samples (int, optional): How many pairs of LR and warmup to draw, without replacement, each
-            with all seeds. None for all. Defaults to None.
-        sample_seed (int): Seed of that draw. Defaults to 0.
+        folder (Path): Parent of the work folders, which are named by their values.
+        lrs (Sequence[float]): LRs after the warmup; empty for the recipe's LR.
+        warmups (Sequence[int]): Lengths of the warmup in updates; empty for the recipe's warmup.
+        seeds (Sequence[int]): Seeds; empty for the recipe's seed.
+        samples (int, optional): Pairs of LR and warmup to draw without replacement, each with all
+            seeds. None for all pairs. Defaults to None.
+        sample_seed (int): Seed of the draw. Defaults to 0.
 
     Returns:
-        list[Trial]: The trials, in the order of the values.
+        list[Trial]: Trials, in the order of the values.
 
     Raises:
         SettingError: If there are fewer pairs than samples.
@@ -77,12 +78,10 @@ def combinations(
     pairs = list(product(*values[:2]))
     if samples is not None:
         if samples > len(pairs):
-            raise SettingError(
-                f'--samples {samples}: must be at most {len(pairs)}, the number of pairs of '
-                '--lr and --warmup-iters.'
-            )
+            most = f'<= {len(pairs)}, the number of pairs of --lr and --warmup-iters'
+            raise invalid('--samples', samples, most)
         chosen = random.Random(sample_seed).sample(range(len(pairs)), samples)
-        pairs = [pairs[number] for number in sorted(chosen)]
+        pairs = [pairs[index] for index in sorted(chosen)]
     return [
         Trial(folder / _name(lr, warmup, seed), lr, warmup, seed)
         for (lr, warmup), seed in product(pairs, values[2])
@@ -96,18 +95,18 @@ def _name(lr: float | None, warmup: int | None, seed: int | None) -> str:
 
 
 def trial_config(cfg: Config, trial: Trial, updates: int | None = None) -> Config:
-    """Return the recipe with the values of one trial.
+    """Return the config of a trial.
 
     Args:
-        cfg (Config): The recipe; it is not changed.
-        trial (Trial): The trial.
-        updates (int, optional): Updates after which it is cut short. Defaults to None.
+        cfg (Config): Recipe; not changed.
+        trial (Trial): Trial.
+        updates (int, optional): Updates after which the run is cut short. Defaults to None.
 
     Returns:
-        Config: The trial's config.
+        Config: Copy of the recipe with the values of the trial.
 
     Raises:
-        SettingError: If the recipe has no place for a value, or leaves no results.
+        SettingError: If the recipe lacks the setting of a value, or its runs leave no results.
     """
     cfg = deepcopy(cfg)
     cfg.work_dir = str(trial.folder)
@@ -132,30 +131,42 @@ def trial_config(cfg: Config, trial: Trial, updates: int | None = None) -> Confi
                 f'--updates {updates} needs train_cfg.type=GlobalBatchTrainLoop; it is {kind}.'
             )
         cfg.train_cfg.max_updates = updates
-    check_logged(cfg)
+    _check_logged(cfg)
     _log_locally(cfg)
     return cfg
 
 
+def _check_logged(cfg: Config) -> None:
+    """Refuse a recipe whose runs could not be compared."""
+    check_by_epoch(cfg, cfg.work_dir)
+    by_epoch = (cfg.get('log_processor') or {}).get('by_epoch', True)
+    check(by_epoch, 'log_processor.by_epoch', False, 'True: results are listed by epoch')
+    hooks = cfg.get('default_hooks') or {}
+    if 'logger' in hooks and hooks['logger'] is None:
+        raise invalid('default_hooks.logger', None, 'a LoggerHook: results are read from its log')
+    keep = (hooks.get('logger') or {}).get('keep_local', True)
+    check(keep, 'default_hooks.logger.keep_local', False, 'True: results are read from that log')
+
+
 def _log_locally(cfg: Config) -> None:
-    """Let a recipe that logs elsewhere alone, such as to TensorBoard, log here as well."""
+    """Add ``LocalVisBackend`` to a recipe that logs only elsewhere, such as to TensorBoard."""
     visualizer = cfg.get('visualizer')
     if visualizer is None:
-        return  # MMEngine's own, which logs here
+        return  # MMEngine's default logs locally.
     backends = list(visualizer.get('vis_backends') or [])
     if 'LocalVisBackend' not in map(type_name, backends):
         visualizer.vis_backends = [*backends, dict(type='LocalVisBackend')]
 
 
 def write_config(trial: Trial, cfg: Config) -> None:
-    """Write the config of a trial, or see that the one that it was started with is the same.
+    """Write the config of a trial. A trial that has started must have the same config.
 
     Args:
-        trial (Trial): The trial.
-        cfg (Config): Its config.
+        trial (Trial): Trial.
+        cfg (Config): Config of the trial.
 
     Raises:
-        SettingError: If it was another one: what was trained with it is another sweep's.
+        SettingError: If the trial was started with another config.
     """
     if trial.config.exists() and trial.folder.exists():
         before = Config.fromfile(trial.config, import_custom_modules=False)
@@ -170,7 +181,7 @@ def write_config(trial: Trial, cfg: Config) -> None:
 
 
 def _differences(old: Any, new: Any, key: str = '') -> Iterator[tuple[str, Any, Any]]:
-    """Iterate over the keys and values in which two configs differ."""
+    """Yield the key and both values of each difference between two configs."""
     if isinstance(old, dict) and isinstance(new, dict):
         for name in {**old, **new}:
             where = f'{key}.{name}' if key else name
@@ -180,7 +191,7 @@ def _differences(old: Any, new: Any, key: str = '') -> Iterator[tuple[str, Any, 
 
 
 def _plain(value: Any) -> Any:
-    """Without the difference of lists and tuples, which a command line does not make."""
+    """Convert tuples to lists, which a command line does not tell apart."""
     return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
@@ -188,16 +199,15 @@ def finished_run(trial: Trial) -> Run | None:
     """Return the run of a finished trial.
 
     Args:
-        trial (Trial): The trial.
+        trial (Trial): Trial.
 
     Returns:
-        Run, optional: Its run; None where it has not begun or is not finished.
+        Run, optional: Run; None if the trial is not finished.
     """
     if not trial.folder.is_dir():
         return None
     try:
         run = read_run(trial.folder)
     except SettingError:
-        # It was stopped before it logged anything.
-        return None
+        return None  # Stopped before it logged anything.
     return run if run.status in FINISHED else None

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from regression import START, gradient, train
+from helpers.regression import START, gradient, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
 

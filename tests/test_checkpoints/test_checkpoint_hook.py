@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 import torch
-from divergence import make
+from helpers.divergence import make
 
 from mmdet_largebatch import SettingError
 

@@ -8,8 +8,17 @@ import signal
 
 import pytest
 import torch
+from helpers.small_training import (
+    Error,
+    Evaluations,
+    NanOnce,
+    SwapsBeforeVal,
+    Tell,
+    load,
+    make,
+    same,
+)
 from mmengine.hooks import EarlyStoppingHook, EMAHook
-from small_training import Error, Evaluations, NanOnce, SwapsBeforeVal, Tell, load, make, same
 
 PARTS = ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers', 'hooks')
 

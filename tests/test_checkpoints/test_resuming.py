@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from helpers.small_training import Net, load, make, resume_lines, same
 from mmengine.hooks import EarlyStoppingHook, EMAHook
-from small_training import Net, load, make, resume_lines, same
 
 from mmdet_largebatch import SettingError
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from divergence import Bad, make
+from helpers.divergence import Bad, make
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 
 from mmdet_largebatch import DivergenceError, SettingError
@@ -70,7 +70,7 @@ def test_rolled_back_it_goes_on_with_a_lower_lr_and_finishes(tmp_path):
     assert (record['ended']['how'], record['rollbacks']) == ('done', 1)
     assert 'back to' in log_of(tmp_path / 'run') and 'epoch_4.pth' in log_of(tmp_path / 'run')
     # By hand: 4 updates at LR 0.1, then 4 at 0.025, on all 12 points each.
-    from regression import START, gradient
+    from helpers.regression import START, gradient
 
     w = START.double()
     for lr in [0.1] * 4 + [0.025] * 4:

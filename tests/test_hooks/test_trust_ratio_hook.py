@@ -5,16 +5,15 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers.regression import toy_runner
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
-from mmengine.runner import Runner
-from regression import Points
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmdet_largebatch import SettingError
 from mmdet_largebatch.hooks import TrustRatioHook
-from mmdet_largebatch.optimizers import lars, torch_lamb
+from mmdet_largebatch.optimizers import _cpu_kernels, norms
 
 WD = 0.01
 
@@ -58,25 +57,19 @@ class Watch(Hook):
 
 def train(tmp_path, optimizer, hook, updates=1, hooks=(), wrapper=OptimWrapper):
     watch = Watch()
-    Runner(
-        model=Detector(),
-        work_dir=str(tmp_path),
-        train_dataloader=dict(
-            batch_size=6,
-            num_workers=0,
-            dataset=Points(),
-            sampler=dict(type='DefaultSampler', shuffle=True),
-            collate_fn=dict(type='default_collate'),
-        ),
-        train_cfg=dict(type='mmdet.GlobalBatchTrainLoop', max_epochs=updates, global_batch_size=12),
-        optim_wrapper=dict(
+    runner = toy_runner(
+        tmp_path,
+        Detector(),
+        6,
+        updates,
+        wrapper=dict(
             type=wrapper,
             constructor='mmdet.MergedGroupsConstructor',
             optimizer=dict(lr=0.01, weight_decay=WD) | optimizer,
             paramwise_cfg=dict(custom_keys={'.bias': dict(decay_mult=0.0, lars_exclude=True)}),
         ),
-        default_hooks=dict(checkpoint=None, logger=None, **({'trust_ratio': hook} if hook else {})),
-        custom_hooks=[watch, *hooks],
+        default_hooks={'trust_ratio': hook} if hook else {},
+        hooks=[watch, *hooks],
         visualizer=dict(
             type='Visualizer',
             vis_backends=[
@@ -84,9 +77,8 @@ def train(tmp_path, optimizer, hook, updates=1, hooks=(), wrapper=OptimWrapper):
                 dict(type='LocalVisBackend', name='second', save_dir=f'{tmp_path}/second'),
             ],
         ),
-        experiment_name=f'{tmp_path.parent.name}_{tmp_path.name}',
-        randomness=dict(seed=0),
-    ).train()
+    )
+    runner.train()
     return watch
 
 
@@ -136,7 +128,7 @@ def expected(numbers):
 @pytest.mark.parametrize('kind', ['LAMB', 'LARS'])
 def test_what_is_written_are_the_optimizers_numbers(tmp_path, kind, way, monkeypatch):
     if way == 'as on a GPU':
-        for module in (torch_lamb, lars):
+        for module in (_cpu_kernels, norms):
             monkeypatch.setattr(module, 'is_on_host', lambda x: False)
     watch = train(
         tmp_path, dict(type=f'mmdet.{kind}'), dict(type='mmdet.TrustRatioHook', interval=1)

@@ -362,7 +362,7 @@ def test_max_grad_norm_none_reaches_apex_as_infinity(apex):
     optimizer = LAMB(groups, backend='apex', max_grad_norm=None)
     set_gradients(groups, 0)
     optimizer.step()
-    assert optimizer._backend._inner.defaults['max_grad_norm'] == math.inf
+    assert optimizer._apex._inner.defaults['max_grad_norm'] == math.inf
 
 
 def test_the_choice_is_logged_without_any_logger_set_up():

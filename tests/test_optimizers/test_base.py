@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mmdet_largebatch.optimizers import LAMB, LARS
-from mmdet_largebatch.optimizers.tensors import l2_norm
+from mmdet_largebatch.optimizers.norms import l2_norm
 
 from .helpers import lockstep
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from mmdet_largebatch.optimizers import LAMB, LARS, fused_lamb, fused_lars, lars, torch_lamb
+from mmdet_largebatch.optimizers import LAMB, LARS, _cpu_kernels, norms
 
 from .helpers import (
     SHAPES,
@@ -42,17 +42,15 @@ LARS_GROUPS = ({'weight_decay': 5e-4}, {'weight_decay': 0.0, 'lars_exclude': Tru
 @pytest.fixture
 def gpus_way(monkeypatch):
     """The way of a GPU's tensors, gone by a CPU's; batches of few tensors."""
-    for module in (torch_lamb, lars):
+    for module in (_cpu_kernels, norms):
         monkeypatch.setattr(module, 'is_on_host', lambda x: False)
-    monkeypatch.setattr(fused_lamb, 'GPU_BATCH', 100)
+    monkeypatch.setattr(_cpu_kernels, 'GPU_BATCH', 100)
 
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(fused_lamb, 'BLOCK', 2048)
-    monkeypatch.setattr(fused_lamb, 'SMALLEST', 2048)
-    monkeypatch.setattr(torch_lamb, 'BLOCK', 2048)
-    monkeypatch.setattr(fused_lars, 'BLOCK', 2048)
+    monkeypatch.setattr(_cpu_kernels, 'BLOCK', 2048)
+    monkeypatch.setattr(_cpu_kernels, 'SMALLEST', 2048)
 
 
 def run_lars(groups, steps, **options):
@@ -89,7 +87,7 @@ def test_lamb_in_blocks_equals_the_reference(small_blocks, options):
     optimizer, reference = run_lamb(groups, 5, scale=10.0, **options)
     (large, *_), _ = (group['params'] for group in optimizer.param_groups)
     row = (large.detach(),) * 4
-    kept = [keep for *_, keep in optimizer._backend._blocks.cut(row)]
+    kept = [keep for *_, keep in optimizer._kernels.blocks(row)]
     assert len(kept) > 21 and kept[0] and not all(kept)
     assert_close(groups, reference)
 
@@ -158,7 +156,7 @@ def test_a_step_takes_no_more_memory_than_the_largest_tensor(kind, options):
     optimizer.step()
     kept = 0
     if kind is LAMB:
-        kept = optimizer._backend._blocks.buffer.untyped_storage().nbytes()
+        kept = optimizer._kernels.scratch.untyped_storage().nbytes()
     peak = kept + bytes_of_a_step(optimizer)
     assert 0 < peak <= 4 * largest
     # What the count is worth: this SGD adds the decay to a copy of one gradient after the other.

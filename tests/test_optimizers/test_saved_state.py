@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from common import ROOT
+from helpers.common import ROOT
 
 from mmdet_largebatch.errors import SettingError
 from mmdet_largebatch.optimizers import LAMB, LARS

@@ -9,7 +9,7 @@ import itertools
 from multiprocessing import get_context
 
 import pytest
-from runs import GLOBAL_BATCH, assert_same, merged, state, train, train_as_process
+from helpers.runs import GLOBAL_BATCH, assert_same, merged, state, train, train_as_process
 from test_parity import EMA, MIX, MIXED, SCORE, WARMUP
 
 # Two micro-batches of two pictures an update, five updates an epoch, four epochs. A checkpoint

@@ -8,7 +8,7 @@ the same. A row that a global batch cannot have is refused in one line instead.
 from dataclasses import dataclass, field
 
 import pytest
-from runs import GLOBAL_BATCH, STOCK, assert_same, merged, state, train
+from helpers.runs import GLOBAL_BATCH, STOCK, assert_same, merged, state, train
 
 
 @dataclass

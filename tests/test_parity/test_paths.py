@@ -1,8 +1,16 @@
 """The same on the other paths of a user: pure-Python configs, stock's checkpoints, two ranks."""
 
 import pytest
-from as_python import rewrite
-from runs import GLOBAL_BATCH, assert_same, merged, state, train, train_as_process, write_config
+from helpers.as_python import rewrite
+from helpers.runs import (
+    GLOBAL_BATCH,
+    assert_same,
+    merged,
+    state,
+    train,
+    train_as_process,
+    write_config,
+)
 from test_parity import EMA, Row, stock_part
 
 KEYED = stock_part(Row('plain'))

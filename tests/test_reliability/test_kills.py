@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from common import ROOT, data_options
-from kills import Processes, is_good, kill_and_compare, options
-from launched import OPTIONS, RECIPE, Launched
+from helpers.common import ROOT, data_options
+from helpers.kills import Processes, is_good, kill_and_compare, options
+from helpers.launched import OPTIONS, RECIPE, Launched
 
 
 def with_hook(folder, name, code):
@@ -82,7 +82,7 @@ def test_nothing_outlives_a_killed_evaluation(killed, shapes, tmp_path):
     processes.look()
     assert len(processes.ranks()) == 2 and processes.workers(), ''.join(lines[-30:])
     processes.ranks()[1].send_signal(signal.SIGKILL)
-    assert run.wait(180) == 128 + signal.SIGKILL
+    assert run.wait(1800) == 128 + signal.SIGKILL
     assert processes.left() == []
 
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from common import EVERY_PROPOSAL, ROOT, data_options
+from helpers.common import EVERY_PROPOSAL, ROOT, data_options
 
 RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-sgd-1x_shapes.py'
 OPTIONS = [

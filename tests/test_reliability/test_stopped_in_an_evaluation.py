@@ -1,16 +1,13 @@
 """A detector with averaged weights, trained as a user types it and told to go in an evaluation."""
 
 import json
-import runpy
-import signal
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
-from common import ROOT, data_options
-from forked import free_port
-from small_training import load, same
+from helpers.common import ROOT, data_options
+from helpers.forked import free_port
+from helpers.small_training import load, same
 
 CONFIG = f"""
 _base_ = '{ROOT}/configs/miniature/mask-rcnn_r18_fpn_1xb16-lamb-1x_shapes.py'
@@ -37,27 +34,15 @@ def configs(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def train(configs, shapes):
-    """Run tools/train.py in this process; give back its status."""
+def train(configs, shapes, tool):
+    from helpers.small_training import Tell
     from mmdet.registry import HOOKS
-    from small_training import Tell
 
     HOOKS.register_module(module=Tell, force=True)
 
     def run(name, work, *arguments):
-        words = ['train.py', configs / name, '--work-dir', work, *arguments]
-        words += ['--cfg-options', *data_options(shapes)]
-        argv, sys.argv = sys.argv, [str(word) for word in words]
-        before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)
-        try:
-            runpy.run_path(str(ROOT / 'tools/train.py'), run_name='__main__')
-        except SystemExit as ended:
-            return ended.code
-        finally:
-            sys.argv = argv
-            signal.signal(signal.SIGTERM, before[0])
-            signal.signal(signal.SIGUSR1, before[1])
-        return 0
+        words = (configs / name, '--work-dir', work, *arguments)
+        return tool('train.py', *words, '--cfg-options', *data_options(shapes))
 
     return run
 
@@ -66,10 +51,10 @@ def train(configs, shapes):
 def runs(train, tmp_path_factory):
     folder = tmp_path_factory.mktemp('runs')
     runs = SimpleNamespace(whole=folder / 'whole', told=folder / 'told')
-    assert train('plain.py', runs.whole) == 0
-    assert train('told.py', runs.told) == 75
+    assert train('plain.py', runs.whole).returncode == 0
+    assert train('told.py', runs.told).returncode == 75
     runs.files = sorted(path.name for path in runs.told.glob('*.pth'))
-    assert train('plain.py', runs.told, '--resume') == 0
+    assert train('plain.py', runs.told, '--resume').returncode == 0
     return runs
 
 
@@ -97,15 +82,15 @@ def test_the_record_of_the_first_start_says_preempted(runs):
     assert 'Preempted (SIG' in ends[0]['message'] and 'restart_2.pth' in ends[0]['message']
 
 
-def test_best_weights_alone_are_resumed_from_and_it_is_said(runs, train, tmp_path, capfd):
+def test_best_weights_alone_are_resumed_from_and_it_is_said(runs, train, tmp_path):
     content = load(runs.whole / 'epoch_2.pth')
     for key in ('optimizer', 'param_schedulers'):
         del content[key]
     torch.save(content, tmp_path / 'best_1.pth')
     more = (tmp_path / 'work', '--resume', tmp_path / 'best_1.pth')
-    assert train('plain.py', *more) == 0
-    said = capfd.readouterr()
-    assert 'Resume: no optimizer in the checkpoint: its moments begin at 0.' in said.out + said.err
+    done = train('plain.py', *more)
+    assert done.returncode == 0, done.stderr
+    assert 'Resume: no optimizer in the checkpoint: its moments begin at 0.' in done.stdout
 
 
 def test_another_model_is_refused_on_2_ranks(runs, command, configs, shapes, tmp_path):

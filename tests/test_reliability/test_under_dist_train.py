@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 import torch
-from common import ROOT, data_options
-from launched import OPTIONS, RECIPE
+from helpers.common import ROOT, data_options
+from helpers.launched import OPTIONS, RECIPE
 
 # 5 updates of 4 pictures of 64 x 64, a checkpoint after each, no evaluation.
 SMALL = [

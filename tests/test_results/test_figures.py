@@ -1,27 +1,24 @@
-"""The pictures: what is drawn, and that it can be read."""
+"""The pictures show the values of the runs and are legible."""
 
-import runpy
-import sys
 from itertools import combinations
 
 import pytest
-from common import ROOT
+from helpers.work_folders import SGD, config, diverged, evaluation, updates, whole, write
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
-from work_folders import SGD, config, diverged, evaluation, updates, whole, write
 
 from mmdet_largebatch import SettingError
 from mmdet_largebatch.results import (
+    as_frame,
     as_markdown,
     draw_curves,
     draw_heatmap,
     is_grid,
     read_run,
-    table_rows,
 )
 from mmdet_largebatch.results.curves import curves_figure
 from mmdet_largebatch.results.heatmap import heatmap_figure
-from mmdet_largebatch.results.style import COLORS
+from mmdet_largebatch.results.plots import COLORS
 
 SHORT = dict(SGD, epochs=2, optimizer='LAMB')
 LRS, WARMUPS = (0.0025, 0.005, 0.01, 0.02), (0, 32, 64)
@@ -70,7 +67,7 @@ def grid(grid_folders):
 
 
 def assert_readable(figure):
-    """Nothing reaches beyond the edge of the picture, and no text covers another one."""
+    """Nothing is clipped, and no text covers another text."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     edge = figure.get_tightbbox(canvas.get_renderer())
@@ -99,7 +96,7 @@ def test_each_run_has_a_line_in_each_panel_with_its_values(six):
     box, mask, loss = figure.axes
     assert (box.get_ylabel(), mask.get_ylabel()) == ('box AP (COCO mAP)', 'mask AP (COCO mAP)')
     assert (loss.get_xlabel(), loss.get_ylabel()) == ('optimizer update', 'training loss')
-    # The last one was never evaluated.
+    # The last run was never evaluated.
     for axes, key in ((box, 'box_ap'), (mask, 'mask_ap')):
         drawn = [list(line.get_xydata().ravel()) for line in axes.lines]
         assert drawn == [
@@ -118,7 +115,7 @@ def test_runs_differ_in_colour_and_in_print(six, grid):
         lines = [line for line in lines if line.get_marker() != 'x']
         assert len(lines) == len(runs)
         assert len({style(line) for line in lines}) == len(runs)
-        # Without their colours too.
+        # In grey too.
         assert len({style(line)[1:] for line in lines}) == len(runs)
         assert {style(line)[0] for line in lines} <= set(COLORS)
 
@@ -141,7 +138,7 @@ def test_a_loss_that_blows_up_does_not_hide_the_others(six):
     highest = max(one.loss for run in six[:-1] for one in run.updates)
     assert highest < loss.get_ylim()[1] < 2 * highest
     crosses = [x for x in loss.lines if x.get_marker() == 'x' and len(x.get_xdata())]
-    # At the last update that was logged, at the top.
+    # At the last logged update, at the top.
     assert [x.get_xydata().tolist() for x in crosses] == [[[100.0, loss.get_ylim()[1]]]]
 
 
@@ -222,7 +219,7 @@ def test_seeds_share_a_line_in_the_band_of_their_range(tmp_path):
 
 
 def test_a_run_that_was_cut_ends_where_it_was(tmp_path):
-    """After 120 updates, 100 an epoch: its second evaluation belongs to 1.2 epochs."""
+    """Cut after 120 updates of 100 per epoch: the second evaluation is at 1.2 epochs."""
     s = dict(SHORT, epochs=12)
     text = config(s).replace('max_epochs=12', 'max_epochs=12, max_updates=120')
     records = [*updates(s, 1, 100), evaluation(1, 0.1, 0.1), evaluation(2, 0.3, 0.2)]
@@ -232,17 +229,18 @@ def test_a_run_that_was_cut_ends_where_it_was(tmp_path):
     assert curves_figure([run]).axes[0].lines[0].get_xydata().tolist() == [[1, 0.1], [1.2, 0.3]]
     title = heatmap_figure([run]).get_suptitle()
     assert title.startswith('LAMB, global batch 16, 120 updates')
-    [row] = table_rows([run])
-    assert (row['epochs_done'], row['epochs'], row['max_updates']) == (1.2, 12, 120)
-    assert '| 1.2 of 12 | 0.300 | 0.200 |' in as_markdown([row])
-    # With the evaluation missing it is not at its end.
+    frame = as_frame([run])
+    assert frame[['epochs_done', 'epochs', 'max_updates']].values.tolist() == [[1.2, 12, 120]]
+    row = as_markdown(frame).splitlines()[2]
+    assert '| 1.2 of 12 | 0.300 | 0.200 |' in ' '.join(row.split())
+    # Without the evaluation the run is unfinished.
     run = read_run(write(tmp_path / 'b', records[:-1], s, text=text, **resolved))
     assert (run.status, run.epochs_done) == ('unfinished', 1)
 
 
 def test_what_is_no_grid(grid, six, tmp_path):
     assert not is_grid(grid[:-1]) and not is_grid(grid[:3]) and not is_grid(six)
-    # Pairs may be missing where a heat map is asked for.
+    # A heat map may have missing pairs.
     assert [text.get_text() for text in heatmap_figure(grid[:-1]).axes[0].texts].count('-') == 1
     with pytest.raises(SettingError, match='optimizer=SGD, LARS, LAMB. Must be one.'):
         draw_heatmap(six, tmp_path / 'map.png')
@@ -258,7 +256,7 @@ def test_what_is_no_grid(grid, six, tmp_path):
 
 @pytest.fixture(scope='module')
 def thirty(tmp_path_factory):
-    """A large sweep, and three runs that only their long names tell apart."""
+    """A large sweep, and three runs that differ only in their long names."""
     root, name = tmp_path_factory.mktemp('thirty'), 'a_name_that_people_give' * 4
     settings = [
         dict(SHORT, lr=lr, warmup=warmup)
@@ -291,39 +289,25 @@ def test_runs_without_anything_logged(tmp_path):
         draw_curves([run], tmp_path / 'curves.xyz')
 
 
-@pytest.fixture
-def tool(monkeypatch, capfd):
-    """Run `python tools/results.py` in this process; give back status, output and errors."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, 'argv', ['results.py', *map(str, words)])
-        status = 0
-        try:
-            runpy.run_path(str(ROOT / 'tools/results.py'), run_name='__main__')
-        except SystemExit as ended:
-            status = ended.code
-        return status, *capfd.readouterr()
-
-    return run
-
-
 def test_the_tool_draws_the_heat_map_of_a_grid_by_itself(tool, grid_folders, tmp_path):
     out = tmp_path / 'out'
-    status, output, errors = tool(*grid_folders, grid_folders[0], '--out', out)
-    assert (status, errors) == (0, '')
-    # A head, a rule and a row for each folder; the one named twice is one run.
-    assert len(output.splitlines()) == 14
+    done = tool('results.py', *grid_folders, grid_folders[0], '--out', out)
+    assert (done.returncode, done.stderr) == (0, '')
+    # A heading, a rule and a row for each folder; a folder given twice is one run.
+    assert len(done.stdout.splitlines()) == 14
     names = ['ap_by_epoch.csv', 'curves.png', 'heatmap.png', 'results.csv', 'results.md']
     assert sorted(path.name for path in out.iterdir()) == names
-    status, _, _ = tool(*grid_folders[:-1], '--out', tmp_path / 'less')
-    assert status == 0 and not (tmp_path / 'less/heatmap.png').exists()
-    status, _, _ = tool(*grid_folders[:-1], '--heatmap', '--out', tmp_path / 'less')
-    assert status == 0 and (tmp_path / 'less/heatmap.png').exists()
+    done = tool('results.py', *grid_folders[:-1], '--out', tmp_path / 'less')
+    assert done.returncode == 0 and not (tmp_path / 'less/heatmap.png').exists()
+    done = tool('results.py', *grid_folders[:-1], '--heatmap', '--out', tmp_path / 'less')
+    assert done.returncode == 0 and (tmp_path / 'less/heatmap.png').exists()
 
 
 def test_the_tool_refuses_a_folder_without_logs(tool, grid_folders, tmp_path):
     (tmp_path / 'empty').mkdir()
-    status, output, errors = tool(grid_folders[0], tmp_path / 'empty', '--out', tmp_path / 'out')
-    assert (status, output) == (2, '')
-    assert errors.startswith(f'error: work_dir={tmp_path}/empty: no logs of a training there.')
-    assert len(errors.splitlines()) == 1 and not (tmp_path / 'out').exists()
+    words = (grid_folders[0], tmp_path / 'empty', '--out', tmp_path / 'out')
+    done = tool('results.py', *words)
+    assert (done.returncode, done.stdout) == (2, '')
+    line = f'error: work_dir={tmp_path}/empty: no logs of a training there.'
+    assert done.stderr.startswith(line)
+    assert len(done.stderr.splitlines()) == 1 and not (tmp_path / 'out').exists()

@@ -1,10 +1,19 @@
-"""Runs read from logs that are written here, so that every figure is known beforehand."""
+"""Runs read from logs with known values, written here."""
 
 import json
 import math
 
 import pytest
-from work_folders import SGD, config, diverged, evaluation, stock_config, updates, whole, write
+from helpers.work_folders import (
+    SGD,
+    config,
+    diverged,
+    evaluation,
+    stock_config,
+    updates,
+    whole,
+    write,
+)
 
 from mmdet_largebatch import SettingError
 from mmdet_largebatch.results import read_run
@@ -13,8 +22,8 @@ SHORT = dict(SGD, epochs=3)
 
 
 def test_later_starts_override_what_they_computed_again(tmp_path):
-    """The first start came to update 250, the second began at 100 and was stopped at 150: what was
-    between is no part of the run that the third took up at 100 and finished."""
+    """The first start ends at update 250. The second resumes at 100 and ends at 150, the third
+    resumes at 100 and finishes: only updates to 100 count from the first two."""
     write(tmp_path, [*updates(SHORT, 1, 100, time=1.0), evaluation(1, 0.1, 0.1)], SHORT)
     first = [*updates(SHORT, 101, 250, time=1.0), evaluation(2, 0.2, 0.2)]
     write(tmp_path, first, SHORT, '20260102_030406')
@@ -32,7 +41,7 @@ def test_later_starts_override_what_they_computed_again(tmp_path):
     assert [one.seconds for one in run.updates] == [1.0] * 2 + [4.0] * 4
     assert [one.box_ap for one in run.evaluations] == [0.1, 0.25, 0.3]
     assert (run.box_ap, run.mask_ap, run.status) == (0.3, 0.25, 'done')
-    # 100 updates of 1 s, then 200 of 4 s; the global batch over the median, 4 s.
+    # 100 updates of 1 s, then 200 of 4 s. The median is 4 s.
     assert run.training_seconds == 900.0
     assert run.images_per_second == 16 / 4.0
 
@@ -90,7 +99,7 @@ def test_preempted_unfinished_and_not_evaluated(tmp_path):
     assert (run.status, run.epochs_done) == ('preempted', 1)
     run = read_run(write(tmp_path / 'b', updates(SHORT, 1, 150), SHORT))
     assert run.status == 'unfinished'
-    # 100 updates an epoch, the last ones not logged: the checkpoint tells that the epoch ended.
+    # The last updates of the epoch are not logged: the checkpoint shows that the epoch ended.
     seldom = dict(SHORT, interval=40)
     line = 'Saving checkpoint at 3 epochs'
     run = read_run(write(tmp_path / 'c', updates(seldom, 1, 300), seldom, lines=[line]))
@@ -104,10 +113,10 @@ def test_preempted_unfinished_and_not_evaluated(tmp_path):
 @pytest.mark.parametrize(
     ('more', 'batch', 'lr', 'warmup'),
     [
-        # 8 ranks of 2 images; the schedulers of MMEngine step every iteration, not every update.
+        # 8 ranks of 2 images. MMEngine's schedulers step every iteration, not every update.
         (dict(), 16, 0.02, 500),
         (dict(accumulative=4), 64, 0.02, 125),
-        # --auto-scale-lr: linear in ranks x batch size, without what is accumulated.
+        # --auto-scale-lr: linear in ranks x batch size, without accumulation.
         (dict(auto_scale_lr=dict(enable=True, base_batch_size=32)), 16, 0.01, 500),
         (dict(auto_scale_lr=dict(enable=False, base_batch_size=32)), 16, 0.02, 500),
         (dict(param_scheduler=[dict(type='MultiStepLR', milestones=[8])]), 16, 0.02, 0),
@@ -132,7 +141,7 @@ def test_settings_of_stock_configs(tmp_path, more, batch, lr, warmup):
     text = stock_config(SGD, **more) + f'optim_wrapper["accumulative_counts"] = {count}\n'
     run = read_run(write(tmp_path, updates(SGD, 1, 200), text=text))
     assert (run.global_batch, run.lr, run.warmup_updates, run.ranks) == (batch, lr, warmup, (8,))
-    # An update takes as long as its iterations; images a second are the same.
+    # An update takes as long as its iterations. Images per second are the same.
     assert run.updates[-1].update == 200 // count
     assert run.images_per_second == batch / (0.5 * count)
     assert run.training_seconds == pytest.approx(100)
@@ -144,7 +153,7 @@ def test_settings_of_stock_configs(tmp_path, more, batch, lr, warmup):
         (dict(warmup_iters=625), 0.02, 625),
         (dict(warmup_epochs=0.255), 0.02, 26),
         (dict(), 0.02, 0),
-        # Global batch 16 against 4: x 4, or its root.
+        # Global batch 16 against 4: x 4, or x 2.
         (dict(scale_rule='linear', base_batch_size=4), 0.08, 0),
         (dict(scale_rule='sqrt', base_batch_size=4), 0.04, 0),
     ],
@@ -184,9 +193,9 @@ def test_what_the_logs_do_not_say_is_not_invented(tmp_path):
         file.write('{"loss": 0.5, "iter": 6')
     run = read_run(folder)
     assert (run.ranks, run.global_batch, run.images_per_second, run.seed) == ((), None, None, None)
-    # The log of the first 500 updates is not there.
+    # The log of the first 500 updates is missing.
     assert run.training_seconds is None and len(run.updates) == 2
-    assert [note.split(' in ')[0] for note in run.notes][0] == '1 line does not read'
+    assert [note.split(' in ')[0] for note in run.notes][0] == '1 line is not valid JSON'
     assert 'no text log' in run.notes[1]
 
 
@@ -204,7 +213,8 @@ def evaluated(epoch, text):
 
 
 def test_an_evaluation_that_found_nothing_has_no_ap(tmp_path):
-    """Ours logs none, MMEngine's own that of the evaluation before: both are told by the text."""
+    """Some loops log no metric, MMEngine's loop logs those of the evaluation before. Without a
+    record, both are found by CocoMetric's line in the text log."""
     old = 'coco/bbox_mAP: 0.1000  coco/segm_mAP: 0.0800  '
     lines = [evaluated(1, old), evaluated(2, old), EMPTY]
     begun = [*updates(SHORT, 1, 100), evaluation(1, 0.1, 0.08)]
@@ -243,7 +253,7 @@ def test_aps_under_other_names(tmp_path, metrics, box, mask, note):
 
 
 def test_the_text_log_serves_where_there_are_no_scalars(tmp_path):
-    """As with TensorBoard alone; the text has 4 decimals."""
+    """As with TensorBoard alone. The text log has 4 decimals."""
     lines = [
         'Epoch(train)   [1][100/100]  lr: 2.0000e-02  eta: 0:01:00  time: 0.5000  data_time: 0.0100'
         '  loss: 1.2500  loss_cls: 0.2500',
@@ -284,7 +294,7 @@ def test_the_prefixes_of_a_hierarchy_are_taken_off(tmp_path):
 
 
 def test_how_it_ended_is_read_from_the_record(tmp_path):
-    """Nothing of it is in the log: not the end of epoch 2, at which it was stopped early."""
+    """The text log does not say that the run stopped early after epoch 2."""
     folder = write(tmp_path, [*updates(SHORT, 1, 200), evaluation(2, 0.1, 0.1)], SHORT)
     assert read_run(folder).status == 'unfinished'
     ended = dict(how='stopped early', epoch=2, update=200, message='')
@@ -293,9 +303,29 @@ def test_how_it_ended_is_read_from_the_record(tmp_path):
     run = read_run(folder)
     assert run.status_text == 'done, stopped early at epoch 2'
     assert (run.epochs_done, run.epochs, run.box_ap) == (2, 3, 0.1)
-    # Resumed, it is not at its end.
+    # A resumed run is unfinished.
     write(tmp_path, updates(SHORT, 201, 250), SHORT, '20260103_000000')
     assert read_run(folder).status == 'unfinished'
+
+
+def test_a_run_with_a_record_needs_no_text_log(tmp_path):
+    """Another number of ranks and CocoMetric's line stand in the text log, and are not read."""
+    record = dict(ranks=4, seed=7, updates_per_epoch=100, optimizer='LAMB', lr=0.3)
+    record |= dict(global_batch=16, warmup_updates=20, ended=dict(how='done', epoch=3, update=300))
+    records = [*updates(SHORT, 1, 300), evaluation(2, 0.1, 0.1), dict(time=0.1, step=3)]
+    folder = write(tmp_path, records, SHORT, lines=[EMPTY, evaluated(2, '')], **record)
+    run = read_run(folder)
+    assert (run.ranks, run.seed, run.optimizer, run.lr, run.warmup_updates) == (
+        (4,),
+        7,
+        'LAMB',
+        0.3,
+        20,
+    )
+    assert [one.box_ap for one in run.evaluations] == [0.1, None]
+    assert run.status_text == 'done, the last evaluation found nothing'
+    next(folder.glob('*/*.log')).unlink()
+    assert read_run(folder) == run and run.notes == ()
 
 
 def test_a_run_that_logged_nothing_is_done_all_the_same(tmp_path):

@@ -1,4 +1,4 @@
-"""Trainings that are run here, read back; what is expected is parsed from their text logs."""
+"""Real runs, read back. Expected values are parsed from their text logs."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import mmdet
 import pytest
-from common import ROOT, data_options
+from helpers.common import ROOT, data_options
 
 from mmdet_largebatch.results import read_run
 
@@ -23,7 +23,7 @@ SMALL = [
     *(f'{split}_dataloader.num_workers=0' for split in ('train', 'val')),
     *(f'{split}_dataloader.persistent_workers=False' for split in ('train', 'val')),
 ]
-# 20 pictures in updates of 2, on 1 rank. Adam, since in 30 updates SGD finds nothing yet.
+# 20 images in updates of 2 on 1 rank. AdamW: SGD detects nothing after 30 updates.
 STOCK = f"""
 _base_ = '{RECIPE}'
 custom_imports = None
@@ -47,7 +47,7 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
 )
 """
-# 20 pictures in updates of 4.
+# 20 images in updates of 4.
 OURS = [
     'train_cfg.global_batch_size=4',
     'default_hooks.lr.warmup_iters=2',
@@ -61,7 +61,7 @@ OURS = [
 
 @pytest.fixture(scope='module')
 def train(command, shapes):
-    """Run a training script on the shapes; give back the finished process."""
+    """Run a training script on the shapes and return the finished process."""
 
     def run(script, config, work_dir, *options, arguments=(), status=0):
         words = (script, config, '--work-dir', work_dir, *arguments, '--cfg-options')
@@ -82,7 +82,7 @@ def stock(train, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def resumed(train, tmp_path_factory):
-    """Two epochs of 5 updates, saved after 3, 6, 9; then from update 6 to the end of a third."""
+    """Two epochs of 5 updates with checkpoints at 3, 6, 9; resumed at 6 to the end of epoch 3."""
     folder = tmp_path_factory.mktemp('ours') / 'resumed'
     train('tools/train.py', RECIPE, folder, *OURS, 'train_cfg.max_epochs=2')
     arguments = ('--resume', folder / 'iter_6.pth')
@@ -100,12 +100,12 @@ def diverged(train, tmp_path_factory):
 
 
 def logs(work_dir):
-    """The text logs of the starts of a run, oldest first."""
+    """Return the text logs of the starts, oldest first."""
     return [path.read_text() for path in sorted(work_dir.glob('*/*.log'))]
 
 
 def logged_ap(text):
-    """Epoch, box AP and mask AP of each evaluation, as the text log prints them.
+    """Return epoch, box AP and mask AP of each evaluation in the text log.
 
     Where nothing was detected it prints none.
     """
@@ -122,7 +122,7 @@ def ap(name, line):
 
 
 def ended(text):
-    """How a finished run is listed; whether its last evaluation found anything differs by CPU."""
+    """Return the status of a finished run; whether anything is detected depends on the CPU."""
     _, box, _ = logged_ap(text)[-1]
     return 'done' if box is not None else 'done, the last evaluation found nothing'
 
@@ -138,7 +138,7 @@ def test_mmdets_own_train_py_gives_the_ap_of_its_log(stock):
     assert any(box > 0 and mask > 0 for _, box, mask in expected)
     assert read_ap(run) == expected
     assert (run.status, run.epochs_done, run.epochs) == ('done', 3, 3)
-    # Of the config above: 1 rank of 2 pictures.
+    # From the config above: 1 rank of 2 images.
     assert (run.optimizer, run.lr, run.global_batch, run.ranks) == ('AdamW', 0.001, 2, (1,))
     assert (run.warmup_updates, run.seed, run.updates_per_epoch) == (5, 0, 10)
 
@@ -149,7 +149,7 @@ def test_losses_and_times_are_those_of_the_text_log(stock):
     expected = [(float(time), float(loss)) for time, loss in re.findall(line, logs(stock)[0])]
     assert [(round(one.seconds, 4), round(one.loss, 4)) for one in run.updates] == expected
     assert [one.update for one in run.updates] == [5, 10, 15, 20, 25, 30]
-    # Each logged mean stands for 5 updates of 2 pictures.
+    # Each logged mean counts for 5 updates of 2 images.
     assert run.training_seconds == pytest.approx(sum(5 * time for time, _ in expected), rel=1e-3)
     times = sorted(time for time, _ in expected)
     assert run.images_per_second == pytest.approx(2 / (times[2] / 2 + times[3] / 2), rel=1e-3)
@@ -161,12 +161,12 @@ def test_a_resumed_run_is_joined_where_it_went_on(resumed):
         [json.loads(line) for line in path.read_text().splitlines()]
         for path in sorted(resumed.glob('*/vis_data/scalars.json'))
     ]
-    # No two starts take the same time to the last bit: this tells where each update is from.
+    # No two starts log the same times, so the times identify the start of each update.
     expected = {record['iter']: record['time'] for record in first if record.get('iter', 99) <= 6}
     expected |= {record['iter']: record['time'] for record in second if 'iter' in record}
     assert list(expected) == list(range(1, 16))
     assert {one.update: one.seconds for one in run.updates} == expected
-    # Epoch 2 was evaluated by both starts; the second one's counts.
+    # Both starts evaluated epoch 2; the second evaluation counts.
     log_of_first, log_of_second = logs(resumed)
     assert [epoch for epoch, _, _ in logged_ap(log_of_first)] == [1, 2]
     assert [epoch for epoch, _, _ in logged_ap(log_of_second)] == [2, 3]
@@ -200,7 +200,7 @@ def test_the_quickstart_prints_a_line_for_each_epoch_and_keeps_the_log(resumed, 
 
 
 def test_each_start_records_what_it_resolved_and_how_it_ended(resumed, diverged):
-    """The settings above; 20 pictures make 5 updates of 4, in micro-batches of 2."""
+    """Settings as above: 20 images make 5 updates of 4, in micro-batches of 2."""
     first, second = [
         json.loads(path.read_text()) for path in sorted(resumed.glob('*/largebatch.json'))
     ]
@@ -218,12 +218,10 @@ def test_each_start_records_what_it_resolved_and_how_it_ended(resumed, diverged)
     assert (ended['how'], ended['update']) == ('diverged', update)
 
 
-def test_the_tool_lists_all_of_them_and_the_diverged_one(
-    stock, resumed, diverged, command, tmp_path
-):
+def test_the_tool_lists_all_of_them_and_the_diverged_one(stock, resumed, diverged, tool, tmp_path):
     folder, update = diverged
     words = (stock, resumed, folder, '--out', tmp_path / 'out')
-    done = command(sys.executable, 'tools/results.py', *words)
+    done = tool('results.py', *words, process=True)
     assert done.returncode == 0, done.stderr
     with open(tmp_path / 'out/results.csv', newline='') as file:
         rows = list(csv.DictReader(file))

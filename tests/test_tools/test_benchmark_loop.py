@@ -1,7 +1,7 @@
 """The part of tools/benchmark_loop.py that resumes, on an epoch of 8 updates in place of 917."""
 
 import pytest
-from common import ROOT
+from helpers.common import ROOT
 
 
 @pytest.fixture

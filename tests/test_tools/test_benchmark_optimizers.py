@@ -4,9 +4,7 @@ What it says of speed is not tested: only that its tables follow from the times 
 """
 
 import json
-import runpy
 import statistics
-import sys
 from importlib.util import find_spec
 
 import pytest
@@ -38,31 +36,15 @@ NEEDS = {
 }
 
 
-@pytest.fixture
-def tool(monkeypatch, capsys):
-    """Run the tool as a command does; its exit status, and what it printed."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, 'argv', ['benchmark_optimizers.py', *map(str, words)])
-        status = 0
-        try:
-            runpy.run_path('tools/benchmark_optimizers.py', run_name='__main__')
-        except SystemExit as ended:
-            status = ended.code
-        return status, *capsys.readouterr()
-
-    return run
-
-
 @pytest.fixture(scope='module')
-def measured(tmp_path_factory, command):
+def measured(tmp_path_factory, tool):
     """A short run with all that is installed: what it printed, and its files."""
     folder = tmp_path_factory.mktemp('benchmark')
     files = [folder / name for name in ('table.md', 'times.json', 'times.png')]
     options = zip(('--markdown', '--json', '--plot'), files, strict=True)
     words = [word for option in options for word in option]
-    tool = ['tools/benchmark_optimizers.py', RECIPE, '--rounds', 3, '--device', 'cpu']
-    done = command(sys.executable, *tool, *words, OMP_NUM_THREADS='1')
+    words = [RECIPE, '--rounds', 3, '--device', 'cpu', *words]
+    done = tool('benchmark_optimizers.py', *words, process=True, OMP_NUM_THREADS='1')
     assert done.returncode == 0, done.stderr
     return done.stdout, files[0].read_text(), json.loads(files[1].read_text()), files[2]
 

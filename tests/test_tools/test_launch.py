@@ -1,9 +1,9 @@
-"""From the environment to torchrun's arguments. What comes of them is in test_reliability."""
+"""From the environment to torchrun's arguments. test_reliability runs them."""
 
 import socket
 
 import pytest
-from common import ROOT
+from helpers.common import ROOT
 
 from mmdet_largebatch.cli.torchrun import torchrun_arguments
 
@@ -18,7 +18,7 @@ def arguments():
 
 
 def split(words):
-    """Options of torchrun; then the tool's name, and what it is called with but for the config."""
+    """Return torchrun's options, the tool's name and its arguments after the config."""
     at = words.index('--module')
     return words[:at], words[at + 1], words[at + 3 :]
 
@@ -65,13 +65,16 @@ def test_a_training_with_restarts_resumes_and_nothing_else_does(arguments):
 @pytest.mark.parametrize(
     ('environment', 'message'),
     [
-        (dict(NNODES='8:4'), 'NNODES=8:4: must be a number of machines, or a range such as 4:8.'),
-        (dict(NNODES='all'), 'NNODES=all: must be a number of machines'),
-        (dict(MAX_RESTARTS='-1'), 'MAX_RESTARTS=-1: must be a number, 0 or more.'),
+        (
+            dict(NNODES='8:4'),
+            'Invalid NNODES=8:4. Must be a number of machines, or a range as 4:8.',
+        ),
+        (dict(NNODES='all'), 'Invalid NNODES=all. Must be a number of machines'),
+        (dict(MAX_RESTARTS='-1'), 'Invalid MAX_RESTARTS=-1. Must be a number >= 0.'),
         (dict(NNODES='4:8'), 'NNODES=4:8 with MAX_RESTARTS=100 needs a rendezvous'),
         (dict(NNODES='2', MAX_RESTARTS='3'), 'NNODES=2 with MAX_RESTARTS=3 needs a rendezvous'),
-        (dict(PORT='http'), 'PORT=http: must be a number from 1 to 65535.'),
-        (dict(gpus='0'), 'GPUS=0: must be a number of processes'),
+        (dict(PORT='http'), 'Invalid PORT=http. Must be a number from 1 to 65535.'),
+        (dict(gpus='0'), 'Invalid GPUS=0. Must be a number of processes'),
     ],
 )
 def test_wrong_settings(arguments, environment, message):
@@ -87,4 +90,6 @@ def test_a_port_that_is_taken_is_one_line(command, machines):
     assert done.returncode == 2
     lines = done.stderr.splitlines()
     assert len(lines) == 1
-    assert lines[0].startswith(f'error: PORT={port}: in use on this machine. Must be ')
+    assert lines[0].startswith(
+        f'error: Invalid PORT={port}, which is in use on this machine. Must be '
+    )

@@ -1,14 +1,13 @@
 """The generated set is COCO's format, fits its pictures and comes out the same again."""
 
 import json
-import sys
 
 import cv2
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-TOOL = (sys.executable, 'tools/make_shapes.py')
+TOOL = 'make_shapes.py'
 
 
 @pytest.fixture(scope='module')
@@ -62,8 +61,8 @@ def test_boxes_and_areas_are_those_of_the_polygons(coco):
         assert abs(annotation['area'] - mask.sum()) < rim
 
 
-def test_same_seed_same_bytes_and_a_longer_set_begins_like_a_shorter(tmp_path, shapes, command):
-    command(*TOOL, '--out', tmp_path, '--train', 24, '--val', 8).check_returncode()
+def test_same_seed_same_bytes_and_a_longer_set_begins_like_a_shorter(tmp_path, shapes, tool):
+    tool(TOOL, '--out', tmp_path, '--train', 24, '--val', 8, process=True).check_returncode()
     for number in range(20):
         name = f'train/{number:06d}.png'
         assert (tmp_path / name).read_bytes() == (shapes / name).read_bytes()
@@ -72,16 +71,16 @@ def test_same_seed_same_bytes_and_a_longer_set_begins_like_a_shorter(tmp_path, s
     ).read_bytes()
 
 
-def test_what_stands_is_not_written_again_and_an_unfinished_set_is(tmp_path, command):
-    arguments = (*TOOL, '--out', tmp_path, '--train', 3, '--val', 2)
-    command(*arguments).check_returncode()
+def test_what_stands_is_not_written_again_and_an_unfinished_set_is(tmp_path, tool):
+    arguments = (TOOL, '--out', tmp_path, '--train', 3, '--val', 2)
+    tool(*arguments).check_returncode()
     picture, annotations = tmp_path / 'train/000001.png', tmp_path / 'annotations'
     picture.write_bytes(b'')
-    assert '3 pictures are there' in command(*arguments).stdout
+    assert '3 pictures are there' in tool(*arguments).stdout
     assert picture.read_bytes() == b''
     # Without its annotation file, written last, a split counts as unfinished.
     (annotations / 'instances_train.json').unlink()
-    command(*arguments).check_returncode()
+    tool(*arguments).check_returncode()
     assert cv2.imread(str(picture)) is not None
     assert len(json.loads((annotations / 'instances_train.json').read_text())['images']) == 3
 
@@ -94,7 +93,7 @@ def test_what_stands_is_not_written_again_and_an_unfinished_set_is(tmp_path, com
         (('--seed', -1), '--seed -1: must be >= 0'),
     ],
 )
-def test_wrong_settings(tmp_path, command, option, message):
-    done = command(*TOOL, '--out', tmp_path, *option)
+def test_wrong_settings(tmp_path, tool, option, message):
+    done = tool(TOOL, '--out', tmp_path, *option)
     assert done.returncode == 2
     assert message in done.stderr.splitlines()[-1]

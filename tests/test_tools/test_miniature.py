@@ -3,7 +3,7 @@
 import csv
 import sys
 
-from common import data_options
+from helpers.common import data_options
 
 # On the 20 pictures of the tests, an epoch is 2 updates of 16, or one of 128.
 SHORT = ['default_hooks.lr.warmup_iters=1']

@@ -1,5 +1,5 @@
-"""How Slurm and AWS tell a training to go. Neither can be had here: stand-ins take the place of
-sbatch, srun, scontrol and of the metadata service. That proves the commands, not the schedulers."""
+"""Preemption notices of Slurm and AWS. Stand-ins replace sbatch, srun, scontrol and the metadata
+service, which proves the commands, not the schedulers."""
 
 import http.server
 import signal
@@ -7,12 +7,12 @@ import subprocess
 from threading import Thread
 
 import pytest
-from common import ROOT
+from helpers.common import ROOT
 
 
 @pytest.fixture
 def slurm(command, tmp_path):
-    """Run a script with stand-ins that write down what they are called with."""
+    """Run a script with stand-ins that record their arguments."""
     calls = tmp_path / 'calls'
 
     def run(*words, srun_status=0, **environment):
@@ -52,7 +52,7 @@ def test_any_other_end_is_final(slurm, status):
 
 
 class Metadata(http.server.BaseHTTPRequestHandler):
-    """IMDSv2: a token for a PUT; with it the notice, from the second question on."""
+    """IMDSv2: a token for a PUT, then the notice, from the second request on."""
 
     asked = 0
 
@@ -83,20 +83,18 @@ class Metadata(http.server.BaseHTTPRequestHandler):
 def test_the_notice_of_aws_becomes_a_sigterm(command):
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Metadata)
     Thread(target=server.serve_forever, daemon=True).start()
-    training = subprocess.Popen(['sleep', '60'])
+    training = subprocess.Popen(['sleep', '1800'])
     address = f'http://127.0.0.1:{server.server_port}'
-    done = command('tools/aws_spot_notice.sh', training.pid, METADATA=address, timeout=30)
+    done = command('tools/aws_spot_notice.sh', training.pid, METADATA=address)
     server.shutdown()
     assert done.returncode == 0, done.stderr
     assert 'AWS takes this instance: {"action": "terminate"' in done.stdout
-    assert training.wait(10) == -signal.SIGTERM
+    assert training.wait(1800) == -signal.SIGTERM
     assert Metadata.asked == 2
 
 
 def test_it_ends_with_the_training(command):
     training = subprocess.Popen(['true'])
     training.wait()
-    done = command(
-        'tools/aws_spot_notice.sh', training.pid, METADATA='http://127.0.0.1:9', timeout=30
-    )
+    done = command('tools/aws_spot_notice.sh', training.pid, METADATA='http://127.0.0.1:9')
     assert (done.returncode, done.stdout) == (0, '')

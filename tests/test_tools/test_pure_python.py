@@ -1,47 +1,46 @@
 """A pure-Python config, whose types are classes, in every tool."""
 
 import json
-import sys
 
-from common import ROOT, data_options
+from helpers.common import ROOT, data_options
 from mmengine.config import Config
 
 from mmdet_largebatch.utils.config_text import config_text
 
-RECIPE = 'tests/test_tools/pure_python/lamb.py'
+RECIPE = 'tests/helpers/pure_python/lamb.py'
 
 
-def test_train_resume_test_plan_results_draw(typed, shapes, tmp_path):
+def test_train_resume_test_plan_results_draw(tool, shapes, tmp_path):
     work, options = tmp_path / 'work', ['--cfg-options', *data_options(shapes)]
-    cut = typed('train.py', RECIPE, '--work-dir', work, *options, 'train_cfg.max_updates=3')
+    cut = tool('train.py', RECIPE, '--work-dir', work, *options, 'train_cfg.max_updates=3')
     assert cut.returncode == 0 and 'global batch 8, 3 updates an epoch' in cut.stdout
-    done = typed('train.py', RECIPE, '--work-dir', work, '--resume', *options)
+    done = tool('train.py', RECIPE, '--work-dir', work, '--resume', *options)
     assert done.returncode == 0 and (work / 'epoch_2.pth').is_file()
 
     words = ('--work-dir', tmp_path / 'test', '--tta', *options)
-    done = typed('test.py', RECIPE, work / 'epoch_2.pth', *words)
+    done = tool('test.py', RECIPE, work / 'epoch_2.pth', *words)
     assert done.returncode == 0 and 'coco/bbox_mAP: ' in done.stdout
 
-    done = typed('plan.py', RECIPE, '--images', 100, '--gpus', 2, '--json')
+    done = tool('plan.py', RECIPE, '--images', 100, '--gpus', 2, '--json')
     plan = json.loads(done.stdout)
     assert (plan['optimizer'], plan['updates'], plan['global_batch']) == ('LAMB', 26, 8)
 
-    typed('results.py', work, '--out', tmp_path / 'results')
+    tool('results.py', work, '--out', tmp_path / 'results')
     lines = (tmp_path / 'results/results.md').read_text().splitlines()
     (row,) = [line for line in lines if '| LAMB | 8 |' in line]
     assert row.endswith('done |')
 
     out = tmp_path / 'drawn.png'
     words = ('--pictures', 2, '--score', 0, '--out', out, *options)
-    assert typed('draw_detections.py', RECIPE, work / 'epoch_2.pth', *words).returncode == 0
+    assert tool('draw_detections.py', RECIPE, work / 'epoch_2.pth', *words).returncode == 0
     assert out.read_bytes().startswith(b'\x89PNG')
 
 
-def test_sweep_and_the_same_again(command, shapes, tmp_path):
+def test_sweep_and_the_same_again(tool, shapes, tmp_path):
     """The models of a sweep are built from the configs that it wrote."""
-    words = (sys.executable, 'tools/sweep.py', RECIPE, '--lr', 0.02, '--warmup-iters', 1)
+    words = ('sweep.py', RECIPE, '--lr', 0.02, '--warmup-iters', 1)
     words += ('--updates', 2, '--work-dir', tmp_path, '--cfg-options', *data_options(shapes))
-    first, again = command(*words), command(*words)
+    first, again = tool(*words), tool(*words)
     assert (first.returncode, again.returncode) == (0, 0), first.stderr + again.stderr
     assert first.stdout == again.stdout and '| LAMB | 8 | 1 | 0.02 | 1 |' in first.stdout
     assert len(list(tmp_path.glob('lr*/2*/vis_data'))) == 1

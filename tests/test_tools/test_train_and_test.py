@@ -2,29 +2,32 @@
 
 import json
 import re
-import sys
 
 import pytest
-from common import ROOT, data_options
-from forked import free_port
+from helpers.common import ROOT, data_options
+from helpers.forked import free_port
 
 RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 
 
 def logged(text):
-    """The box and mask AP that each evaluation logged."""
+    """Return the box and mask AP of each evaluation in a log."""
     return re.findall(r'coco/bbox_mAP: ([\d.]+).*coco/segm_mAP: ([\d.]+)', text)
+
+
+SHORT = [
+    *('train_cfg.max_epochs=2', 'default_hooks.lr.milestones=[1]'),
+    *('default_hooks.lr.warmup_iters=2', 'default_hooks.logger.interval=1'),
+]
 
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory, shapes, command):
-    """Two epochs of two updates each on two processes; the finished process and its work folder."""
+    """Train two epochs of two updates on two processes; return the process and the work folder."""
     work = tmp_path_factory.mktemp('work')
-    options = ['train_cfg.max_epochs=2', 'default_hooks.lr.milestones=[1]']
-    options += ['default_hooks.lr.warmup_iters=2', 'default_hooks.logger.interval=1']
     done = command(
         *('tools/dist_train.sh', RECIPE, 2, '--work-dir', work),
-        *('--cfg-options', *data_options(shapes), *options),
+        *('--cfg-options', *data_options(shapes), *SHORT),
         PORT=str(free_port()),
     )
     assert done.returncode == 0, done.stderr
@@ -41,17 +44,77 @@ def test_log_says_what_runs(trained):
     assert rates == pytest.approx([lr / 1000, lr, lr / 10, lr / 10], rel=1e-4)
 
 
+@pytest.fixture
+def planned(tool, shapes):
+    """Run `plan.py` for the trained recipe; return its output."""
+
+    def run(*words, options=()):
+        options = (*data_options(shapes), *SHORT, *options)
+        done = tool('plan.py', RECIPE, *words, '--cfg-options', *options)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def test_the_plan_is_what_the_training_recorded(trained, planned):
+    """Every figure of largebatch.json that a plan has too, by the same name."""
+    (path,) = trained[1].glob('*/largebatch.json')
+    record = json.loads(path.read_text())
+    plan = json.loads(planned('--gpus', 2, '--json', '--work-dir', trained[1]))
+    shared = set(plan) & set(record)
+    assert set(record) - shared == {'version', 'stack', 'begins_at', 'ended'}
+    # The recipe has no seed: that of the record was drawn.
+    assert {key: plan[key] for key in shared - {'seed'}} == {
+        key: record[key] for key in shared - {'seed'}
+    }
+    assert plan['earlier_starts'] == [dict(start=path.parent.name, **record)]
+    assert plan['resume_changes'] == {}
+
+
+def test_the_plan_says_how_earlier_starts_ended_and_what_a_resume_changes(
+    trained, planned, tmp_path
+):
+    (path,) = trained[1].glob('*/largebatch.json')
+    record = json.loads(path.read_text())
+    # A killed run leaves the record of its start, without an end.
+    killed = tmp_path / path.parent.name / path.name
+    killed.parent.mkdir()
+    killed.write_text(json.dumps(dict(record, ended=None)))
+    later = tmp_path / '29991231_235959' / path.name
+    later.parent.mkdir()
+    later.write_text(json.dumps(dict(record, begins_at=2)))
+    lr = record['lr']
+    options = [f'optim_wrapper.optimizer.lr={2 * lr}', 'train_cfg.global_batch_size=8']
+    text = planned('--gpus', 1, '--work-dir', tmp_path, options=options)
+    first = text.index('earlier starts ')
+    lines = [line[17:] for line in text[first:].splitlines()[:3]]
+    figures = f'ranks 2, global_batch 16, lr {lr}'
+    assert lines[0] == (
+        f'{path.parent.name}: {figures}, from update 0; no end recorded: still running, or killed'
+    )
+    assert lines[1] == f'29991231_235959: {figures}, from update 2; done at update 4'
+    assert 'ranks 2 -> 1, global_batch 16 -> 8, ' in lines[2]
+    assert f', lr {lr} -> {2 * lr}' in lines[2]
+    # 20 pictures are 2 updates of 16 or 3 of 8.
+    assert 'updates_per_epoch 2 -> 3, ' in lines[2]
+    assert lines[2].endswith('(refused: updates_per_epoch must be the same to resume)')
+    assert 'earlier starts' not in planned('--gpus', 1, '--work-dir', tmp_path / 'none')
+
+
 def test_each_epoch_is_saved_and_evaluated(trained):
     done, work = trained
     assert [path.name for path in sorted(work.glob('*.pth'))] == ['epoch_1.pth', 'epoch_2.pth']
     assert len(logged(done.stdout)) == 2
 
 
-def test_evaluation_alone_gives_the_same_ap_on_one_and_on_two_processes(trained, shapes, command):
+def test_evaluation_alone_gives_the_same_ap_on_one_and_on_two_processes(
+    trained, shapes, command, tool
+):
     done, work = trained
     options = ('--cfg-options', *data_options(shapes))
-    one = command(
-        *(sys.executable, 'tools/test.py', RECIPE, work / 'epoch_2.pth', '--work-dir', work / '1'),
+    one = tool(
+        *('test.py', RECIPE, work / 'epoch_2.pth', '--work-dir', work / '1'),
         *('--out', work / 'found.pkl', *options),
     )
     two = command(
@@ -64,12 +127,13 @@ def test_evaluation_alone_gives_the_same_ap_on_one_and_on_two_processes(trained,
     assert (work / 'found.pkl').stat().st_size > 0
 
 
-def test_detections_are_drawn(trained, shapes, command):
+def test_detections_are_drawn(trained, tool):
     work = trained[1]
     cfg = next(work.glob('*.py'))
-    done = command(
-        *(sys.executable, 'tools/draw_detections.py', cfg, work / 'epoch_2.pth'),
+    done = tool(
+        *('draw_detections.py', cfg, work / 'epoch_2.pth'),
         *('--out', work / 'drawn.png', '--pictures', 3, '--score', 0),
+        process=True,
     )
     assert done.returncode == 0, done.stderr
     assert (work / 'drawn.png').read_bytes().startswith(b'\x89PNG')
@@ -83,8 +147,7 @@ def test_detections_are_drawn(trained, shapes, command):
     ],
 )
 def test_slurm(command, tmp_path, script, words, tool_words):
-    """Slurm cannot run here: a stand-in for `srun` prints what it is called with. That proves the
-    command, not that Slurm starts it."""
+    """A stand-in for `srun` prints its arguments. That proves the command, not Slurm."""
     stand_in = tmp_path / 'srun'
     stand_in.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n')
     stand_in.chmod(0o755)
@@ -103,7 +166,7 @@ def test_slurm(command, tmp_path, script, words, tool_words):
 
 
 def test_metrics_are_written_as_json(trained):
-    """What tools and people read afterwards: MMEngine's scalars, one JSON object a line."""
+    """MMEngine's scalars.json has one JSON object a line."""
     lines = next(trained[1].glob('*/vis_data/scalars.json')).read_text().splitlines()
     records = [json.loads(line) for line in lines]
     assert sum('coco/bbox_mAP' in record for record in records) == 2

@@ -1,13 +1,11 @@
 """No tool runs what a checkpoint names, unless it is told to trust the file."""
 
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from common import ROOT, data_options
-from malicious import commands, save
+from helpers.common import ROOT, data_options
+from helpers.malicious import commands, save
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -43,45 +41,40 @@ def words_of(way, path, options):
     )
 
 
-def assert_one_line(code, stderr, path):
-    assert code == 2, stderr
-    last = stderr.splitlines()[-1]
+def assert_one_line(done, path):
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.splitlines()[-1]
     assert last.startswith('error: ') and str(path) in last
     assert 'posix.system' in last and '--trust-checkpoint' in last
 
 
 @pytest.mark.parametrize('way', ['resume', 'resume the newest', 'load_from', 'test', 'draw'])
-def test_refused_in_one_line(way, files, shapes, tmp_path, monkeypatch, capfd):
+def test_refused_in_one_line(way, files, shapes, tmp_path, tool):
     path, marker = files
-    recipe_data(monkeypatch, shapes, tmp_path)
-    monkeypatch.setattr(sys, 'argv', [*map(str, words_of(way, path, data_options(shapes)))])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / 'tools' / sys.argv[0]), run_name='__main__')
-    assert_one_line(ended.value.code, capfd.readouterr().err, path)
+    recipe_data(shapes, tmp_path)
+    assert_one_line(tool(*words_of(way, path, data_options(shapes)), cwd=tmp_path), path)
     assert not marker.exists()
 
 
-def recipe_data(monkeypatch, shapes, folder):
+def recipe_data(shapes, folder):
     """`draw_detections.py` takes no options: it finds the data where the recipe says."""
-    monkeypatch.chdir(folder)
     (folder / 'data').mkdir()
     (folder / 'data/shapes').symlink_to(shapes)
     (folder / 'configs').symlink_to(ROOT / 'configs')
 
 
-def test_as_a_process(command, files, shapes):
+def test_as_a_process(tool, files, shapes):
     path, marker = files
-    words = words_of('test', path, data_options(shapes))
-    done = command(sys.executable, f'tools/{words[0]}', *words[1:])
-    assert_one_line(done.returncode, done.stderr, path)
+    done = tool(*words_of('test', path, data_options(shapes)), process=True)
+    assert_one_line(done, path)
     assert not marker.exists()
 
 
-def test_the_switch_trusts_the_file(command, shapes, tmp_path):
+def test_the_switch_trusts_the_file(tool, shapes, tmp_path):
     path = tmp_path / 'notes.pth'
     init_default_scope('mmdet')
     weights = MODELS.build(Config.fromfile(ROOT / RECIPE).model).state_dict()
     torch.save(dict(state_dict=weights, meta=dict(note=Path('notes'))), path)
     words = words_of('test', path, data_options(shapes))
-    done = command(sys.executable, f'tools/{words[0]}', *words[1:], '--trust-checkpoint')
+    done = tool(*words, '--trust-checkpoint', process=True)
     assert done.returncode == 0, done.stderr[-2000:]

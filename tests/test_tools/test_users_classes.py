@@ -1,10 +1,10 @@
-"""Classes of heads, metainfo and files that do not agree are refused before the start."""
+"""Classes that differ between heads, metainfo and files are refused before the start."""
 
 import json
 
 import pytest
-from common import data_options
-from file_defects import annotations, copy_of
+from helpers.common import data_options
+from helpers.file_defects import annotations, copy_of
 from mmengine.config import Config, ConfigDict
 from test_users_files import RECIPE, assert_one_line, recipe
 
@@ -37,20 +37,21 @@ def refusal(cfg, splits=('train', 'val')):
     return str(refused.value)
 
 
-def test_heads(root, typed, tmp_path):
+def test_heads(root, tool, tmp_path):
     for key in ('bbox_head', 'mask_head'):
         setting = f'model.roi_head.{key}.num_classes'
         line = refusal(recipe(root, f'{setting}=4'))
-        assert line.startswith(f'{setting}=4, but train_dataloader.dataset has 3 classes: ')
+        start = f'Invalid {setting}=4. Must be 3, as train_dataloader.dataset has 3 classes: '
+        assert line.startswith(start)
     options = [*data_options(root), 'model.roi_head.bbox_head.num_classes=80']
-    done = typed('train.py', RECIPE, '--work-dir', tmp_path / 'w', '--cfg-options', *options)
+    done = tool('train.py', RECIPE, '--work-dir', tmp_path / 'w', '--cfg-options', *options)
     assert_one_line(done, 'model.roi_head.bbox_head.num_classes=80', 'Must be 3')
 
 
 def test_a_head_without_num_classes_has_its_class_default(root):
     cfg = recipe(root)
     del cfg.model.roi_head.mask_head.num_classes
-    assert refusal(cfg).startswith('model.roi_head.mask_head.num_classes=80')
+    assert refusal(cfg).startswith('Invalid model.roi_head.mask_head.num_classes=80. ')
 
 
 def test_heads_in_a_list_and_in_a_detector_inside(root):
@@ -60,7 +61,7 @@ def test_heads_in_a_list_and_in_a_detector_inside(root):
     cfg.model = ConfigDict(type='SoftTeacher', detector=cfg.model)
     cfg.model.detector.roi_head.bbox_head = [head, wrong]
     line = refusal(cfg)
-    assert line.startswith('model.detector.roi_head.bbox_head.1.num_classes=5')
+    assert line.startswith('Invalid model.detector.roi_head.bbox_head.1.num_classes=5. ')
 
 
 @pytest.mark.parametrize(
@@ -68,14 +69,17 @@ def test_heads_in_a_list_and_in_a_detector_inside(root):
     [
         ('circle', ["metainfo.classes='circle'", "('circle',)", 'comma']),
         (('circle', 'circle', 'square'), ["'circle' stands twice"]),
-        (('circle', 'square', 'star'), ["has 'star', but the categories of ann_file="]),
+        (
+            ('circle', 'square', 'star'),
+            ['Must be names of the categories of ann_file=', "lacks 'star'"],
+        ),
         (('square', 'circle', 'triangle'), ['another order', "'circle', 'square', 'triangle'"]),
-        ((), ['must be a list of class names']),
+        ((), ['Must be a list of class names.']),
     ],
 )
 def test_metainfo(root, classes, parts):
     line = refusal(with_classes(recipe(root), classes))
-    assert line.startswith('train_dataloader.dataset.metainfo.classes')
+    assert line.startswith('Invalid train_dataloader.dataset.metainfo.classes=')
     for part in parts:
         assert part in line
 
@@ -83,7 +87,7 @@ def test_metainfo(root, classes, parts):
 def test_val_has_other_classes_than_train(root):
     cfg = with_classes(recipe(root), ('circle', 'square', 'kite'), ['val'])
     line = refusal(cfg)
-    assert line.startswith('val_dataloader.dataset.metainfo.classes=') and "'kite'" in line
+    assert line.startswith('Invalid val_dataloader.dataset.metainfo.classes=') and "'kite'" in line
 
 
 def test_no_metainfo_means_coco_classes(root):
@@ -108,7 +112,7 @@ def test_segm_without_masks(root):
     cfg.model.type = 'FasterRCNN'
     cfg.model.roi_head.mask_head = None
     line = refusal(cfg)
-    assert line.startswith('val_evaluator.metric=') and "'segm' needs masks" in line
+    assert line.startswith('Invalid val_evaluator.metric=') and "'segm' needs masks" in line
 
 
 @pytest.mark.parametrize('kind', ['Concat', 'Repeat', 'ClassBalanced', 'MultiImageMix', 'scoped'])
@@ -137,7 +141,7 @@ def test_a_file_of_names_is_no_string(root, tmp_path):
 
 
 def test_another_data_set_is_left_alone(root):
-    """What is no CocoDataset, or lies elsewhere, is not opened."""
+    """Files of other classes of data sets, and remote files, are not opened."""
     cfg = recipe(root)
     cfg.train_dataloader.dataset.type = 'VOCDataset'
     annotations(root, 'train').write_text('no JSON')

@@ -1,10 +1,10 @@
-"""Annotation files of users: refused where stock fails or is wrong, taken where it is right."""
+"""Users' annotation files: refused if stock MMDetection fails or is wrong, else accepted."""
 
 import json
 
 import pytest
-from common import ROOT, data_options
-from file_defects import ACCEPTED, REFUSED, annotations, copy_of, edited, put_all, stock
+from helpers.common import ROOT, data_options
+from helpers.file_defects import ACCEPTED, REFUSED, annotations, copy_of, edited, put_all, stock
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 
@@ -28,10 +28,10 @@ def root(shapes, tmp_path):
 
 
 @pytest.fixture
-def train(typed, root, tmp_path):
+def train(tool, root, tmp_path):
     def run(*options):
         options = (*data_options(root), *options)
-        return typed('train.py', RECIPE, '--work-dir', tmp_path / 'w', '--cfg-options', *options)
+        return tool('train.py', RECIPE, '--work-dir', tmp_path / 'w', '--cfg-options', *options)
 
     return run
 
@@ -68,7 +68,7 @@ def test_the_tool_refuses_a_defect_in_one_line(name, root, train, tmp_path):
     assert not (tmp_path / 'w').exists()
 
 
-# Stock has them without an error there, and is wrong without a word, fails later or never learns.
+# Stock MMDetection reads these without an error, then is wrong, fails later or never learns.
 SILENT = {
     'annotations: [] in train',
     'image id twice',
@@ -95,8 +95,8 @@ def test_what_stock_takes_is_taken(name, root):
     assert stock(cfg) == 1.0
 
 
-def test_annotation_id_0(root, typed, tmp_path):
-    """Perfect predictions get less than 1, and train, test and plan say why."""
+def test_annotation_id_0(root, tool, tmp_path):
+    """Perfect predictions get an AP below 1. Train, test and plan give the reason."""
 
     def from_zero(content):
         for index, row in enumerate(content['annotations']):
@@ -108,7 +108,7 @@ def test_annotation_id_0(root, typed, tmp_path):
     (line,) = check_data(cfg, ['train', 'val'])
     assert f'ann_file={root}/annotations/instances_val.json' in line and 'the id 0' in line
     assert check_data(cfg, ['test']) == [line]
-    done = typed('plan.py', RECIPE, '--cfg-options', *data_options(root), WARMUP)
+    done = tool('plan.py', RECIPE, '--cfg-options', *data_options(root), WARMUP)
     assert done.returncode == 0 and f'warning: {line}' in done.stderr
     assert 'warning: ' not in done.stdout
 
@@ -127,7 +127,9 @@ def test_boxes_alone_are_enough_without_masks(root):
 
 def test_a_folder_of_pictures_that_is_not_there(train):
     done = train('train_dataloader.dataset.data_prefix.img=pictures/')
-    assert_one_line(done, 'train_dataloader.dataset.data_prefix.img=', 'pictures/: no such folder')
+    assert_one_line(
+        done, 'Invalid train_dataloader.dataset.data_prefix.img=', "pictures/'. Must be"
+    )
 
 
 def test_another_key_of_the_prefix(train):
@@ -146,7 +148,8 @@ def test_an_evaluator_left_on_another_set(train, root, field):
     other = root / 'other.json'
     other.write_text(json.dumps(content))
     done = train(f'val_evaluator.ann_file={other}')
-    assert_one_line(done, f'val_evaluator.ann_file={other}: describes another set', 'instances_val')
+    start = f"Invalid val_evaluator.ann_file='{other}'. Must be "
+    assert_one_line(done, start, 'instances_val', 'describes another set')
 
 
 def test_a_copy_of_the_file_is_no_other_set(root):
@@ -158,7 +161,7 @@ def test_a_copy_of_the_file_is_no_other_set(root):
 @pytest.mark.whole
 @pytest.mark.parametrize('name', sorted(set(REFUSED) - SILENT))
 def test_stock_fails_on_what_is_refused_or_is_wrong(name, root):
-    """The table is no opinion: MMDetection's own reading is the reference."""
+    """MMDetection's own reading is the reference for the table."""
     split, edit, _ = REFUSED[name]
     edited(root, split, edit)
     init_default_scope('mmdet')

@@ -1,11 +1,11 @@
-"""Settings of users: hooks taken out, no data workers, pictures that are none."""
+"""Users' settings: hooks removed, no data workers, pictures that cannot be decoded."""
 
 import re
 
 import pytest
-from common import data_options
+from helpers.common import data_options
 
-RECIPE = 'tests/test_tools/pure_python/lamb.py'
+RECIPE = 'tests/helpers/pure_python/lamb.py'
 NO_WORKERS = [f'{split}_dataloader.num_workers=0' for split in ('train', 'val', 'test')]
 
 
@@ -14,10 +14,10 @@ def error_lines(done):
 
 
 @pytest.fixture
-def train(typed, shapes, tmp_path):
+def train(tool, shapes, tmp_path):
     def run(*options, root=shapes):
         options = (*data_options(root), *options)
-        return typed('train.py', RECIPE, '--work-dir', tmp_path / 'w', '--cfg-options', *options)
+        return tool('train.py', RECIPE, '--work-dir', tmp_path / 'w', '--cfg-options', *options)
 
     return run
 
@@ -49,7 +49,7 @@ def test_what_cannot_be_taken_out_is_said(train, option, part):
 
 @pytest.fixture
 def broken(shapes, tmp_path):
-    """The data with one picture put in another's place."""
+    """Return a function that copies the data with one picture replaced."""
 
     def copy(split, content):
         root = tmp_path / 'data'
@@ -84,6 +84,6 @@ def test_a_picture_that_cannot_be_read_is_named(train, broken, split, content, o
     assert done.returncode == 2, done.stderr
     (line,) = error_lines(done)
     assert line.startswith(f'error: img_path={path}: ')
-    # The evaluation follows the first epoch, which is saved.
+    # The evaluation follows the first epoch, whose checkpoint is saved.
     assert ('epoch_1.pth' in line) == (split == 'val')
     assert 'Traceback' not in done.stderr

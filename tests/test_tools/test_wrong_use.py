@@ -1,30 +1,12 @@
-"""A user's mistake ends a tool with one line and a status that is not zero."""
+"""A user's mistake ends a tool with one line and exit code 2."""
 
 import json
-import runpy
-import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
-from common import ROOT, data_options
+from helpers.common import data_options
 
 RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
-
-
-@pytest.fixture
-def tool(monkeypatch, capfd):
-    """Run a tool as `python tools/NAME ARGUMENTS` does, in this process; give back how it ended."""
-    monkeypatch.chdir(ROOT)
-
-    def run(name, *words):
-        monkeypatch.setattr(sys, 'argv', [name, *map(str, words)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(f'tools/{name}', run_name='__main__')
-        return SimpleNamespace(returncode=ended.value.code, stderr=capfd.readouterr().err)
-
-    return run
 
 
 @pytest.fixture
@@ -71,7 +53,9 @@ def test_no_such_config_is_said_before_processes_are_started(command):
 
 @pytest.mark.parametrize('gpus', ['0', '-1', 'two', ''])
 def test_gpus_must_be_a_number(command, gpus):
-    assert_one_line(command('tools/dist_train.sh', RECIPE, gpus), f'GPUS={gpus}: must be a number')
+    assert_one_line(
+        command('tools/dist_train.sh', RECIPE, gpus), f'Invalid GPUS={gpus}. Must be a number'
+    )
 
 
 @pytest.mark.parametrize(
@@ -120,9 +104,9 @@ def test_annotations_broken(train, tmp_path, content, message):
 
 
 def test_a_work_folder_that_cannot_be_written(train):
-    """No one can make a folder in /proc."""
+    """Nobody can make a folder in /proc."""
     done = train(arguments=('--work-dir', '/proc/work'))
-    assert_one_line(done, 'work_dir=/proc/work: no file can be written there (', '--work-dir')
+    assert_one_line(done, "Invalid work_dir='/proc/work'. Must be a writable folder", '--work-dir')
 
 
 def test_unknown_backend(train):
@@ -136,7 +120,7 @@ def test_apex_without_nvidias_apex(train):
 
 
 def test_apex_with_the_other_package_of_that_name(train, tmp_path, monkeypatch):
-    """The index's `apex` is a package without `amp_C` and `apex.optimizers`; so is this one."""
+    """PyPI's `apex` has neither `amp_C` nor `apex.optimizers`. This stand-in has neither too."""
     (tmp_path / 'site/apex').mkdir(parents=True)
     (tmp_path / 'site/apex/__init__.py').write_text('')
     monkeypatch.syspath_prepend(tmp_path / 'site')
@@ -175,16 +159,16 @@ def test_auto_scale_lr(train):
 
 def test_amp_and_slurm_without_a_gpu(train):
     if torch.cuda.is_available():
-        pytest.skip('a GPU is there, so both are right use')
+        pytest.skip('with a GPU both are valid')
     assert_one_line(train(arguments=('--amp',)), 'needs a GPU')
     done = train(arguments=('--launcher', 'slurm'))
     assert_one_line(done, '--launcher slurm needs a GPU')
 
 
-def test_as_a_process_one_line_and_any_other_error_its_traceback(command, shapes, tmp_path):
-    words = (sys.executable, 'tools/train.py', RECIPE, '--work-dir', tmp_path, '--cfg-options')
+def test_as_a_process_one_line_and_any_other_error_its_traceback(tool, shapes, tmp_path):
+    words = ('train.py', RECIPE, '--work-dir', tmp_path, '--cfg-options')
     options = data_options(shapes)
-    done = command(*words, *options, 'optim_wrapper.optimizer.backend=cuda')
+    done = tool(*words, *options, 'optim_wrapper.optimizer.backend=cuda', process=True)
     assert_one_line(done, "backend='cuda'")
-    done = command(*words, *options, 'model.backbone.depth=19')
+    done = tool(*words, *options, 'model.backbone.depth=19', process=True)
     assert done.returncode == 1 and 'Traceback' in done.stderr

@@ -1,0 +1,47 @@
+"""The project's tools, run in the tests' own process."""
+
+import os
+import runpy
+import signal
+import sys
+import traceback
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from subprocess import CompletedProcess
+
+from helpers.common import ROOT
+
+SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGUSR1
+
+
+def run_here(name, *words, cwd=ROOT):
+    """Run `python tools/NAME WORDS` without the start of a process, which imports for seconds.
+
+    Args:
+        name (str): File in `tools`.
+        *words (object): Arguments.
+        cwd (Path): Working directory. Defaults to the repository's root.
+
+    Returns:
+        CompletedProcess: As of a process.
+    """
+    status, stdout, stderr = 0, StringIO(), StringIO()
+    argv, before = sys.argv, os.getcwd()
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    sys.argv = [name, *map(str, words)]
+    os.chdir(cwd)
+    try:
+        with redirect_stdout(stdout), redirect_stderr(stderr), warnings.catch_warnings():
+            runpy.run_path(str(ROOT / 'tools' / name), run_name='__main__')
+    except SystemExit as ended:
+        status = ended.code or 0
+    except Exception:
+        status = 1
+        stderr.write(traceback.format_exc())
+    finally:
+        sys.argv = argv
+        os.chdir(before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return CompletedProcess([name, *words], status, stdout.getvalue(), stderr.getvalue())

@@ -1,0 +1,112 @@
+"""Run by the tests: trains detectors on some processes, one training after the other.
+
+    python train_detectors.py JOBS_JSON
+
+A job holds `out`, `ranks` (processes; 1 is without DDP), `float64`, `resume` and `training`, the
+arguments of `detectors.training`. Rank 0 writes `out`: the weights, buffers, EMA and state of the
+optimizer, and the losses of each update. Those of MMEngine's own loop are means over the ranks.
+"""
+
+import json
+import os
+import sys
+from contextlib import redirect_stdout
+from multiprocessing import get_context
+
+import torch
+from mmcv.ops.nms import NMSop
+from mmdet.models.data_preprocessors import DetDataPreprocessor
+from mmdet.registry import MODELS
+from mmengine.dist import all_reduce
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+import mmdet_largebatch  # noqa: F401
+from helpers.detectors import training
+from helpers.forked import free_port, join_group
+from mmdet_largebatch.cli import use_gloo_without_gpu
+
+
+@MODELS.register_module()
+class Float64Preprocessor(DetDataPreprocessor):
+    """Pictures and boxes in float64."""
+
+    def forward(self, data, training=False):
+        data = super().forward(data, training)
+        data['inputs'] = data['inputs'].double()
+        for sample in data['data_samples']:
+            sample.gt_instances.bboxes = sample.gt_instances.bboxes.double()
+        return data
+
+
+def select_in_float32():
+    """mmcv's NMS has no float64; it only chooses among boxes, and no gradient passes through."""
+    forward = NMSop.forward
+    NMSop.forward = staticmethod(
+        lambda ctx, boxes, scores, *rest: forward(ctx, boxes.float(), scores.float(), *rest)
+    )
+
+
+class Losses(Hook):
+    """Note the losses of each update, as the mean over the micro-batches."""
+
+    def __init__(self, reduce):
+        self.reduce, self.seen = reduce, []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        values = torch.tensor([float(value) for value in outputs.values()], dtype=torch.float64)
+        if self.reduce:
+            all_reduce(values, 'mean')
+        self.seen.append(dict(zip(outputs, values.tolist(), strict=True)))
+
+
+def train(job):
+    torch.set_num_threads(1)
+    cfg = training(**job['training'])
+    if job.get('float64'):
+        torch.set_default_dtype(torch.float64)
+        cfg.model.data_preprocessor.type = 'Float64Preprocessor'
+        select_in_float32()
+    cfg.launcher = 'pytorch' if job['ranks'] > 1 else 'none'
+    use_gloo_without_gpu(cfg)
+    cfg.resume = job.get('resume', False)
+    cfg.experiment_name = os.path.basename(job['out'])
+    runner = Runner.from_cfg(cfg)
+    losses = Losses(reduce=cfg.train_cfg.type == 'EpochBasedTrainLoop')
+    runner.register_hook(losses)
+    runner.train()
+    if runner.rank == 0:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        state = dict(
+            model=model.state_dict(),
+            optimizer=runner.optim_wrapper.state_dict(),
+            losses=losses.seen,
+            ema=[
+                hook.ema_model.state_dict() for hook in runner.hooks if hasattr(hook, 'ema_model')
+            ],
+        )
+        torch.save(state, job['out'])
+
+
+def _rank(job, rank, port):
+    if job['ranks'] > 1:
+        join_group(rank, job['ranks'], port)
+    with open(f'{job["out"]}.{rank}.log', 'w') as log, redirect_stdout(log):
+        train(job)
+
+
+if __name__ == '__main__':
+    context = get_context('fork')
+    for job in json.loads(sys.argv[1]):
+        port = free_port()
+        processes = [
+            context.Process(target=_rank, args=(job, rank, port)) for rank in range(job['ranks'])
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        failed = [process.exitcode for process in processes if process.exitcode]
+        if failed:
+            sys.exit(f'{job["out"]}: {failed}')

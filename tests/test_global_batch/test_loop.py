@@ -1,0 +1,237 @@
+"""One update of the loop, checked by hand on a model whose gradient is known."""
+
+import json
+import sys
+
+import pytest
+import torch
+from helpers.common import PYTHONPATH, ROOT, data_options
+from helpers.regression import START, Points, gradient, train
+from mmengine.config import Config
+from mmengine.dataset import DefaultSampler
+from mmengine.hooks import EMAHook, Hook
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.runner import BaseLoop, Runner
+from torch.utils.data import DataLoader
+
+from mmdet_largebatch import SettingError
+from mmdet_largebatch.global_batch import GlobalBatchTrainLoop
+
+RECIPE = ROOT / 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
+
+
+@pytest.mark.parametrize('micro_batch', [1, 2, 3, 6, 12])
+def test_an_update_takes_the_mean_gradient_and_logs_the_mean_loss(tmp_path, micro_batch):
+    runner, log = train(tmp_path, micro_batch)
+    mean, loss = gradient()
+    torch.testing.assert_close(runner.model.w.double(), START.double() - 0.1 * mean)
+    assert runner.iter == 1
+    assert log.losses == [pytest.approx(loss, rel=1e-6)]
+    assert len(runner.model.draws) == 12 // micro_batch
+    assert len(set(runner.model.draws)) == 12 // micro_batch
+
+
+def test_clip_grad_is_of_the_mean_gradient(tmp_path):
+    """Clipped to norm 0.01 once: LR 0.1 moves the weight by 0.001 along the gradient."""
+    runner, _ = train(tmp_path, 2, dict(clip_grad=dict(max_norm=0.01)))
+    mean, _ = gradient()
+    torch.testing.assert_close(
+        runner.model.w.double() - START, -0.001 * mean / mean.norm(), rtol=1e-3, atol=1e-7
+    )
+
+
+def test_ema_sees_one_iteration_an_update(tmp_path):
+    """After 3 updates EMAHook's average, by its own formula over the 3 weights it should see."""
+    weights = []
+
+    class Weights(Hook):
+        priority = 'HIGHEST'
+
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            weights.append(runner.model.w.detach().clone())
+
+    ema = EMAHook(momentum=0.5)
+    train(tmp_path, 2, hooks=[ema, Weights()], epochs=3)
+    # MMEngine copies the weights at its first step, then averages: avg += momentum * (w - avg).
+    expected = weights[0]
+    for w in weights[1:]:
+        expected = expected + 0.5 * (w - expected)
+    assert len(weights) == 3
+    # EMAHook swaps the averaged weights in for validation alone; its own copy is asked for.
+    torch.testing.assert_close(ema.ema_model.module.w.detach(), expected)
+
+
+def test_the_eta_counts_to_where_the_training_is_cut(tmp_path):
+    """Of 8 updates the third is the last: MMEngine's own ETA would be for 5 more then."""
+
+    class Clock(Hook):
+        priority = 'LOW'
+
+        def __init__(self):
+            self.etas, self.times = [], []
+
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            self.times.append(runner.message_hub.get_scalar('train/time').current())
+            self.etas.append(runner.message_hub.get_info('eta'))
+
+    clock = Clock()
+    train(tmp_path, 12, hooks=[clock], epochs=8, max_updates=3)
+    means = [sum(clock.times[:n]) / n for n in (1, 2, 3)]
+    assert clock.etas == pytest.approx([2 * means[0], 1 * means[1], 0])
+
+
+class CPUAmpOptimWrapper(AmpOptimWrapper):
+    """MMEngine's wrapper in all but its constructor, which insists on a GPU."""
+
+    def __init__(self, init_scale, dtype, **kwargs):
+        OptimWrapper.__init__(self, **kwargs)
+        self._scale_update_param = None
+        self.loss_scaler = torch.amp.GradScaler('cpu', init_scale=init_scale)
+        self.cast_dtype = dtype
+
+
+def test_mixed_precision_scales_once_and_skips_whole_updates(tmp_path):
+    """bfloat16 has 8 bits: within 2 % of the float64 step. A scale at which fp32 gradients
+    overflow: the first update is skipped as a whole, and the scale halved once, not six times.
+    """
+    runner, _ = train(
+        tmp_path / 'a', 2, dict(type=CPUAmpOptimWrapper, init_scale=2.0**10, dtype=torch.bfloat16)
+    )
+    mean, _ = gradient()
+    step = runner.model.w.detach().double() - START
+    assert float((step + 0.1 * mean).norm() / (0.1 * mean).norm()) < 0.02
+
+    overflow = dict(type=CPUAmpOptimWrapper, init_scale=2.0**127, dtype=torch.bfloat16)
+    runner, log = train(tmp_path / 'b', 2, overflow)
+    assert runner.model.w.equal(START)
+    assert runner.optim_wrapper.loss_scaler.get_scale() == 2.0**126
+    assert log.losses == [pytest.approx(gradient()[1], rel=0.02)]
+
+
+class Evaluations(BaseLoop):
+    """Stands where a validation loop would, and notes the epochs and updates."""
+
+    def __init__(self, runner):
+        super().__init__(runner, DataLoader(Points()))
+        self.seen = []
+
+    def run(self):
+        self.seen.append((self._runner.epoch, self._runner.iter))
+
+
+def test_cut_short_within_an_epoch_and_taken_further(tmp_path):
+    """Of 4 epochs of 3 updates, 4 are made, then 8, then all: as by one run that was never cut.
+
+    Each part ends with a checkpoint, and with an evaluation in a short epoch of its own.
+    """
+
+    def run(folder, max_updates, resume=False, interval=1, epochs=4):
+        cfg = Config.fromfile(RECIPE)
+        save = dict(cfg.default_hooks.checkpoint, interval=interval)
+        evaluations = []
+
+        class Evaluate(Hook):
+            def before_train(self, runner):
+                runner._val_loop = Evaluations(runner)
+                evaluations.append(runner._val_loop)
+
+        runner, log = train(
+            tmp_path / folder,
+            2,
+            hooks=[Evaluate()],
+            epochs=epochs,
+            checkpoint=save,
+            resume=resume,
+            global_batch_size=4,
+            max_updates=max_updates,
+            val_interval=2,
+        )
+        return runner, log.losses, evaluations[0].seen
+
+    whole, expected, seen = run('whole', None)
+    assert seen == [(2, 6), (4, 12)]
+    first, losses, seen = run('parts', 4)
+    assert (first.iter, seen) == (4, [(2, 4)])
+    # Nothing is left to do, but the evaluation that may have been missed.
+    again, more, seen = run('parts', 4, resume=True)
+    assert (again.iter, more, seen) == (4, [], [(2, 4)])
+    second, more, seen = run('parts', 8, resume=True)
+    losses += more
+    assert (second.iter, seen) == (8, [(2, 6), (3, 8)])
+    last, more, seen = run('parts', None, resume=True)
+    assert (last.iter, seen) == (12, [(4, 12)])
+    assert losses + more == expected
+    assert last.model.w.equal(whole.model.w)
+
+    # Saved at the end also where the interval does not ask for it.
+    run('seldom', 4, interval=10)
+    assert [path.name for path in (tmp_path / 'seldom').glob('*.pth')] == ['restart_4.pth']
+    [record] = (tmp_path / 'seldom').glob('*/largebatch.json')
+    ended = json.loads(record.read_text())['ended']
+    assert (ended['how'], ended['update'], ended['epoch']) == ('cut', 4, 2)
+    rest, more, _ = run('seldom', None, resume=True, interval=10)
+    assert rest.model.w.equal(whole.model.w) and more == expected[4:]
+
+
+@pytest.mark.parametrize(
+    ('value', 'message'), [(0, '=0. Must be >= 1'), (1.5, '=1.5. Must be an integer')]
+)
+def test_a_wrong_max_updates_is_refused(tmp_path, value, message):
+    with pytest.raises(SettingError, match=rf'train_cfg\.max_updates{message}'):
+        train(tmp_path, 2, max_updates=value)
+
+
+def test_accumulative_counts_is_refused(tmp_path):
+    with pytest.raises(SettingError, match=r'optim_wrapper\.accumulative_counts=2\. Must be 1'):
+        train(tmp_path, 2, dict(accumulative_counts=2))
+
+
+def test_a_checkpoint_of_another_global_batch_is_refused(tmp_path):
+    runner, _ = train(tmp_path, 2)
+    runner.message_hub.update_info('updates_per_epoch', 7)
+    with pytest.raises(SettingError, match='makes 1 updates an epoch, and the checkpoint .* of 7'):
+        runner.train_loop.run()
+
+
+@pytest.mark.parametrize(
+    ('micro_batch', 'global_batch', 'message'),
+    [
+        (8, 12, r'global_batch_size=12\. Must be a multiple .*batch_size=8, such as 8 or 16'),
+        (8, 0, r'train_cfg\.global_batch_size=0\. Must be >= 1\.'),
+        (8, '16', r"train_cfg\.global_batch_size='16'\. Must be an integer\."),
+        (8, True, r'train_cfg\.global_batch_size=True\. Must be an integer\.'),
+    ],
+)
+def test_a_wrong_global_batch_is_refused(shapes, tmp_path, micro_batch, global_batch, message):
+    cfg = Config.fromfile(RECIPE)
+    cfg.merge_from_dict(dict(option.split('=') for option in data_options(shapes)))
+    cfg.work_dir = str(tmp_path)
+    cfg.train_dataloader.batch_size = micro_batch
+    cfg.train_cfg.global_batch_size = global_batch
+    cfg.experiment_name = tmp_path.name
+    runner = Runner.from_cfg(cfg)
+    with pytest.raises(SettingError, match=message):
+        runner.build_train_loop(runner._train_loop)
+
+
+def test_samplers_of_another_kind_are_refused(tmp_path):
+    with pytest.raises(SettingError, match='is built already, with batch_sampler=BatchSampler'):
+        GlobalBatchTrainLoop(
+            train(tmp_path, 2)[0],
+            DataLoader(Points(), batch_size=2, sampler=DefaultSampler(Points(), seed=0)),
+            max_epochs=1,
+            global_batch_size=12,
+        )
+
+
+def test_what_a_hook_unfreezes_is_the_same_on_all_ranks(command, tmp_path):
+    """DDP reduces what was trained when it was built; 4 ranks have 2 or 1 of 6 micro-batches."""
+    words = (sys.executable, '-m', 'helpers.unfreezing', tmp_path / 'out', 4, 1)
+    done = command(*words, PYTHONPATH=PYTHONPATH)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one = torch.load(tmp_path / 'out.1.0.pth')
+    assert one['b'] != 0
+    first, *others = (torch.load(tmp_path / f'out.4.{rank}.pth') for rank in range(4))
+    torch.testing.assert_close(dict(first), dict(one))
+    for other in others:
+        assert all(torch.equal(other[name], first[name]) for name in one)

@@ -1,0 +1,264 @@
+"""mmdet's reduce_mean over the micro-batches of an update: against MMDetection's own on real ranks,
+and on a model whose gradient is known."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers.common import PYTHONPATH, ROOT
+from helpers.regression import START, Points, Regression, train
+from mmdet.utils import dist_utils, reduce_mean
+from mmengine.hooks import EMAHook
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from torch.utils.checkpoint import checkpoint
+
+from mmdet_largebatch import SettingError
+
+CALLS = []
+
+
+class Normalised(Regression):
+    """(w x - y)^2, over the mean of |x|^2 + w^2 over the micro-batches of the update."""
+
+    def forward(self, x, y, mode='loss'):
+        CALLS.append(torch.is_grad_enabled())
+        self.count = getattr(self, 'count', 0) + 1
+        self.draws.append(float(torch.rand(())))
+        return dict(loss=self.squares(x, y) / self.normaliser(x))
+
+    def squares(self, x, y):
+        return ((x @ self.w - y) ** 2).sum()
+
+    def normaliser(self, x):
+        return normaliser(self.w, x)
+
+
+def expected(micro_batch, w=START):
+    """Loss and gradient with a rank for each of K micro-batches.
+
+    The normaliser n is the mean of all n_j; autograd sees its division by K and not the all-reduce,
+    so d n / d n_j = 1 / K on rank j. DDP takes the mean of the gradients."""
+    points, k = Points(), 12 // micro_batch
+    x, y, w = points.x, points.y, w.double()
+    n = (x**2).sum() / k + (w**2).sum()
+    squares = ((x @ w - y) ** 2).sum()
+    through_squares = 2 * ((x @ w - y)[:, None] * x).sum(0) / n / k
+    through_n = -squares / n**2 * 2 * w / k / k
+    return float(squares / n / k), through_squares + through_n
+
+
+@pytest.fixture(autouse=True)
+def calls():
+    CALLS.clear()
+    yield CALLS
+    assert dist_utils.dist is torch.distributed
+
+
+def run(tmp_path, model, micro_batch=2, **kwargs):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('helpers.regression.Regression', model)
+        return train(tmp_path, micro_batch, **kwargs)
+
+
+@pytest.mark.parametrize('micro_batch', [1, 2, 4, 6])
+def test_value_and_gradient_are_those_of_a_rank_for_each_micro_batch(tmp_path, micro_batch):
+    runner, log = run(tmp_path, Normalised, micro_batch)
+    loss, gradient = expected(micro_batch)
+    assert log.losses == [pytest.approx(loss, rel=1e-6)]
+    torch.testing.assert_close(runner.model.w.double(), START.double() - 0.1 * gradient)
+    # Whatever a forward pass changes is changed once.
+    k = 12 // micro_batch
+    assert runner.model.count == k and len(runner.model.draws) == len(set(runner.model.draws)) == k
+    assert CALLS == [False] * k + [True] * k
+
+
+def normaliser(w, x):
+    return reduce_mean((x**2).sum() + (w**2).sum())
+
+
+class Checkpointed(Normalised):
+    """The normaliser is computed again in the backward pass."""
+
+    reentrant = False
+
+    def normaliser(self, x):
+        return checkpoint(normaliser, self.w, x, use_reentrant=self.reentrant)
+
+
+class Reentrant(Checkpointed):
+    reentrant = True
+
+
+@pytest.mark.parametrize('model', [Checkpointed, Reentrant])
+@pytest.mark.filterwarnings('ignore:None of the inputs have requires_grad')
+def test_activation_checkpointing_sees_the_same_means(tmp_path, model):
+    plain, _ = run(tmp_path / 'plain', Normalised, epochs=2)
+    again, _ = run(tmp_path / 'again', model, epochs=2)
+    assert torch.equal(plain.model.w, again.model.w)
+
+
+class CPUAmp(AmpOptimWrapper):
+    """MMEngine's wrapper in all but its constructor, which insists on a GPU."""
+
+    def __init__(self, **kwargs):
+        OptimWrapper.__init__(self, **kwargs)
+        self._scale_update_param = None
+        self.loss_scaler = torch.amp.GradScaler('cpu', init_scale=2.0**10)
+        self.cast_dtype = torch.bfloat16
+
+
+def test_mixed_precision_clipping_and_ema(tmp_path):
+    """bfloat16 has 8 bits. The gradient is clipped once, and the average sees one update."""
+    loss, gradient = expected(2)
+    ema = EMAHook(momentum=0.5)
+    runner, log = run(
+        *(tmp_path, Normalised),
+        optim_wrapper=dict(type=CPUAmp, clip_grad=dict(max_norm=0.01)),
+        hooks=[ema],
+    )
+    assert log.losses == [pytest.approx(loss, rel=0.02)]
+    step = runner.model.w.detach().double() - START
+    torch.testing.assert_close(step, -0.001 * gradient / gradient.norm(), rtol=0.02, atol=2e-5)
+    assert torch.equal(ema.ema_model.module.w, runner.model.w) and int(ema.ema_model.steps) == 1
+
+
+class OwnStep(Normalised):
+    """A train_step of the user's, with a state of its own."""
+
+    def train_step(self, data, optim_wrapper):
+        self.steps = getattr(self, 'steps', 0) + 1
+        with optim_wrapper.optim_context(self):
+            losses = self(**self.data_preprocessor(data, True), mode='loss')
+        optim_wrapper.zero_grad()
+        optim_wrapper.backward(losses['loss'])
+        optim_wrapper.step()
+        return losses
+
+
+def test_a_train_step_of_the_users(tmp_path):
+    runner, _ = run(tmp_path, OwnStep)
+    _, gradient = expected(2)
+    torch.testing.assert_close(runner.model.w.double(), START.double() - 0.1 * gradient)
+    assert runner.model.steps == 6
+
+
+def test_a_model_without_such_calls_pays_once(tmp_path):
+    class Plain(Normalised):
+        def normaliser(self, x):
+            return 1.0
+
+    run(tmp_path, Plain, epochs=3)
+    assert CALLS == [False] * 6 + [True] * 18
+
+
+class AnotherCall(Normalised):
+    def normaliser(self, x):
+        if torch.is_grad_enabled() == (self.more == 'second'):
+            reduce_mean(torch.ones(()))
+        return super().normaliser(x)
+
+
+@pytest.mark.parametrize('more', ['first', 'second'])
+def test_a_call_more_or_less_names_the_head(tmp_path, more):
+    AnotherCall.more = more
+    with pytest.raises(SettingError, match='reduce_mean by AnotherCall in a micro-batch') as error:
+        run(tmp_path, AnotherCall)
+    assert '\n' not in str(error.value)
+
+
+class Uneven(Normalised):
+    def normaliser(self, x):
+        calls = 1 + (self.count == 2)
+        return sum(reduce_mean((x**2).sum()) for _ in range(calls))
+
+
+def test_a_call_that_some_micro_batches_make(tmp_path):
+    with pytest.raises(SettingError, match='Uneven hands .* 1 numbers in one .* and 2 in another'):
+        run(tmp_path, Uneven)
+
+
+class Dependent(Normalised):
+    def normaliser(self, x):
+        return reduce_mean((x**2).sum() / reduce_mean((x**2).sum()))
+
+
+def test_an_argument_that_depends_on_another_mean(tmp_path):
+    with pytest.raises(SettingError, match='what Dependent hands .* depends on the means'):
+        run(tmp_path, Dependent)
+
+
+# Against MMDetection on real ranks.
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory, shapes):
+    """Train detectors on processes of their own; the files that they wrote, by name."""
+    folder = tmp_path_factory.mktemp('trained')
+
+    def run(jobs):
+        made = []
+        for name, (detector, ranks, settings) in jobs.items():
+            float64 = settings.pop('float64', False)
+            arguments = dict(name=detector, root=str(shapes), work_dir=str(folder / f'w_{name}'))
+            made.append(
+                dict(
+                    out=str(folder / name),
+                    ranks=ranks,
+                    float64=float64,
+                    training=arguments | settings,
+                )
+            )
+        done = subprocess.run(
+            [sys.executable, ROOT / 'tests/helpers/train_detectors.py', json.dumps(made)],
+            capture_output=True,
+            text=True,
+            env=os.environ | dict(PYTHONPATH=PYTHONPATH),
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return {name: torch.load(folder / name) for name in jobs}
+
+    return run
+
+
+@pytest.mark.parametrize('name', ['fcos', 'atss'])
+def test_losses_of_stock_mmdetection_on_4_ranks(trained, name):
+    """4 processes of one micro-batch in MMEngine's own loop under DDP, and 4 micro-batches in this
+    loop on 1 process and on 3. The first 3 updates are one epoch."""
+    same = {'train_dataloader.dataset.pipeline.3.prob': 0.0}
+    runs = trained(
+        {
+            f'{name}_stock': (name, 4, dict(micro_batches=0, updates=1, **same)),
+            f'{name}_1': (name, 1, dict(micro_batches=4, updates=3, **same)),
+            f'{name}_3': (
+                *(name, 3),
+                dict(micro_batches=4, updates=3, find_unused_parameters=True, **same),
+            ),
+        }
+    )
+    stock = runs[f'{name}_stock']
+    assert len(stock['losses']) == 3
+    for ranks in (1, 3):
+        ours = runs[f'{name}_{ranks}']
+        for losses, wanted in zip(ours['losses'], stock['losses'], strict=True):
+            assert losses == pytest.approx(wanted, rel=1e-5)
+
+
+HEADS = ['atss_bn', *('mask_rcnn_bn', 'fcos', 'gfl', 'retinanet', 'yolox', 'deformable_detr')]
+
+
+@pytest.mark.parametrize(
+    'name', [HEADS[0], *(pytest.param(name, marks=pytest.mark.whole) for name in HEADS[1:])]
+)
+def test_the_same_in_float64_on_1_and_on_3_processes(trained, name):
+    """8 micro-batches on 1 process and on 3, 3, 3 and 2: weights and statistics to 1e-10."""
+    settings = dict(micro_batches=8, updates=3, float64=True)
+    runs = trained({f'{name}_f64_{n}': (name, n, dict(settings)) for n in (1, 3)})
+    one, three = (runs[f'{name}_f64_{n}']['model'] for n in (1, 3))
+    for key, value in one.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(three[key], value, rtol=1e-10, atol=1e-12)
+        else:
+            assert torch.equal(three[key], value), key
