@@ -21,5 +21,5 @@ docs: env
 
 bench: env
 	python tools/make_shapes.py
-	python tools/benchmark_optimizers.py
-	python tools/benchmark_loop.py --shapes data/shapes
+	python tools/benchmarks/optimizers.py
+	python tools/benchmarks/loop.py --shapes data/shapes

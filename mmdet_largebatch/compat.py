@@ -26,7 +26,7 @@ SlicedDataset = _SlicedDataset
 
 
 def train_loop(runner: Runner) -> BaseLoop | dict | None:
-    """Return the train loop as it is: ``runner.train_loop`` would build it from its config."""
+    """Return the train loop or its config; ``runner.train_loop`` would build it."""
     return runner._train_loop
 
 
@@ -41,7 +41,7 @@ def resumes(runner: Runner) -> bool:
 
 
 def set_resume(runner: Runner, resume: bool) -> None:
-    """Let a run resume or not, once the newest checkpoint is known; there is no setter."""
+    """Set whether a run resumes, once the newest checkpoint is known; there is no setter."""
     runner._resume = resume
 
 
@@ -56,7 +56,7 @@ def set_load_from(runner: Runner, path: str | None) -> None:
 
 
 def randomness(runner: Runner) -> dict[str, Any]:
-    """Return the config's ``randomness``: ``runner.seed`` does not tell where a seed is from."""
+    """Return the config's ``randomness``: ``runner.seed`` may come from a checkpoint."""
     return runner._randomness_cfg
 
 
@@ -71,12 +71,12 @@ def resumed_keys(message_hub: MessageHub) -> dict[str, bool]:
 
 
 def switched(hook: Hook) -> bool | None:
-    """Return whether mmdet's mode or pipeline switch has happened; None for other hooks."""
+    """Return True if mmdet's mode or pipeline switch has happened; None for other hooks."""
     return getattr(hook, '_has_switched', None)
 
 
 def undo_switch(hook: Hook) -> None:
-    """Let a hook switch again; mmdet's hooks switch once in a process."""
+    """Allow a hook to switch again; mmdet's hooks switch once in a process."""
     hook._has_switched = False
 
 
@@ -96,7 +96,7 @@ def checkpoint_loaders() -> dict[str, Callable]:
 
 
 def lazy_dict(cfg: Config) -> dict[str, Any]:
-    """Return a config whose classes are still imports, which the text of a config loses."""
+    """Return a config with its classes as imports; ``pretty_text`` has them as strings."""
     return cfg._to_lazy_dict()
 
 

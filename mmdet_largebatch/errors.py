@@ -1,25 +1,18 @@
-"""Errors whose message says all there is to know, in one line.
-
-The command-line tools print that line without a traceback.
-"""
+"""User errors. The command-line tools print their message, one line, without a traceback."""
 
 
 class SettingError(ValueError):
-    """A setting that cannot be used.
-
-    The message names the setting, its value and what would be right. In Python it is a
-    ``ValueError``.
-    """
+    """An invalid setting. The message names the setting, its value and the valid values."""
 
 
 class PictureError(SettingError):
-    """A picture that cannot be read. It may come up on one rank alone.
+    """A picture that cannot be read.
 
     Args:
-        message (str): One line, or the traceback of a data worker that ends with it.
+        message (str): One line, or the traceback of a data worker that ends with this line.
     """
 
-    # Met by one rank, which tells it, whatever rank it is.
+    # Only one rank meets this error, so this rank prints it.
     alone = True
 
     def __init__(self, message: str) -> None:

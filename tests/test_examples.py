@@ -4,19 +4,17 @@ import doctest
 import importlib
 import inspect
 import re
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
+from helpers.common import ROOT
 from mmengine.logging import MMLogger
 
 import mmdet_largebatch
 
 PACKAGE = Path(mmdet_largebatch.__file__).parent
-ROOT = PACKAGE.parent
 MODULES = [
-    '.'.join(file.relative_to(ROOT).with_suffix('').parts)
+    '.'.join(file.relative_to(PACKAGE.parent).with_suffix('').parts)
     for file in sorted(PACKAGE.rglob('*.py'))
     if '>>>' in file.read_text()
 ]
@@ -41,11 +39,8 @@ def test_each_public_class_has_an_example(kind):
 
 
 @pytest.mark.parametrize('name', TOOLS)
-def test_the_pages_list_the_options_that_help_prints(name, monkeypatch, capsys):
-    monkeypatch.setattr(sys, 'argv', [f'{name}.py', '--help'])
-    with pytest.raises(SystemExit):
-        runpy.run_path(str(ROOT / f'tools/{name}.py'), run_name='__main__')
-    printed = re.findall(r'^  (?:-h, )?(--[\w-]+)', capsys.readouterr().out, re.M)
+def test_the_pages_list_the_options_that_help_prints(name, tool):
+    printed = re.findall(r'^  (?:-h, )?(--[\w-]+)', tool(f'{name}.py', '--help').stdout, re.M)
     pages = (ROOT / 'docs/tools.md').read_text() + (ROOT / 'docs/tuning.md').read_text()
     table = pages.split(f'Options of `tools/{name}.py`:\n\n')[1].split('\n\n')[0]
     listed = re.findall(r'`(--[\w-]+)', ''.join(re.findall(r'^\| (.*?) \|', table, re.M)))

@@ -1,4 +1,4 @@
-"""Atomic checkpoint files: how they are written, found, compared and loaded."""
+"""Write, find, compare and load checkpoints."""
 
 from .atomic_file import AtomicFileBackend
 from .finding import checkpoint_defect, newest_checkpoint

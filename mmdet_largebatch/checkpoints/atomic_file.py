@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Write files atomically."""
 
 import os
 import socket
@@ -6,29 +6,21 @@ from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
 
-# Of a file that is still being written: `.epoch_3.pth.HOST.PID.partial` beside `epoch_3.pth`.
+# Suffix of a temporary file: `.epoch_3.pth.HOST.PID.partial` beside `epoch_3.pth`.
 PARTIAL = '.partial'
 
 
 @register_backend('whole_file')
 class AtomicFileBackend(LocalBackend):
-    """MMEngine's local file backend, with writes that leave a whole file or the one before.
+    """MMEngine's local file backend, with atomic writes.
 
-    A file is written under another name in the same folder, synced to the disk and renamed. So at
-    every instant, and after a crash of the process or the machine, its name stands for the old
-    content or for the new. Selected by ``backend_args=dict(backend='whole_file')``.
+    A file is written to a temporary file in the same folder, synced to disk and renamed. At every
+    instant, and after a crash of the process or the machine, it has the old content or the new.
+    Selected by ``backend_args=dict(backend='whole_file')``.
     """
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write bytes.
-
-        Args:
-            obj (bytes): The content.
-            filepath (str or Path): The file; its folder is made if it is not there.
-
-        Raises:
-            OSError: If it cannot be written. What stood under the name still stands.
-        """
+        """Write bytes. If this fails, the old file is unchanged."""
         path = Path(filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f'.{path.name}.{socket.gethostname()}.{os.getpid()}{PARTIAL}')
@@ -41,7 +33,7 @@ class AtomicFileBackend(LocalBackend):
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-        # The new name is safe once the folder is.
+        # The rename is on disk once the folder is synced.
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -49,24 +41,11 @@ class AtomicFileBackend(LocalBackend):
             os.close(folder)
 
     def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
-        """Write text.
-
-        Args:
-            obj (str): The content.
-            filepath (str or Path): The file; its folder is made if it is not there.
-            encoding (str): Encoding of the file. Defaults to 'utf-8'.
-
-        Raises:
-            OSError: If it cannot be written. What stood under the name still stands.
-        """
+        """Write text. If this fails, the old file is unchanged."""
         self.put(obj.encode(encoding), filepath)
 
 
 def remove_partial_files(folder: str | Path) -> None:
-    """Remove what killed processes left half-written.
-
-    Args:
-        folder (str or Path): The folder. No process may be writing to it.
-    """
+    """Remove the temporary files that killed processes left in a folder."""
     for path in Path(folder).glob(f'.*{PARTIAL}'):
         path.unlink(missing_ok=True)

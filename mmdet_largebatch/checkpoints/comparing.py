@@ -1,34 +1,32 @@
-"""Compare a checkpoint with the run that is to resume from it, before anything is loaded."""
+"""Compare a checkpoint with a run, before anything is loaded."""
 
-import ast
 import re
 from typing import Any
 
 from mmengine.optim import OptimWrapper
-from mmengine.runner import Runner
-from torch import nn
+from mmengine.runner import CheckpointLoader, Runner
 
+from ..compat import load_from
+from ..errors import SettingError
 from ..utils.runner import plain_model
 from ..utils.type_names import type_name
+from .optimizer_settings import OPTIMIZER, saved_states, saved_type
 
-# Key of a checkpoint's meta: class of the optimizer, and its groups' options by the config.
-OPTIMIZER = 'optimizer'
 INSTEAD = 'to begin from its weights, give it as load_from without --resume'
-# Tensors of an optimizer's state that have their parameter's shape.
+CONSTRUCTOR = '(other frozen_stages, paramwise_cfg or constructor?)'
+# Tensors of an optimizer's state that have the shape of their parameter.
 OF_PARAMETERS_SHAPE = ('exp_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'momentum_buffer', 'square_avg')
 
 
-def refusal(runner: Runner, checkpoint: dict[str, Any], path: str) -> str | None:
-    """Find why a training cannot be resumed from a checkpoint.
-
-    Args:
-        runner (Runner): The runner, with model, optimizer and schedulers built.
-        checkpoint (dict[str, Any]): The checkpoint.
-        path (str): Its path, for the message.
-
-    Returns:
-        str, optional: One line; None where nothing is in the way.
-    """
+def refusal(runner: Runner, path: str) -> str | None:
+    """Return the reason, in one line, why a built run cannot resume from a checkpoint; or None."""
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(path, map_location='meta')
+    except SettingError as error:
+        return str(error)
+    except Exception:
+        # MMEngine meets the same error, on every rank.
+        return None
     progress = checkpoint.get('meta') or {}
     if 'state_dict' not in checkpoint or not {'epoch', 'iter'} <= set(progress):
         return (
@@ -37,159 +35,91 @@ def refusal(runner: Runner, checkpoint: dict[str, Any], path: str) -> str | None
         )
     difference = _model_difference(runner, checkpoint['state_dict'])
     if difference is None and isinstance(runner.optim_wrapper, OptimWrapper):
-        difference = _optimizer_difference(runner, checkpoint) or _scheduler_difference(
-            runner, checkpoint
-        )
+        difference = _optimizer_difference(runner, checkpoint)
+        difference = difference or _scheduler_difference(runner, checkpoint)
     return difference and f'{difference} Must be the same to resume from {path}; {INSTEAD}.'
 
 
-def compare_weights(model: nn.Module, state_dict: dict[str, Any]) -> dict[str, list[str]]:
-    """Compare names and shapes of a model's weights with a checkpoint's.
-
-    Args:
-        model (nn.Module): The model.
-        state_dict (dict[str, Any]): The checkpoint's weights.
-
-    Returns:
-        dict[str, list[str]]: Names under ``'shape'``, ``'missing'`` and ``'unexpected'``. Counters
-        of batch norm may be missing, as in MMEngine.
-    """
-    own, saved = plain_model(model).state_dict(), _without_wrapper(state_dict)
-    return dict(
-        shape=[name for name in own if name in saved and _shape(own[name]) != _shape(saved[name])],
-        missing=[name for name in own if name not in saved and 'num_batches_tracked' not in name],
-        unexpected=[name for name in saved if name not in own],
-    )
+def weights_taken(runner: Runner, checkpoint: dict[str, Any]) -> str:
+    """Return a log line on the weights that a training takes without a resume."""
+    weights = checkpoint.get('state_dict', checkpoint)
+    shapes, missing, unexpected = _compare_weights(runner, weights)
+    taken = len(weights) - len(shapes) - len(unexpected)
+    parts = [f'{taken} of {len(weights)} tensors are loaded']
+    for names, words in (
+        (list(shapes), 'of another shape'),
+        (missing, 'of the model not in the file'),
+        (unexpected, 'not in the model'),
+    ):
+        if names:
+            parts.append(f'{len(names)} {words} (such as {names[0]})')
+    return f'load_from={load_from(runner)}: {", ".join(parts)}.'
 
 
-def _without_wrapper(state_dict: dict[str, Any]) -> dict[str, Any]:
-    return {re.sub(r'^module\.', '', name): value for name, value in state_dict.items()}
+def _compare_weights(
+    runner: Runner, weights: dict[str, Any]
+) -> tuple[dict[str, str], list[str], list[str]]:
+    """Return the weights of another shape with both shapes, the missing and the unexpected."""
+    own = plain_model(runner.model).state_dict()
+    # DDP adds a prefix.
+    saved = {re.sub(r'^module\.', '', name): value for name, value in weights.items()}
+    shapes = {
+        name: f'{_shape(own[name])} in the config and {_shape(saved[name])} in the checkpoint'
+        for name in own
+        if name in saved and _shape(own[name]) != _shape(saved[name])
+    }
+    # As in MMEngine, batch norm's counter may be missing.
+    missing = [n for n in own if n not in saved and 'num_batches_tracked' not in n]
+    return shapes, missing, [name for name in saved if name not in own]
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:
     return tuple(value.shape) if hasattr(value, 'shape') else None
 
 
-def _and_more(names: list[str]) -> str:
-    return names[0] + (f' and {len(names) - 1} more' if len(names) > 1 else '')
-
-
-def _model_difference(runner: Runner, state_dict: dict[str, Any]) -> str | None:
-    differ = compare_weights(runner.model, state_dict)
-    if differ['shape']:
-        name = differ['shape'][0]
-        own = _shape(plain_model(runner.model).state_dict()[name])
-        saved = _shape(_without_wrapper(state_dict)[name])
+def _model_difference(runner: Runner, weights: dict[str, Any]) -> str | None:
+    shapes, missing, unexpected = _compare_weights(runner, weights)
+    if shapes:
+        names = list(shapes)
         return (
-            f'model: {_and_more(differ["shape"])} of shape {own} in the config and {saved} in the '
-            'checkpoint (another number of classes or of channels?).'
+            f'model: {_and_more(names)} of shape {shapes[names[0]]} (another number of classes or '
+            'of channels?).'
         )
-    for kind, words in dict(missing='not in the checkpoint', unexpected='not in the model').items():
-        if differ[kind]:
-            return f'model: {_and_more(differ[kind])} {words}.'
-    return None
-
-
-def settings_of(optim_wrapper: OptimWrapper) -> dict[str, Any]:
-    """Describe an optimizer as its config made it, to be kept in checkpoints.
-
-    Args:
-        optim_wrapper (OptimWrapper): The wrapper, before it trains.
-
-    Returns:
-        dict[str, Any]: ``type``, and ``groups`` with the options of each in plain types.
-    """
-    groups = [
-        {key: _listed(value) for key, value in group.items() if _is_option(key, value)}
-        | {'lr': group.get('initial_lr', group.get('lr'))}
-        for group in optim_wrapper.param_groups
-    ]
-    return dict(type=type(optim_wrapper.optimizer).__name__, groups=groups)
-
-
-def _is_option(key: str, value: Any) -> bool:
-    simple = isinstance(value, (bool, int, float, str, type(None), list, tuple))
-    return simple and key not in ('params', 'param_names') and not key.startswith('initial_')
-
-
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    if missing:
+        return f'model: {_and_more(missing)} not in the checkpoint.'
+    return f'model: {_and_more(unexpected)} not in the model.' if unexpected else None
 
 
 def _optimizer_difference(runner: Runner, checkpoint: dict[str, Any]) -> str | None:
     optimizer, state = runner.optim_wrapper.optimizer, checkpoint.get('optimizer')
     if not state:
         return None
-    own = type(optimizer).__name__
-    recorded = checkpoint['meta'].get(OPTIMIZER)
-    saved = recorded['type'] if recorded else _configured_type(checkpoint['meta'].get('cfg'))
-    if not recorded:
+    own, saved = type(optimizer).__name__, saved_type(checkpoint['meta'])
+    if OPTIMIZER not in checkpoint['meta']:
         own = type_name(runner.cfg.get('optim_wrapper', {}).get('optimizer')) or own
     if saved and saved != own:
         return f"optim_wrapper.optimizer.type={own}: the checkpoint's optimizer is {saved}."
-    sizes = [
-        [len(group['params']) for group in groups]
-        for groups in (optimizer.param_groups, state['param_groups'])
-    ]
-    names = [
-        [list(group['param_names']) for group in groups if 'param_names' in group]
-        for groups in (optimizer.param_groups, state['param_groups'])
-    ]
-    named = all(map(all, names)) and list(map(len, names)) == list(map(len, sizes))
-    if sizes[0] == sizes[1] and (not named or names[0] == names[1]):
-        return _state_difference(runner, state)
-    flat = [[name for group in of for name in group] for of in names]
-    odd = [name for name in flat[0] + flat[1] if (name in flat[0]) != (name in flat[1])]
-    what = f' ({_and_more(odd)} in one alone)' if named and odd else ''
-    return (
-        f'optim_wrapper: {_groups(sizes[0])} by the config and {_groups(sizes[1])} in the '
-        f'checkpoint{what} (other frozen_stages, paramwise_cfg or constructor?).'
-    )
-
-
-def _groups(sizes: list[int]) -> str:
-    if len(sizes) > 3:
-        return f'{sum(sizes)} tensors in {len(sizes)} groups'
-    tensors = ' and '.join(map(str, sizes))
-    return f'{tensors} tensors in {len(sizes)} group{"s" if len(sizes) > 1 else ""}'
-
-
-def _state_difference(runner: Runner, state: dict[str, Any]) -> str | None:
-    names = {id(p): name for name, p in plain_model(runner.model).named_parameters()}
-    for p, of_p in _states(runner, state):
+    both = optimizer.param_groups, state['param_groups']
+    sizes = [[len(group['params']) for group in groups] for groups in both]
+    names = [[list(group.get('param_names', ())) for group in groups] for groups in both]
+    named = all(all(map(len, of)) for of in names)
+    if sizes[0] != sizes[1] or (named and names[0] != names[1]):
+        flat = [[name for group in of for name in group] for of in names]
+        odd = [name for name in flat[0] + flat[1] if (name in flat[0]) != (name in flat[1])]
+        what = f' ({_and_more(odd)} in one alone)' if named and odd else ''
+        return (
+            f'optim_wrapper: {_describe(sizes[0])} by the config and {_describe(sizes[1])} in the '
+            f'checkpoint{what} {CONSTRUCTOR}.'
+        )
+    for name, p, saved_state in saved_states(runner, state):
         for key in OF_PARAMETERS_SHAPE:
-            shape = _shape(of_p.get(key))
+            shape = _shape(saved_state.get(key))
             if shape is not None and shape != tuple(p.shape):
                 return (
-                    f'optim_wrapper: {names.get(id(p), "a parameter")} of shape {tuple(p.shape)} '
-                    f"and the checkpoint's {key} of it of shape {shape} (other frozen_stages, "
-                    'paramwise_cfg or constructor?).'
+                    f'optim_wrapper: {name} of shape {tuple(p.shape)} and {key} of shape {shape} '
+                    f'in the checkpoint {CONSTRUCTOR}.'
                 )
     return None
-
-
-def _states(runner: Runner, state: dict[str, Any]) -> list[tuple[nn.Parameter, dict[str, Any]]]:
-    """Each trained parameter with its state in the checkpoint, empty where it has none."""
-    params = [p for group in runner.optim_wrapper.optimizer.param_groups for p in group['params']]
-    ids = [number for group in state['param_groups'] for number in group['params']]
-    return [(p, state['state'].get(number, {})) for p, number in zip(params, ids, strict=True)]
-
-
-def without_state(runner: Runner, state: dict[str, Any]) -> list[str]:
-    """Find parameters that train and have no state in a checkpoint where others have.
-
-    Args:
-        runner (Runner): The runner.
-        state (dict[str, Any]): The checkpoint's optimizer, of the same groups.
-
-    Returns:
-        list[str]: Their names.
-    """
-    names = {id(p): name for name, p in plain_model(runner.model).named_parameters()}
-    pairs = _states(runner, state)
-    if not any(of_p for _, of_p in pairs):
-        return []
-    return [names.get(id(p), '?') for p, of_p in pairs if p.requires_grad and not of_p]
 
 
 def _scheduler_difference(runner: Runner, checkpoint: dict[str, Any]) -> str | None:
@@ -208,24 +138,13 @@ def _scheduler_difference(runner: Runner, checkpoint: dict[str, Any]) -> str | N
     return None
 
 
-def _configured_type(cfg: Any) -> str:
-    """Name of the optimizer in the text of a config, which is read and not run."""
-    try:
-        tree = ast.parse(cfg) if isinstance(cfg, str) else None
-    except (SyntaxError, ValueError):
-        return ''
-    for node in tree.body if tree else []:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '') == 'optim_wrapper':
-            kind = _argument(_argument(node.value, 'optimizer'), 'type')
-            return type_name(kind.value) if isinstance(kind, ast.Constant) else ''
-    return ''
+def _and_more(names: list[str]) -> str:
+    return names[0] + (f' and {len(names) - 1} more' if len(names) > 1 else '')
 
 
-def _argument(node: ast.AST | None, name: str) -> ast.AST | None:
-    """A keyword of ``dict(...)`` or a key of ``{...}``."""
-    if isinstance(node, ast.Call):
-        return next((word.value for word in node.keywords if word.arg == name), None)
-    if isinstance(node, ast.Dict):
-        pairs = zip(node.keys, node.values, strict=True)
-        return next((value for key, value in pairs if getattr(key, 'value', '') == name), None)
-    return None
+def _describe(sizes: list[int]) -> str:
+    """Describe parameter groups by their numbers of tensors."""
+    if len(sizes) > 3:
+        return f'{sum(sizes)} tensors in {len(sizes)} groups'
+    tensors = ' and '.join(map(str, sizes))
+    return f'{tensors} tensors in {len(sizes)} group{"s" if len(sizes) > 1 else ""}'

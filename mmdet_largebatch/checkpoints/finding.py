@@ -7,12 +7,12 @@ from zipfile import ZipFile, is_zipfile
 
 from .unpickling import UnsafeCheckpoint, load_safely
 
-# Key of a checkpoint's meta: when it was saved, in ns since 1970. A copy of the file keeps it.
+# Key of a checkpoint's meta: the time of the save in ns since 1970, which a copy of the file keeps.
 SAVED_AT = 'saved_at'
 
 
 class Candidate(NamedTuple):
-    """A candidate for the newest checkpoint."""
+    """A candidate for the newest checkpoint; -1 updates if it is not one to resume from."""
 
     saved_at: int
     update: int
@@ -21,7 +21,7 @@ class Candidate(NamedTuple):
 
 
 def _look_into(path: str | Path) -> Candidate:
-    """Read a checkpoint's meta, without its tensors where the format lets it."""
+    """Read a checkpoint's meta, without its tensors if the format allows that."""
     path = str(path)
     saved_at = os.stat(path).st_mtime_ns
     if os.path.getsize(path) == 0:
@@ -44,7 +44,7 @@ def _look_into(path: str | Path) -> Candidate:
 def _damage(path: str) -> str | None:
     """Verify the checksums of a checkpoint, and describe its damage.
 
-    PyTorch writes a checksum of every tensor and reads none; a flipped bit loads as a weight.
+    PyTorch writes a checksum of every tensor and verifies none: a flipped bit loads as a weight.
     """
     if not is_zipfile(path):
         return None
@@ -53,17 +53,17 @@ def _damage(path: str) -> str | None:
             part = file.testzip()
     except Exception as error:
         return f'it is damaged ({error})'
-    return part and f'its part {part} is damaged: the checksum is another'
+    return part and f'its part {part} is damaged: the checksum differs'
 
 
 def checkpoint_defect(path: str | Path) -> str | None:
-    """Return the defect of a checkpoint file.
+    """Describe the defect of a checkpoint.
 
     Args:
         path (str or Path): A file on a local file system.
 
     Returns:
-        str, optional: Such as ``'it is empty'``; None for a whole one.
+        str, optional: The defect, such as ``'it is empty'``; None for a valid checkpoint.
     """
     return _look_into(path).defect or _damage(str(path))
 
@@ -73,16 +73,16 @@ def newest_checkpoint(
 ) -> tuple[str | None, list[str]]:
     """Find the newest valid checkpoint.
 
-    Files named ``best_*`` are left out: they hold no optimizer. So are those without a training's
-    progress in them, such as published weights.
+    Files named ``best_*`` are ignored because they hold no optimizer, and published weights because
+    they hold no progress.
 
     Args:
-        folders (list[str or Path]): Where to look for ``*.pth`` files.
-        pattern (str): Further names to look for. Defaults to ``'*.pth'``.
+        folders (list[str or Path]): Folders to search for ``*.pth`` files.
+        pattern (str): Further names to search for. Defaults to ``'*.pth'``.
 
     Returns:
-        tuple[str or None, list[str]]: Its path, None where there is none; and a line for each file
-        newer than that which was passed over.
+        tuple[str or None, list[str]]: Path of the checkpoint, None if there is none; and a line for
+        each newer file that is not valid.
     """
     files = {
         path.resolve(): path
@@ -91,12 +91,12 @@ def newest_checkpoint(
         for path in Path(folder).glob(names)
         if path.is_file() and not path.name.startswith('best_')
     }
-    passed_over: list[str] = []
+    skipped: list[str] = []
     for candidate in sorted(map(_look_into, files.values()), reverse=True):
         if candidate.defect is None and candidate.update < 0:
             continue
         defect = candidate.defect or _damage(candidate.path)
         if defect is None:
-            return candidate.path, passed_over
-        passed_over.append(f'{candidate.path}: {defect}')
-    return None, passed_over
+            return candidate.path, skipped
+        skipped.append(f'{candidate.path}: {defect}')
+    return None, skipped

@@ -1,4 +1,4 @@
-"""State of hooks in a checkpoint: MMEngine saves none."""
+"""Save and restore the state of hooks, which MMEngine does not save."""
 
 from typing import Any
 
@@ -9,33 +9,26 @@ from mmengine.runner import Runner
 
 # Key of a checkpoint.
 HOOKS_STATE = 'hooks'
-# Fields of MMEngine's hooks that a restarted process would begin anew.
+# Fields of MMEngine's hooks that a restarted process would reset.
 FIELDS = {EarlyStoppingHook: ('wait_count', 'best_score'), SyncBuffersHook: ('called_in_train',)}
 
 
 def collect(runner: Runner) -> dict[str, list[dict[str, Any] | None]]:
     """Collect the state of every hook that has one.
 
-    A hook has one if it offers ``state_dict()`` and ``load_state_dict(state)``, or is MMEngine's
-    ``EarlyStoppingHook`` or ``SyncBuffersHook``.
-
-    Args:
-        runner (Runner): The runner.
+    Hooks with state are those with ``state_dict()`` and ``load_state_dict(state)``, and MMEngine's
+    ``EarlyStoppingHook`` and ``SyncBuffersHook``.
 
     Returns:
-        dict[str, list[dict or None]]: For each class name the states of its hooks, in their order.
-        None stands for a state that holds more than numbers, strings, tensors, lists and dicts.
+        dict[str, list[dict or None]]: The states of the hooks of each class name, in their order.
+        None replaces a state that holds more than numbers, strings, tensors, lists and dicts.
     """
     states: dict[str, list[dict[str, Any] | None]] = {}
     for hook in runner.hooks:
-        fields = _fields(hook)
-        if fields:
-            state = {name: getattr(hook, name) for name in fields}
-        elif _offers_state(hook):
-            state = hook.state_dict()
-        else:
+        fields, name = _fields(hook), type(hook).__name__
+        if fields is None:
             continue
-        name = type(hook).__name__
+        state = {field: getattr(hook, field) for field in fields} or hook.state_dict()
         try:
             states.setdefault(name, []).append(_plain(state))
         except TypeError as error:
@@ -45,20 +38,12 @@ def collect(runner: Runner) -> dict[str, list[dict[str, Any] | None]]:
 
 
 def restore(runner: Runner, states: dict[str, list[dict[str, Any] | None]]) -> list[str]:
-    """Put the states of hooks back.
-
-    Args:
-        runner (Runner): The runner.
-        states (dict[str, list[dict or None]]): As :func:`collect` returns them.
-
-    Returns:
-        list[str]: Names of hooks that have a state and found none.
-    """
+    """Restore states of :func:`collect`, and return the class names of hooks that it lacks."""
     left = {name: list(of_class) for name, of_class in states.items()}
     without = []
     for hook in runner.hooks:
         fields, name = _fields(hook), type(hook).__name__
-        if not fields and not _offers_state(hook):
+        if fields is None:
             continue
         state = left[name].pop(0) if left.get(name) else None
         if state is None:
@@ -71,16 +56,17 @@ def restore(runner: Runner, states: dict[str, list[dict[str, Any] | None]]) -> l
     return without
 
 
-def _fields(hook: Hook) -> tuple:
-    return next((fields for kind, fields in FIELDS.items() if isinstance(hook, kind)), ())
-
-
-def _offers_state(hook: Hook) -> bool:
-    return all(callable(getattr(hook, name, None)) for name in ('state_dict', 'load_state_dict'))
+def _fields(hook: Hook) -> tuple[str, ...] | None:
+    """Return the fields of a hook's state; () if it has ``state_dict()``, None without state."""
+    for kind, fields in FIELDS.items():
+        if isinstance(hook, kind):
+            return fields
+    has_state = all(callable(getattr(hook, f'{name}state_dict', None)) for name in ('', 'load_'))
+    return () if has_state else None
 
 
 def _plain(value: Any) -> Any:
-    """Copy a value in the types that every loader of checkpoints knows."""
+    """Copy a value to types that every loader of checkpoints accepts."""
     if isinstance(value, torch.Tensor):
         return value.detach().cpu().clone()
     if isinstance(value, np.generic):

@@ -1,4 +1,4 @@
-"""MMEngine's loaders of checkpoints, without running code that a checkpoint names."""
+"""Replace MMEngine's loaders of checkpoints by loaders that run no code of the checkpoint."""
 
 import functools
 import os
@@ -13,13 +13,11 @@ from .unpickling import load_safely, safe_torch_load
 
 @CheckpointLoader.register_scheme(prefixes='', force=True)
 def load_from_local(filename: str, map_location: str | Callable | None = None) -> dict[str, Any]:
-    """Load a local checkpoint: weights, or all that a training saves.
+    """Load a local checkpoint, of weights or of a training, without running code that it names.
 
-    MMEngine 0.10.7 leaves the choice of an unpickler to ``torch.load``, which refuses since torch
-    2.6 what a training saves; onedl's MMEngine then runs what code the file names. Here nothing
-    runs, see :mod:`.unpickling`.
-
-    MMEngine calls this for every path without a scheme, once this package is imported.
+    Once this package is imported, MMEngine calls this for every path without a scheme. MMEngine
+    0.10.7 calls ``torch.load``, which refuses the checkpoint of a training since torch 2.6.
+    onedl's MMEngine runs the code that the file names. :mod:`.unpickling` runs none.
 
     Args:
         filename (str): Path on a local file system.
@@ -30,8 +28,7 @@ def load_from_local(filename: str, map_location: str | Callable | None = None) -
 
     Raises:
         FileNotFoundError: If there is no such file.
-        UnsafeCheckpoint: If the file asks for more than a checkpoint needs, and
-            :func:`trust_checkpoints` was not called.
+        UnsafeCheckpoint: If the file names code, and :func:`trust_checkpoints` was not called.
     """
     path = os.path.expanduser(filename)
     if not os.path.isfile(path):
@@ -40,7 +37,7 @@ def load_from_local(filename: str, map_location: str | Callable | None = None) -
 
 
 def _safely(loader: Callable) -> Callable:
-    """Let a loader of MMEngine read what it has downloaded by our unpickler."""
+    """Let a loader of MMEngine read its download by our unpickler."""
 
     @functools.wraps(loader)
     def load(*args: Any, **kwargs: Any) -> Any:

@@ -1,9 +1,9 @@
 """Load a checkpoint without running code that it names.
 
-A checkpoint is a pickle, and a pickle may call whatever can be imported. PyTorch's ``weights_only``
-unpickler calls what a table allows. Here that table has in addition what MMEngine saves of a
-training: the histories of its losses with their NumPy arrays. Arrays and dtypes are read by
-functions of this module and not by NumPy's own ``__setstate__``, which trusts what it is given.
+A checkpoint is a pickle, and a pickle may call anything that can be imported. PyTorch's
+``weights_only`` unpickler calls only the functions of a table. This module extends the table by the
+types that MMEngine saves of a training: loss histories with their NumPy arrays. Arrays and dtypes
+are read by functions of this module, because NumPy's own ``__setstate__`` trusts its input.
 """
 
 import re
@@ -28,11 +28,11 @@ _trusted = False
 
 
 class UnsafeCheckpoint(SettingError):
-    """A checkpoint that names what could run code.
+    """A checkpoint that names code to run.
 
     Args:
         file (Any): The file.
-        reason (str): What it names.
+        reason (str): The part of the sentence that says what it names.
     """
 
     def __init__(self, file: Any, reason: str) -> None:
@@ -44,10 +44,10 @@ class UnsafeCheckpoint(SettingError):
 
 
 def trust_checkpoints(trusted: bool) -> None:
-    """Set whether checkpoints may run code in this process from here on.
+    """Allow or forbid that checkpoints run code in this process.
 
     Args:
-        trusted (bool): True to load them as ``pickle`` does.
+        trusted (bool): True to load checkpoints as ``pickle`` does.
     """
     global _trusted
     _trusted = trusted
@@ -61,21 +61,11 @@ def load_safely(
     weights_only: bool | None = None,
     mmap: bool | None = None,
 ) -> Any:
-    """Load a checkpoint as ``torch.load`` does, unless it asks for more than a checkpoint needs.
-
-    Args:
-        file (Any): Path or open file.
-        map_location (str or Callable, optional): As for :func:`torch.load`.
-        pickle_module (Any): Not used.
-        weights_only (bool, optional): Not used.
-        mmap (bool, optional): As for :func:`torch.load`.
-
-    Returns:
-        Any: The content.
+    """Load a checkpoint as ``torch.load`` does, with the arguments that MMEngine passes.
 
     Raises:
-        UnsafeCheckpoint: If it asks for more, and checkpoints are not trusted.
-        UnpicklingError: If it is no checkpoint.
+        UnsafeCheckpoint: If the file names code, and checkpoints are not trusted.
+        UnpicklingError: If the file is not a checkpoint.
     """
     if _trusted:
         return _torch_load(file, map_location=map_location, weights_only=False, mmap=mmap)
@@ -95,15 +85,15 @@ def load_safely(
 
 
 def _todays_name(name: str) -> str:
-    """The name of a global that is pickled under its name in Python 2."""
+    """Return today's name of a global that is pickled under its name in Python 2."""
     module, dot, attribute = name.rpartition('.')
     return IMPORT_MAPPING.get(module, module) + dot + attribute
 
 
 def _without_program(content: Any) -> Any:
-    """Drop a text that ``Runner.resume`` would run as a config, to ask it for ``gpu_ids``.
+    """Drop the config of MMDetection 2.x, which ``Runner.resume`` would run to read ``gpu_ids``.
 
-    It is of MMDetection 2.x. What MMEngine saves has its config under another key.
+    MMEngine's own checkpoints have their config under another key.
     """
     meta = content.get('meta') if isinstance(content, dict) else None
     if isinstance(meta, dict):
@@ -113,7 +103,7 @@ def _without_program(content: Any) -> Any:
 
 @contextmanager
 def safe_torch_load() -> Iterator[None]:
-    """Let libraries that call ``torch.load`` load safely."""
+    """Replace ``torch.load``, for libraries that call it, by :func:`load_safely`."""
     before, torch.load = torch.load, cast(Any, load_safely)
     try:
         yield
@@ -122,7 +112,7 @@ def safe_torch_load() -> Iterator[None]:
 
 
 class _Dtype:
-    """Stands for a NumPy dtype of numbers or text while a file is read."""
+    """Stand-in for a NumPy dtype of numbers or text while a file is read."""
 
     def __init__(self, name: str, align: bool = False, copy: bool = False) -> None:
         if type(name) is not str or not re.fullmatch('b1|[iufc][0-9]{1,2}|[SU][0-9]{1,9}', name):
@@ -138,7 +128,7 @@ class _Dtype:
 
 
 class _Array:
-    """Stands for a NumPy array while a file is read."""
+    """Stand-in for a NumPy array while a file is read."""
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, dtype, fortran, raw = state
@@ -162,11 +152,11 @@ def _scalar(dtype: _Dtype, raw: bytes) -> np.generic:
 
 
 def _no_bytes() -> bytes:
-    """The data of an empty array, as pickle's protocol 2 writes it."""
+    """Return the data of an empty array, as pickle's protocol 2 writes it."""
     return b''
 
 
-# Stands for the class, which MMEngine's OneCycleLR names to save its function.
+# Stand-in for the class, which MMEngine's OneCycleLR names to save its function.
 _ONE_CYCLE: Any = object()
 _ATTRIBUTES = {
     (HistoryBuffer, 'min'): HistoryBuffer.min,
@@ -179,7 +169,7 @@ _ATTRIBUTES = {
 
 
 def _attribute(*args: Any) -> Callable:
-    """``getattr`` of the statistics of a HistoryBuffer and of a scheduler's functions alone."""
+    """Replace ``getattr`` for the statistics of a HistoryBuffer and a scheduler's functions."""
     for key, value in _ATTRIBUTES.items():
         if len(args) == 2 and args[0] is key[0] and args[1] == key[1]:
             return value
@@ -199,7 +189,7 @@ _GLOBALS: list[Callable | tuple[Callable, str]] = [
 
 
 def _without_stand_ins(x: Any, seen: set[int]) -> Any:
-    """Put arrays and dtypes where their stand-ins are."""
+    """Replace the stand-ins by their arrays and dtypes."""
     if type(x) is _Array:
         return x.value
     if type(x) is _Dtype:

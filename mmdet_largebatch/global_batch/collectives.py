@@ -1,4 +1,4 @@
-"""Find the parts of a model that communicate with other ranks in a training step."""
+"""Find modules that communicate with other ranks in a training step."""
 
 import dis
 import functools
@@ -183,7 +183,7 @@ def _of_function(function: FunctionType, seen: set[FunctionType]) -> set[str]:
 
 
 def _named(code: CodeType, variables: dict[str, Any]) -> Iterator[Any]:
-    """Yield what the code reads of its module's variables: `name`, `module.name` and so on."""
+    """Yield the global objects that the code reads: `name`, `module.name` and so on."""
     value = None
     for instruction in dis.get_instructions(code):
         if instruction.opname in ('LOAD_GLOBAL', 'LOAD_NAME'):

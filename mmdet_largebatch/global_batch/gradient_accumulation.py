@@ -17,7 +17,7 @@ TRAIN_STEP = 'train_cfg.type=GlobalBatchTrainLoop: the train_step of the model '
 
 
 class GradientAccumulator:
-    """Withholds the step of an optim wrapper until all micro-batches of an update are computed.
+    """Delay the optimizer step until all micro-batches of an update are computed.
 
     A model's ``train_step`` is given :attr:`stand_in`, an object of the wrapper's own class that
     shares its attributes. Gradients are scaled to their part of the global batch and synchronised
@@ -99,6 +99,10 @@ class GradientAccumulator:
         try:
             with torch.no_grad():
                 yield self.stand_in
+        except RuntimeError as error:
+            # A train_step that needs gradients goes on, or is refused, in the pass that has them.
+            if 'does not require grad' not in str(error):
+                raise
         finally:
             self.computing = self.probing = False
 
@@ -128,7 +132,7 @@ class GradientAccumulator:
         return self.synchronise
 
     def backward(self, loss: Tensor, **kwargs: Any) -> Any:
-        """Add a micro-batch's part of the gradient of the update.
+        """Add the gradient of a micro-batch, scaled to its part of the update.
 
         Args:
             loss (Tensor): Its loss, 0-d.
@@ -149,7 +153,7 @@ class GradientAccumulator:
             return self.optim_wrapper.backward(scaled, **kwargs)
 
     def step(self, *args: Any, **kwargs: Any) -> None:
-        """Note that a micro-batch asks for the update.
+        """Record that a micro-batch requests the optimizer step.
 
         Args:
             *args: None may be given.
@@ -180,7 +184,7 @@ class GradientAccumulator:
         self.step_kwargs = kwargs
 
     def zero_grad(self, **kwargs: Any) -> None:
-        """Remove gradients from before the update; after its first backward put that off.
+        """Clear old gradients before the first backward; delay later calls to the end.
 
         Args:
             **kwargs: For the wrapper's ``zero_grad``.

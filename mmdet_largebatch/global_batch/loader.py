@@ -5,10 +5,11 @@ from typing import Any
 from mmdet.registry import DATASETS
 from torch.utils.data import Sampler
 
+from ..checks import check, check_positive_integer, invalid
 from ..compat import SlicedDataset
 from ..errors import SettingError
 from ..utils.type_names import type_name
-from .sampler import GlobalBatchSampler, _check_batch_size
+from .sampler import GlobalBatchSampler
 
 
 def with_global_batch(dataloader: dict, global_batch_size: int) -> dict:
@@ -29,27 +30,24 @@ def with_global_batch(dataloader: dict, global_batch_size: int) -> dict:
     """
     dataloader = dict(dataloader)
     for key in ('dataset', 'sampler'):
-        if dataloader.get(key) is None:
-            raise SettingError(f'train_dataloader.{key} is not set. Must be, for a training.')
+        found = dataloader.get(key)
+        check(found is not None, f'train_dataloader.{key}', found, 'set for a training')
     _refuse(dataloader)
     grouping = dataloader.pop('batch_sampler', None)
     if isinstance(grouping, GlobalBatchSampler):
         return dataloader | dict(batch_sampler=grouping)
     if grouping is not None and not isinstance(grouping, dict):
-        raise SettingError(
-            f'train_dataloader.batch_sampler is a {type(grouping).__name__}. Must be a config, or '
-            'none, under GlobalBatchTrainLoop.'
-        )
+        wanted = 'a config or None under GlobalBatchTrainLoop'
+        raise invalid('train_dataloader.batch_sampler', type(grouping).__name__, wanted)
     ours: dict[str, Any] = dict(type=GlobalBatchSampler, grouping=grouping)
     if grouping is not None and type_name(grouping) == 'GlobalBatchSampler':
         ours, grouping = dict(grouping), None
     elif grouping is not None:
         # Of both sizes MMEngine takes the batch sampler's.
         grouping = dict(grouping)
-        if grouping.pop('sampler', None) is not None:
-            raise SettingError(
-                'train_dataloader.batch_sampler.sampler is set. Must be train_dataloader.sampler.'
-            )
+        inner = grouping.pop('sampler', None)
+        wanted = 'left out: train_dataloader.sampler is used'
+        check(inner is None, 'train_dataloader.batch_sampler.sampler', inner, wanted)
         if 'batch_size' in grouping:
             ours['batch_size'] = grouping.pop('batch_size')
         dataloader['drop_last'] = grouping.pop('drop_last', False) or dataloader.pop(
@@ -59,7 +57,7 @@ def with_global_batch(dataloader: dict, global_batch_size: int) -> dict:
     drop_last = bool(dataloader.pop('drop_last', False))
     # What DataLoader takes where the config says nothing.
     batch_size = ours.get('batch_size', dataloader.get('batch_size', 1))
-    _check_batch_size(batch_size)
+    check_positive_integer('train_dataloader.batch_size', batch_size)
     dataloader['batch_size'] = batch_size
     ours = dict(drop_last=drop_last, order_seed=_order_seed(dataloader['sampler'])) | ours
     images = _images_per_epoch(dataloader, global_batch_size)
@@ -99,15 +97,14 @@ def first_images(dataset: Any, images: int) -> SlicedDataset:
 def _refuse(dataloader: dict) -> None:
     """Refuse options of ``DataLoader`` that exclude a sampler, or the order of its batches."""
     if dataloader.get('shuffle'):
-        raise SettingError(
-            f'train_dataloader.shuffle={dataloader["shuffle"]}. Must be left out: '
-            'train_dataloader.sampler.shuffle says it.'
-        )
-    if dataloader.get('in_order') is False:
-        raise SettingError(
-            'train_dataloader.in_order=False. Must be True under GlobalBatchTrainLoop: the draws '
-            'of a micro-batch are seeded by its place in the order.'
-        )
+        wanted = 'left out: train_dataloader.sampler.shuffle says it'
+        raise invalid('train_dataloader.shuffle', dataloader['shuffle'], wanted)
+    wanted = (
+        'True under GlobalBatchTrainLoop: the draws of a micro-batch are seeded by its place in '
+        'the order'
+    )
+    in_order = dataloader.get('in_order')
+    check(in_order is not False, 'train_dataloader.in_order', in_order, wanted)
 
 
 def _order_seed(sampler: Any) -> int | None:
@@ -120,8 +117,5 @@ def _images_per_epoch(dataloader: dict, global_batch_size: int) -> int | None:
     updates = dataloader.pop('num_batch_per_epoch', None)
     if updates is None:
         return None
-    if isinstance(updates, bool) or not isinstance(updates, int) or updates < 1:
-        raise SettingError(
-            f'train_dataloader.num_batch_per_epoch={updates!r}. Must be an integer >= 1.'
-        )
+    check_positive_integer('train_dataloader.num_batch_per_epoch', updates)
     return updates * global_batch_size

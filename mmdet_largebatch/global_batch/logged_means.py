@@ -13,7 +13,7 @@ from .gradient_accumulation import TRAIN_STEP
 
 
 class LoggedMeans:
-    """Takes the mean of each value over the micro-batches that have it.
+    """Average each logged value over the micro-batches that have it.
 
     A value may be absent in some micro-batches, or on some ranks. The ranks agree on the names
     once, and again where a rank meets a new one. Otherwise one all-reduce is made an update.
@@ -33,7 +33,7 @@ class LoggedMeans:
 
     @staticmethod
     def detached(output: Any) -> dict[str, Any] | None:
-        """Take what a model logs of a micro-batch off the graph of that micro-batch.
+        """Detach the logged values of a micro-batch from its graph.
 
         Args:
             output (dict[str, Any], optional): What ``train_step`` returned.

@@ -16,14 +16,15 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..checks import check, check_flag
+from ..checkpoints.rollback import RolledBack
+from ..checks import check, check_flag, check_positive_integer, invalid
 from ..compat import accumulative_counts, randomness
 from ..errors import DivergenceError, SettingError
+from ..hooks.cut_eta_hook import CutEtaHook
+from ..hooks.patient_param_scheduler_hook import be_patient
 from ..optimizers import double_clip_message
 from ..utils.record import keep_record, note, write_end
 from ..utils.runner import loss_scale
-from .eta import CutEta
-from .evaluation import be_patient, forget_evaluation
 from .exact_sum import exact_sum_line
 from .gradient_accumulation import GradientAccumulator
 from .loader import with_global_batch
@@ -41,13 +42,6 @@ from .unused import check_all_used
 
 # Arguments that train_cfg may have besides this loop's own.
 STOCK_SETTINGS = ('val_begin', 'val_interval', 'dynamic_intervals')
-
-
-class RolledBack(Exception):
-    """Raised by a hook that has put the run back to an earlier update.
-
-    :class:`GlobalBatchTrainLoop` catches it and continues from there.
-    """
 
 
 @LOOPS.register_module()
@@ -119,10 +113,10 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         exact_sum: bool = False,
         **kwargs: Any,
     ) -> None:
-        _check_positive('global_batch_size', global_batch_size)
+        check_positive_integer('train_cfg.global_batch_size', global_batch_size)
         check_flag('train_cfg.exact_sum', exact_sum)
         if max_updates is not None:
-            _check_positive('max_updates', max_updates)
+            check_positive_integer('train_cfg.max_updates', max_updates)
         _check_stock_settings(max_epochs, kwargs)
         if isinstance(dataloader, dict):
             dataloader = with_global_batch(dataloader, global_batch_size)
@@ -135,9 +129,10 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             raise SettingError(EMPTY) from error
         self.sampler = self.dataloader.batch_sampler
         if not isinstance(self.sampler, GlobalBatchSampler):
-            raise SettingError(
-                'train_dataloader is built already, with batch_sampler='
-                f'{type(self.sampler).__name__}. Must be a GlobalBatchSampler, or a config.'
+            raise invalid(
+                'train_dataloader.batch_sampler',
+                type(self.sampler).__name__,
+                'a GlobalBatchSampler in a data loader that is built already',
             )
         self.global_batch_size = global_batch_size
         self.max_updates = max_updates
@@ -177,7 +172,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         return self.runner.seed - (get_dist_info()[0] if apart else 0)
 
     def run(self) -> nn.Module:
-        """Check what is known only now, log what an update consists of, and train.
+        """Check the model and the checkpoint, log the layout of an update, and train.
 
         Returns:
             nn.Module: The trained model.
@@ -192,7 +187,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         self._reopen_epoch()
         self._note()
         if self.end < self.max_iters:
-            self.runner.register_hook(CutEta(self.end))
+            self.runner.register_hook(CutEtaHook(self.end))
         self.runner.call_hook('before_train')
         self._make_up_for_evaluation()
         while self._epoch < self.last_epoch and not self.stop_training:
@@ -222,7 +217,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             raise SettingError(message)
 
     def run_epoch(self) -> None:
-        """Run the updates of one epoch that are not done yet."""
+        """Run the remaining updates of one epoch."""
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         self._statistics.look()
@@ -282,7 +277,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         self._iter += 1
 
     def _probe(self, batches: Sequence[Any], accumulation: GradientAccumulator) -> None:
-        """Compute the micro-batches without gradients, for the means over all of them."""
+        """Record the calls of ``reduce_mean`` in a pass without gradients."""
         model = self.runner.model
         if self._state is None:
             self._state = ModelState(model)
@@ -352,16 +347,16 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             raise DivergenceError(message)
 
     def _end_of(self, epochs: int) -> int:
-        """Updates that are done at the end of so many epochs."""
+        """Return the number of updates after a number of epochs."""
         return min(epochs * self.updates_per_epoch, self.end)
 
     def _reopen_epoch(self) -> None:
-        """Go on within an epoch that was cut short, if there is more of it now."""
+        """Continue an epoch that was cut short, if `max_updates` allows more of it now."""
         if self._iter < self._end_of(self._epoch):
             self._epoch = self._iter // self.updates_per_epoch
 
     def _make_up_for_evaluation(self) -> None:
-        """Evaluate: a checkpoint of the end of an epoch is from before that epoch's evaluation."""
+        """Evaluate after a restart: an epoch's checkpoint is saved before its evaluation."""
         if 0 < self._iter == self._end_of(self._epoch):
             self._evaluate_if_due()
 
@@ -371,22 +366,22 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         at_end = self._epoch == self._max_epochs >= self.val_begin
         cut = self._iter == self.end < self.max_iters
         if self.runner.val_loop is not None and (due or at_end or cut):
-            forget_evaluation(self.runner.message_hub)
+            # MMEngine logs the newest value of each name, even if this evaluation has none.
+            hub = self.runner.message_hub
+            for results in (hub.log_scalars, hub.runtime_info):
+                for key in [key for key in results if key.startswith('val/')]:
+                    del results[key]
             self.runner.call_hook('before_evaluation')
             self.runner.val_loop.run()
 
     def _check_optim_wrapper(self) -> None:
         wrapper = self.runner.optim_wrapper
         if isinstance(wrapper, OptimWrapperDict):
-            raise SettingError(
-                f'optim_wrapper has several optimizers ({", ".join(wrapper.keys())}). '
-                'Must be one under GlobalBatchTrainLoop.'
-            )
-        if not isinstance(wrapper, OptimWrapper):
-            raise SettingError(
-                f'optim_wrapper.type={type(wrapper).__name__}. Must be OptimWrapper or a class '
-                'derived from it under GlobalBatchTrainLoop.'
-            )
+            wanted = 'a single optimizer under GlobalBatchTrainLoop'
+            raise invalid('optim_wrapper', list(wrapper.keys()), wanted)
+        wanted = 'OptimWrapper or a class derived from it under GlobalBatchTrainLoop'
+        kind = type(wrapper).__name__
+        check(isinstance(wrapper, OptimWrapper), 'optim_wrapper.type', kind, wanted)
         counts = accumulative_counts(wrapper)
         wanted = f'1: train_cfg.global_batch_size={self.global_batch_size} says what is accumulated'
         check(counts == 1, 'optim_wrapper.accumulative_counts', counts, wanted)
@@ -398,12 +393,12 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         hub, key = self.runner.message_hub, 'updates_per_epoch'
         before = hub.get_info(key, self.updates_per_epoch)
         if self._iter > 0 and before != self.updates_per_epoch:
-            raise SettingError(
-                f'train_cfg.global_batch_size={self.global_batch_size} makes '
-                f'{self.updates_per_epoch} updates an epoch, and the checkpoint is from a run of '
-                f'{before}. Must be the same to resume; to begin from its weights, give it as '
-                'load_from without --resume.'
+            wanted = (
+                f'one that makes {before} updates an epoch, as in the run of the checkpoint, not '
+                f'{self.updates_per_epoch}; to begin from its weights, give it as load_from '
+                'without --resume'
             )
+            raise invalid('train_cfg.global_batch_size', self.global_batch_size, wanted)
         hub.update_info(key, self.updates_per_epoch)
 
     def _note(self) -> None:
@@ -449,27 +444,18 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             logger.warning(message)
 
 
-def _check_positive(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise SettingError(f'train_cfg.{name}={value!r}. Must be an integer.')
-    if value < 1:
-        raise SettingError(f'train_cfg.{name}={value}. Must be >= 1.')
-
-
 def _check_stock_settings(max_epochs: Any, settings: dict[str, Any]) -> None:
-    """Refuse what MMEngine would take and fail on after an epoch, or with a traceback."""
+    """Refuse settings that MMEngine would accept and fail on later."""
     unknown = sorted(set(settings) - set(STOCK_SETTINGS))
     if unknown:
-        known = ', '.join(
-            ('max_epochs', 'global_batch_size', 'max_updates', 'exact_sum', *STOCK_SETTINGS)
-        )
-        raise SettingError(
-            f'train_cfg.{unknown[0]} is not known to GlobalBatchTrainLoop. Must be one of {known}.'
-        )
+        own = ('max_epochs', 'global_batch_size', 'max_updates', 'exact_sum')
+        known = ', '.join((*own, *STOCK_SETTINGS))
+        wanted = f'left out: GlobalBatchTrainLoop knows {known}'
+        raise invalid(f'train_cfg.{unknown[0]}', settings[unknown[0]], wanted)
     if isinstance(max_epochs, float) and max_epochs.is_integer():
         max_epochs = int(max_epochs)
-    _check_positive('max_epochs', max_epochs)
-    _check_positive('val_interval', settings.get('val_interval', 1))
+    check_positive_integer('train_cfg.max_epochs', max_epochs)
+    check_positive_integer('train_cfg.val_interval', settings.get('val_interval', 1))
     intervals = settings.get('dynamic_intervals')
     whole = intervals is None or all(
         isinstance(pair, (list, tuple))
@@ -478,8 +464,5 @@ def _check_stock_settings(max_epochs: Any, settings: dict[str, Any]) -> None:
         and pair[1] >= 1
         for pair in intervals
     )
-    if not whole:
-        raise SettingError(
-            f'train_cfg.dynamic_intervals={intervals!r}. Must be a list of pairs of an epoch and '
-            'an interval >= 1, such as [(10, 1)].'
-        )
+    wanted = 'a list of pairs of an epoch and an interval >= 1, such as [(10, 1)]'
+    check(whole, 'train_cfg.dynamic_intervals', intervals, wanted)

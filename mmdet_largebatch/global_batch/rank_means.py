@@ -131,7 +131,7 @@ class RankMeans:
             yield
         calls = self._calls.get(number, [])
         if self._made < len(calls):
-            raise _other_calls(calls[self._made].head, self._made, f'{len(calls)}')
+            raise _other_calls(calls[self._made].head, f'{self._made} calls', len(calls))
 
     @contextmanager
     def backward(self) -> Iterator[None]:
@@ -191,7 +191,7 @@ class RankMeans:
             table, _ = self._table({self._number: call.value.flatten()})
             mean = table.sum(0)
         elif self._recomputed is not None:
-            mean = self._recompute(call)
+            mean = self._recompute(call, self._recomputed)
         else:
             mean = self._next(call)
         tensor.data.copy_(mean.reshape(tensor.shape))
@@ -199,11 +199,10 @@ class RankMeans:
     def _next(self, call: _Call) -> Tensor:
         calls = self._calls.get(self._number, [])
         if self._made == len(calls):
-            before = f'{len(calls)}' if self._number in self._calls else 'none in the first update'
-            raise _other_calls(call.head, self._made + 1, before)
+            raise _other_calls(call.head, f'call {self._made + 1}', len(calls))
         recorded = calls[self._made]
         if recorded.value.shape != call.value.shape:
-            raise _other_calls(call.head, self._made + 1, 'one of another shape')
+            raise _other_calls(call.head, 'a call of another shape', len(calls))
         near = torch.isclose(call.value, recorded.value, rtol=RTOL, atol=1e-6, equal_nan=True)
         self._differences.append((~near.all(), call.head))
         self._made += 1
@@ -211,21 +210,21 @@ class RankMeans:
         self._offset += call.value.numel()
         return mean
 
-    def _recompute(self, call: _Call) -> Tensor:
-        """Find the call of the forward pass: the same place and argument, each once a backward."""
+    def _recompute(self, call: _Call, done: list[_Call]) -> Tensor:
+        """Find the call of the forward pass by place and argument, each once in a backward pass."""
         offset = 0
         for recorded in self._calls.get(self._number, []):
             size = recorded.value.numel()
             if (
                 recorded.place == call.place
                 and recorded.value.shape == call.value.shape
-                and not any(recorded is taken for taken in self._recomputed or ())
+                and not any(recorded is other for other in done)
                 and torch.allclose(call.value, recorded.value, RTOL, 1e-6, equal_nan=True)
             ):
-                (self._recomputed or []).append(recorded)
+                done.append(recorded)
                 return self._means[offset : offset + size]
             offset += size
-        raise _other_calls(call.head, 1, 'none like it in the forward pass')
+        raise _other_calls(call.head, 'another call', len(self._calls.get(self._number, [])))
 
     def _table(self, rows: dict[int, Tensor]) -> tuple[Tensor, list[int]]:
         """Collect a row of numbers from each micro-batch, over all ranks.
@@ -282,8 +281,8 @@ def _head(frame: FrameType | None) -> str:
     return 'a module'
 
 
-def _other_calls(head: str, made: int, before: str) -> RankMeansError:
+def _other_calls(head: str, made: str, before: int) -> RankMeansError:
     return RankMeansError(
-        f'model: call {made} of mmdet.utils.reduce_mean by {head} in a micro-batch, and before '
-        f'{before}. Must be the same calls each time that a micro-batch is computed.'
+        f'model: {head} makes {made} of mmdet.utils.reduce_mean in a micro-batch that made '
+        f'{before} when it was computed without gradients. Must be the same calls each time.'
     )

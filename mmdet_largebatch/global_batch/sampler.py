@@ -1,4 +1,4 @@
-"""Form the micro-batches of an epoch once, and deal them to the ranks."""
+"""Form the micro-batches of an epoch and share them out to the ranks."""
 
 from collections.abc import Iterator
 from copy import copy
@@ -11,6 +11,7 @@ from mmengine.dataset import DefaultSampler
 from mmengine.dist import get_dist_info
 from torch.utils.data import BatchSampler, Sampler
 
+from ..checks import check_positive_integer, invalid
 from ..errors import SettingError
 from ..utils.type_names import type_name
 from .seeding import MicroBatch
@@ -74,21 +75,19 @@ class GlobalBatchSampler(Sampler):
         order_seed: int | None = None,
     ) -> None:
         if type(sampler) is not DefaultSampler:
-            raise SettingError(
-                f'train_dataloader.sampler.type={type(sampler).__name__}. Must be DefaultSampler: '
-                'a global batch is dealt from its order of the images.'
-            )
+            wanted = 'DefaultSampler: a global batch is dealt from its order of the images'
+            raise invalid('train_dataloader.sampler.type', type(sampler).__name__, wanted)
         if len(sampler.dataset) == 0:
             raise SettingError(EMPTY)
-        _check_batch_size(batch_size)
+        check_positive_integer('train_dataloader.batch_size', batch_size)
         self.grouping = _checked_grouping(grouping)
         if global_batch_size % batch_size:
             below = global_batch_size - global_batch_size % batch_size
-            raise SettingError(
-                f'train_cfg.global_batch_size={global_batch_size}. Must be a multiple of the '
-                f'micro-batch, train_dataloader.batch_size={batch_size}, such as '
-                f'{below or batch_size} or {below + batch_size}.'
+            wanted = (
+                f'a multiple of the micro-batch, train_dataloader.batch_size={batch_size}, such as '
+                f'{below or batch_size} or {below + batch_size}'
             )
+            raise invalid('train_cfg.global_batch_size', global_batch_size, wanted)
         self.rank, self.ranks = get_dist_info()
         self.micro_batches = global_batch_size // batch_size
         if self.ranks > self.micro_batches:
@@ -112,7 +111,7 @@ class GlobalBatchSampler(Sampler):
         return list(range(self.rank, self.micro_batches, self.ranks))
 
     def begin(self, seed: int, epoch: int, update: int, order_epoch: int | None = None) -> None:
-        """Say what the next iteration goes over.
+        """Set the epoch and the update that the next iteration starts from.
 
         Args:
             seed (int): Seed of the run, the same on every rank.
@@ -125,30 +124,32 @@ class GlobalBatchSampler(Sampler):
         self.order_epoch = epoch if order_epoch is None else order_epoch
 
     def _images(self, number: int) -> int:
-        """Return how many images of an epoch ``DefaultSampler`` deals to rank ``number``."""
+        """Return the number of images an epoch that ``DefaultSampler`` gives to rank ``number``."""
         short = 0 if self.sampler.round_up else number
         return ceil((len(self.sampler.dataset) - short) / self.micro_batches)
 
     def _updates(self, number: int) -> int:
-        """Return how many micro-batches of this number an epoch has."""
+        """Return the number of micro-batches with this index in an epoch."""
         images = self._images(number)
         return images // self.batch_size if self.drop_last else ceil(images / self.batch_size)
 
     def _check_length(self) -> None:
         images, last = len(self.sampler.dataset), self.micro_batches - 1
         if self._updates(last) != self._updates(0):
-            raise SettingError(
-                f'train_dataloader.sampler.round_up=False: of {images} images the last update of '
-                f'an epoch has fewer than {self.micro_batches} micro-batches. Must be True.'
+            wanted = (
+                f'True: of {images} images the last update of an epoch has fewer than '
+                f'{self.micro_batches} micro-batches'
             )
+            raise invalid('train_dataloader.sampler.round_up', False, wanted)
         if len(self) == 0:
-            raise SettingError(
-                f'train_dataloader.drop_last=True leaves no update of {images} images: a global '
-                f'batch has {self.global_batch_size}. Must be False.'
+            wanted = (
+                f'False: it leaves no update of {images} images, a global batch has '
+                f'{self.global_batch_size}'
             )
+            raise invalid('train_dataloader.drop_last', True, wanted)
 
     def _order(self, number: int) -> Iterator[list[int]]:
-        """Return the micro-batches of an epoch that have this number in their updates."""
+        """Return the micro-batches of an epoch that have this index in their updates."""
         sampler = copy(self.sampler)
         sampler.rank, sampler.world_size = number, self.micro_batches
         sampler.num_samples = self._images(number)
@@ -175,11 +176,6 @@ class GlobalBatchSampler(Sampler):
         return self._updates(0)
 
 
-def _check_batch_size(batch_size: int) -> None:
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise SettingError(f'train_dataloader.batch_size={batch_size!r}. Must be an integer >= 1.')
-
-
 def _checked_grouping(grouping: dict | None) -> dict | None:
     if grouping is None:
         return None
@@ -187,14 +183,10 @@ def _checked_grouping(grouping: dict | None) -> dict | None:
     # Its own name in any scope is not enough: another class of it may count otherwise.
     found = DATA_SAMPLERS.get(kind) if isinstance(kind, str) else kind
     if found is not AspectRatioBatchSampler:
-        raise SettingError(
-            f'train_dataloader.batch_sampler.type={type_name(kind)}. Must be {GROUPING} of mmdet '
-            'or none under GlobalBatchTrainLoop.'
-        )
+        wanted = f'{GROUPING} of mmdet or none under GlobalBatchTrainLoop'
+        raise invalid('train_dataloader.batch_sampler.type', type_name(kind), wanted)
     surplus = set(grouping) - {'type', '_scope_'}
     if surplus:
-        raise SettingError(
-            f'train_dataloader.batch_sampler.{min(surplus)} is not known to {GROUPING}. Must be '
-            'left out.'
-        )
+        name, wanted = min(surplus), f'left out: {GROUPING} does not know it'
+        raise invalid(f'train_dataloader.batch_sampler.{name}', grouping[name], wanted)
     return grouping

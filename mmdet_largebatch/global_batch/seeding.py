@@ -1,4 +1,4 @@
-"""Random draws that depend on the seed, the update and the micro-batch, and on nothing else."""
+"""Seed random draws by the seed of the run, the update and the micro-batch alone."""
 
 import random
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ def seed_generators(key: tuple[int, int, int], stream: int) -> None:
 
 
 class SeededFetch:
-    """Loads a whole micro-batch, drawing its augmentation from the micro-batch's own seed.
+    """Load a micro-batch with augmentation drawn from its own seed.
 
     PyTorch's data workers call a dataset's ``__getitems__``, where it has one, with all indices of
     a batch. This is meant to be set as that attribute on a dataset.

@@ -7,7 +7,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 class Unfrozen:
-    """Synchronise what DDP leaves alone: it reduces what was trained when it was built.
+    """Average gradients that DDP ignores: of parameters that were frozen when it was built.
 
     Under MMEngine's own loop the weights of such parameters go apart on the ranks without a word.
 

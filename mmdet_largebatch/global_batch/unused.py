@@ -1,4 +1,4 @@
-"""Parameters that got no gradient, for which DDP would wait without end."""
+"""Detect parameters without a gradient, for which DDP would wait forever."""
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -16,7 +16,7 @@ class UnusedParametersError(SettingError):
 
 
 def check_all_used(model: nn.Module) -> None:
-    """Refuse to go on where DDP could not synchronise all gradients.
+    """Raise an error if DDP could not synchronise all gradients.
 
     Otherwise this rank's next collective would meet the gradients of the others.
 

@@ -1,4 +1,4 @@
-"""Hooks: checkpoints, the LR schedule, preemption, divergence and trust ratios."""
+"""Hooks for checkpoints, the LR schedule, preemption, divergence, records and trust ratios."""
 
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .divergence_hook import DivergenceHook

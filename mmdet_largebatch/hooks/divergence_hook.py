@@ -1,58 +1,53 @@
-"""Stop a diverging training, or roll it back, before its weights are lost."""
+"""Stop a diverging training, or roll it back, before the bad update is applied."""
 
-import math
+from math import isfinite
 from numbers import Integral
-from typing import cast
 
 import torch
-from mmdet.registry import HOOKS
+from mmdet.registry import HOOKS, LOOPS
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ..checkpoints.rollback import Switches, roll_back
-from ..checks import check, invalid, is_number
+from ..checkpoints.rollback import RolledBack, Switches, roll_back
+from ..checks import check, is_number
 from ..compat import train_loop
 from ..errors import DivergenceError
-from ..global_batch.loop import GlobalBatchTrainLoop, RolledBack
+from ..utils.dist import from_main_process
 from ..utils.record import note, write_end, write_record
 from ..utils.runner import find_hook, is_training, loss_scale
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .warmup_step_lr_hook import WarmupStepLRHook
 
-# Updates that the running mean of the loss is taken over, about; before as many it does not judge.
+# Length in updates of the running mean of the loss. No spike is reported before that many updates.
 WINDOW = 50
-# Names under which the message hub, and so a checkpoint, keeps what this hook has to remember.
+# State of this hook in the message hub, which checkpoints hold.
 ROLLBACKS, MEAN, COUNT = 'divergence_rollbacks', 'divergence_mean_loss', 'divergence_updates'
 
 
 @HOOKS.register_module()
 class DivergenceHook(Hook):
-    """Stop a training at its first bad update, with the weights of before it.
+    """Stop a training at its first bad update, before the optimizer's step.
 
-    An update is bad if a loss (the mean over the global batch) or the norm of the gradient is not
-    finite. That is looked at between the backward passes and the optimizer's step, with one copy
-    from the device to the host. Under loss scaling (``AmpOptimWrapper``) a gradient that is not
-    finite is left to the scaler, which skips the step and halves the scale; at a scale of 1 or less
-    it is not the scale's doing, and counts.
+    An update is bad if a loss (the mean over the global batch) or the gradient norm is not finite.
+    The check costs one copy from the device to the host. Under loss scaling (``AmpOptimWrapper``)
+    the scaler skips a step with non-finite gradients and halves the scale; such an update is bad
+    only if the scale is 1 or less.
 
-    The record of the start, ``<work_dir>/<timestamp>/largebatch.json``, keeps the update, the epoch
-    and the line that the training ended with.
+    ``largebatch.json`` records the update, the epoch and the line that the training ended with.
 
     Args:
-        spike (float, optional): An update is bad too if its loss is more than this many times the
-            running mean of the losses before it, over about 50 updates. None for any finite loss.
-            Defaults to None.
-        rollbacks (int): How many times, in the whole training, to go back to the newest checkpoint
-            and on from there with a lower LR, before the training is stopped. With 0 it is stopped
-            at the first bad update. Above 0, the state before the first update is saved too.
+        spike (float, optional): An update is also bad if its loss is above this many times the
+            running mean of the losses before it, over about 50 updates. None to accept any finite
+            loss. Defaults to None.
+        rollbacks (int): Rollbacks to the newest checkpoint before the training is stopped, counted
+            over all restarts. Above 0, the state before the first update is saved too.
             Defaults to 0.
-        lr_factor (float): What a rollback multiplies the LR by, for the rest of the training and
-            over restarts. Defaults to 0.5.
+        lr_factor (float): Factor of the LR at each rollback, kept over restarts. Defaults to 0.5.
 
     Raises:
-        SettingError: If a setting is out of its range; or, when a training begins, if its loop is
-            not a :class:`GlobalBatchTrainLoop`, or, with ``rollbacks``, the LR is not scheduled by
+        SettingError: If a setting is out of its range. When a training begins: if its loop is not a
+            :class:`GlobalBatchTrainLoop`; with ``rollbacks``, if the LR is not scheduled by
             :class:`WarmupStepLRHook` or ``default_hooks.checkpoint`` is not an
             :class:`AtomicCheckpointHook`.
         DivergenceError: When the training diverged.
@@ -79,52 +74,39 @@ class DivergenceHook(Hook):
         self.lr_factor = lr_factor
 
     def before_run(self, runner: Runner) -> None:
-        """Refuse a training that this hook cannot watch.
-
-        Args:
-            runner (Runner): The runner.
-
-        Raises:
-            SettingError: See the class.
-        """
+        """Refuse a training that this hook cannot check."""
         if not is_training(runner):
             return
         loop = train_loop(runner)
-        if not isinstance(loop, GlobalBatchTrainLoop):
-            wanted = "'GlobalBatchTrainLoop': DivergenceHook looks at an update before its step"
-            raise invalid('train_cfg.type', type(loop).__name__, wanted)
+        # Its import would be circular: the loop imports hooks.
+        ok = isinstance(loop, LOOPS.get('GlobalBatchTrainLoop'))
+        wanted = "'GlobalBatchTrainLoop': DivergenceHook checks an update before its step"
+        check(ok, 'train_cfg.type', type(loop).__name__, wanted)
         for key, kind in dict(lr=WarmupStepLRHook, checkpoint=AtomicCheckpointHook).items():
             ok = not self.rollbacks or find_hook(runner, kind) is not None
             wanted = f"0 without default_hooks.{key}.type='{kind.__name__}'"
             check(ok, f'{type(self).__name__}.rollbacks', self.rollbacks, wanted)
 
     def before_train(self, runner: Runner) -> None:
-        """Take up the LR factor of earlier rollbacks.
-
-        Args:
-            runner (Runner): The runner, which has resumed by now.
-        """
+        """Apply the LR factor of earlier rollbacks."""
         self._checkpoints = find_hook(runner, AtomicCheckpointHook)
         if self.rollbacks:
             self._switches = Switches(runner)
-            self._schedule = cast(WarmupStepLRHook, find_hook(runner, WarmupStepLRHook))
-            self._base_lrs = list(self._schedule.scheduler.base_values)
+            # before_run checked that WarmupStepLRHook installed it.
+            [self._scheduler] = runner.param_schedulers
+            self._base_lrs = list(self._scheduler.base_values)
             done = runner.message_hub.get_info(ROLLBACKS, 0)
             note(runner, rollbacks=done)
             if done:
                 self._scale_lr(runner, done)
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Save the state before the first update, for a rollback to it.
-
-        Args:
-            runner (Runner): The runner.
-        """
+        """Save the state before the first update, so that a rollback can return to it."""
         if self.rollbacks and self._checkpoints is not None and runner.iter == 0:
             self._checkpoints.save_now(runner, 0)
 
     def before_update(self, runner: Runner, outputs: dict[str, Tensor]) -> None:
-        """Judge an update. The train loop calls this between the gradients and the step.
+        """Check an update. :class:`GlobalBatchTrainLoop` calls this before the optimizer's step.
 
         Args:
             runner (Runner): The runner.
@@ -132,36 +114,33 @@ class DivergenceHook(Hook):
                 every rank.
 
         Raises:
-            DivergenceError: If the update is bad and the training is to end.
-            RolledBack: If it is bad and the run was put back.
+            DivergenceError: If the update is bad and no rollback is left.
+            RolledBack: If the update is bad and the run was rolled back.
         """
         losses, norm = self._read(runner, outputs)
-        reasons = [f'{name} is {value}' for name, value in losses.items() if _bad(value)]
-        reasons = reasons or cast(GlobalBatchTrainLoop, train_loop(runner)).bad_gradients
-        if not reasons:
-            reasons = self._spikes(runner, losses)
-        if not reasons and _bad(norm) and loss_scale(runner.optim_wrapper) <= 1:
+        scale = loss_scale(runner.optim_wrapper)
+        norm /= scale
+        reasons = [f'{name} is {value}' for name, value in losses.items() if not isfinite(value)]
+        reasons = reasons or runner.train_loop.bad_gradients or self._spikes(runner, losses)
+        if not reasons and not isfinite(norm) and scale <= 1:
             reasons = ['the loss is finite, its gradient is not']
         if reasons:
             self._diverged(runner, reasons, norm)
 
     def _read(self, runner: Runner, outputs: dict) -> tuple[dict[str, float], float]:
-        """Losses and the norm of the gradient, brought to the host together."""
+        """Copy the losses and the gradient norm to the host, together."""
         names = [name for name in outputs if 'loss' in name]
         params = [p for group in runner.optim_wrapper.param_groups for p in group['params']]
         gradients = [p.grad for p in params if p.grad is not None and p.grad.numel() > 0]
-        norms: list[Tensor] = list(torch._foreach_norm(gradients)) if gradients else []
-        device = norms[0].device if norms else torch.device('cpu')
-        total = torch.stack([x.to(device).float() for x in norms]).norm() if norms else None
+        norms = torch._foreach_norm(gradients) if gradients else (torch.zeros(()),)
+        device = norms[0].device
+        total = torch.stack([x.to(device).float() for x in norms]).norm()
         values = [torch.as_tensor(outputs[name]).detach().to(device) for name in names]
-        if total is not None:
-            values.append(total)
-        read = torch.stack([x.double() for x in values]).tolist()
-        norm = read.pop() if total is not None else 0.0
-        return dict(zip(names, read, strict=True)), norm / loss_scale(runner.optim_wrapper)
+        *losses, norm = torch.stack([x.double() for x in (*values, total)]).tolist()
+        return dict(zip(names, losses, strict=True)), norm
 
     def _spikes(self, runner: Runner, losses: dict[str, float]) -> list[str]:
-        """Judge the loss by its running mean; one that passes is taken into it."""
+        """Compare the loss with its running mean, and add it to the mean if it is no spike."""
         if self.spike is None or 'loss' not in losses:
             return []
         hub, loss = runner.message_hub, losses['loss']
@@ -175,43 +154,33 @@ class DivergenceHook(Hook):
 
     def _diverged(self, runner: Runner, reasons: list[str], norm: float) -> None:
         lr = max(group['lr'] for group in runner.optim_wrapper.param_groups)
-        newest = self._checkpoints and self._checkpoints.newest_of_main_process()
+        newest = from_main_process(self._checkpoints.newest) if self._checkpoints else None
         what = (
             f'Diverged at update {runner.iter + 1} of {runner.max_iters} (epoch '
             f'{runner.epoch + 1}): {", ".join(reasons)}; LR {lr:.4g}, gradient norm {norm:.4g}.'
         )
         runner.optim_wrapper.zero_grad()
-        done = runner.message_hub.get_info(ROLLBACKS, 0)
-        if done < self.rollbacks and newest:
-            self._roll_back(runner, what, newest, done + 1)
+        number = runner.message_hub.get_info(ROLLBACKS, 0) + 1
+        if number <= self.rollbacks and newest:
+            runner.logger.warning(
+                f'{what} Rollback {number} of {self.rollbacks}: back to {newest}, with the LR '
+                f'times {self.lr_factor**number:g}.'
+            )
+            roll_back(runner, newest, self._switches)
+            runner.message_hub.update_info(ROLLBACKS, number)
+            write_record(runner, rollbacks=number)
+            self._scale_lr(runner, number)
+            raise RolledBack
         message = (
-            f'{what} The weights were not touched by it; the last good checkpoint: '
+            f'{what} The update was not applied; the last good checkpoint: '
             f'{newest or "none yet"}. Try a longer warmup (default_hooks.lr.warmup_iters), a lower '
             "LR (optim_wrapper.optimizer.lr), or optim_wrapper.optimizer.type='LAMB'."
         )
         write_end(runner, 'diverged', runner.iter + 1, runner.epoch + 1, message)
         raise DivergenceError(message)
 
-    def _roll_back(self, runner: Runner, what: str, path: str, number: int) -> None:
-        runner.logger.warning(
-            f'{what} Rollback {number} of {self.rollbacks}: back to {path}, on with the LR times '
-            f'{self.lr_factor**number:g}.'
-        )
-        roll_back(runner, path, self._switches)
-        runner.message_hub.update_info(ROLLBACKS, number)
-        write_record(runner, rollbacks=number)
-        self._scale_lr(runner, number)
-        if self._checkpoints is not None:
-            self._checkpoints.forget_newest_update()
-        raise RolledBack
-
     def _scale_lr(self, runner: Runner, rollbacks: int) -> None:
         factor = self.lr_factor**rollbacks
-        scheduler = self._schedule.scheduler
-        scheduler.base_values = [base * factor for base in self._base_lrs]
-        scheduler.load_state_dict({'update': runner.iter})
+        self._scheduler.base_values = [base * factor for base in self._base_lrs]
+        self._scheduler.load_state_dict({'update': runner.iter})
         runner.logger.info(f'LR times {factor:g} after {rollbacks} rollbacks')
-
-
-def _bad(value: float) -> bool:
-    return not math.isfinite(value)

@@ -1,4 +1,4 @@
-"""Record what a run resolved, and how it ended."""
+"""Record the settings that a run resolved, and its end."""
 
 import mmcv
 import mmdet
@@ -31,11 +31,7 @@ class RunRecordHook(Hook):
     priority = 'LOWEST'
 
     def before_train(self, runner: Runner) -> None:
-        """Write what the run resolved.
-
-        Args:
-            runner (Runner): The runner, which has resumed by now.
-        """
+        """Write the settings that the run resolved."""
         note(
             runner,
             version=__version__,
@@ -48,11 +44,7 @@ class RunRecordHook(Hook):
         write_record(runner, ended=None)
 
     def after_train(self, runner: Runner) -> None:
-        """Write how the training ended.
-
-        Args:
-            runner (Runner): The runner.
-        """
+        """Write how the training ended."""
         loop = runner.train_loop
         how = 'done'
         if getattr(loop, 'stop_training', False) and loop.epoch < loop.max_epochs:

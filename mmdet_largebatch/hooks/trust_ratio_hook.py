@@ -1,4 +1,4 @@
-"""Statistics of the trust ratios that LAMB and LARS scale their steps by."""
+"""Write statistics of the trust ratios of LAMB and LARS."""
 
 from collections.abc import Callable
 from numbers import Integral
@@ -16,6 +16,7 @@ from torch import Tensor
 from ..checks import check, is_number
 from ..optimizers import component_of
 from ..optimizers.base import LayerwiseOptimizer
+from ..utils.runner import plain_model
 
 QUANTITIES = ('trust_ratio', 'weight_norm', 'update_norm')
 STATISTICS: dict[str, Callable[..., Any]] = dict(min=np.min, median=np.median, max=np.max)
@@ -24,22 +25,22 @@ Number = Tensor | float
 
 @HOOKS.register_module()
 class TrustRatioHook(Hook):
-    """Writes trust ratios, ||p|| and ||update|| per component to every vis backend in use.
+    """Write trust ratio, ||p|| and ||update|| of each component to every vis backend.
 
-    Of the tensors of a component (``backbone``, ``bbox_head``, ...) that are scaled by a trust
-    ratio, the minimum, median and maximum are written, as ``backbone/trust_ratio_median`` and so
-    on. ``update_norm`` is the norm of what the ratio and the LR multiply, ``weight_norm`` that of
-    the tensor before the update. Tensors without a ratio (without weight decay under LAMB, excluded
-    under LARS) do not count.
+    The values are the minimum, median and maximum over the tensors of a component (``backbone``,
+    ``bbox_head``, ...), for example ``backbone/trust_ratio_median``. ``weight_norm`` is the norm of
+    a tensor before the update. ``update_norm`` is the norm of the update before it is multiplied by
+    trust ratio and LR. Tensors without a trust ratio are left out: those without weight decay under
+    LAMB, the excluded ones under LARS.
 
-    At an interval, the numbers come from the device in one copy. At other updates nothing is done.
-    An update that loss scaling skips is made up for by the next one.
+    The values of an update are copied from the device at once. If loss scaling skips the update,
+    the next one is written.
 
     Args:
-        interval (int): Updates from one record to the next, >= 1. Defaults to 50.
+        interval (int): Interval in updates, at least 1. Defaults to 50.
 
     Raises:
-        SettingError: If the interval is no positive int.
+        SettingError: If the interval is not a positive int.
 
     Examples:
         >>> from mmdet.registry import HOOKS
@@ -60,11 +61,7 @@ class TrustRatioHook(Hook):
         self._due = False
 
     def before_train(self, runner: Runner) -> None:
-        """Find the optimizer and the parameters' names.
-
-        Args:
-            runner (Runner): The runner.
-        """
+        """Find the optimizer and the names of its parameters."""
         optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
         if not isinstance(optimizer, LayerwiseOptimizer):
             print_log(
@@ -74,19 +71,13 @@ class TrustRatioHook(Hook):
             )
         elif is_main_process():
             self._optimizer = optimizer
-            model = getattr(runner.model, 'module', runner.model)
-            self._names = {p: name for name, p in model.named_parameters()}
+            named = plain_model(runner.model).named_parameters()
+            self._names = {p: name for name, p in named}
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
     ) -> None:
-        """Listen to the step of an update that is due.
-
-        Args:
-            runner (Runner): The runner.
-            batch_idx (int): Number of the update in its epoch.
-            data_batch (dict, optional): Not used.
-        """
+        """Observe the optimizer's step at the interval."""
         self._due = self._due or self.every_n_train_iters(runner, self.interval)
         if self._optimizer is not None and self._due:
             self._optimizer.observer = self._observe
@@ -98,14 +89,7 @@ class TrustRatioHook(Hook):
         data_batch: dict | None = None,
         outputs: dict | None = None,
     ) -> None:
-        """Write what was heard.
-
-        Args:
-            runner (Runner): The runner.
-            batch_idx (int): Number of the update in its epoch.
-            data_batch (dict, optional): Not used.
-            outputs (dict, optional): Not used.
-        """
+        """Write the statistics of an observed step."""
         if self._optimizer is None or not self._due:
             return
         self._optimizer.observer = None
@@ -114,24 +98,15 @@ class TrustRatioHook(Hook):
             self._seen, self._due = [], False
 
     def after_rollback(self, runner: Runner) -> None:
-        """Stop listening to the update that was given up.
-
-        Args:
-            runner (Runner): The runner.
-        """
+        """Drop the observations of an update that was rolled back."""
         if self._optimizer is not None:
             self._optimizer.observer = None
         self._seen, self._due = [], False
 
     def after_train(self, runner: Runner) -> None:
-        """Let go of the optimizer.
-
-        Args:
-            runner (Runner): The runner.
-        """
-        if self._optimizer is not None:
-            self._optimizer.observer = None
-        self._optimizer, self._names, self._seen = None, {}, []
+        """Release the optimizer and the model."""
+        self.after_rollback(runner)
+        self._optimizer, self._names = None, {}
 
     def _observe(self, p: Tensor, ratio: Number, p_norm: Number, update_norm: Number) -> None:
         self._seen.append((p, ratio, p_norm, update_norm))
@@ -149,7 +124,7 @@ class TrustRatioHook(Hook):
 
 
 def _on_host(numbers: list[Number]) -> np.ndarray:
-    """Numbers as float64, those of a device in one copy."""
+    """Return 0-d tensors as float64, copied from their device at once."""
     if all(isinstance(number, float) for number in numbers):
         return np.array(numbers)
     device = next(number.device for number in numbers if isinstance(number, Tensor))

@@ -1,26 +1,19 @@
-"""Convert a recipe's epochs into updates and install the LR schedule."""
+"""Convert epochs into updates, scale the LR and install the LR schedule."""
 
-import math
 from collections.abc import Sequence
-from numbers import Real
+from numbers import Integral, Real
 
 from mmdet.registry import HOOKS
 from mmengine.hooks import Hook, ParamSchedulerHook
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 
-from ..checks import (
-    check,
-    check_factors,
-    check_milestones,
-    check_scaling,
-    check_warmup,
-    invalid,
-)
+from ..checks import check, invalid, is_number
 from ..compat import accumulative_counts, resumes, train_loop
-from ..schedulers.warmup_step_lr import WarmupStepLR
+from ..errors import SettingError
+from ..schedulers.warmup_step_lr import WarmupStepLR, check_schedule
 from ..utils.record import note
-from ..utils.runner import is_training
+from ..utils.runner import find_hook, is_training
 
 SCALE_EXPONENTS = {'linear': 1.0, 'sqrt': 0.5}
 
@@ -29,13 +22,12 @@ SCALE_EXPONENTS = {'linear': 1.0, 'sqrt': 0.5}
 class WarmupStepLRHook(Hook):
     """Schedule the LR of a training: linear warmup, then step decay.
 
-    It stands in ``default_hooks`` under the key ``lr``, where the command line reaches each
-    setting (``default_hooks.lr.warmup_iters=1000``), and takes the place of ``param_scheduler``.
-    When a training starts it installs a :class:`WarmupStepLR`, which MMEngine's
-    ``ParamSchedulerHook`` steps once an update and ``CheckpointHook`` saves, and logs in one line
-    what it resolved. At a test or a validation it does nothing.
+    It replaces ``param_scheduler``. As ``default_hooks.lr`` every setting can be given on the
+    command line (``default_hooks.lr.warmup_iters=1000``). When a training begins, the hook installs
+    a :class:`WarmupStepLR`, which MMEngine's ``ParamSchedulerHook`` steps once per update, and logs
+    the schedule in one line. In a test or a validation it does nothing.
 
-    A number of epochs with a fraction becomes the nearest whole update.
+    Fractions of epochs are rounded to whole updates.
 
     Args:
         milestones (Sequence[int or float]): Epochs at which the LR decays, increasing, within
@@ -43,20 +35,20 @@ class WarmupStepLRHook(Hook):
         gamma (float): Factor of one decay. Defaults to 0.1.
         warmup_ratio (float): Factor of the first update of the warmup, in (0, 1].
             Defaults to 0.001.
-        warmup_iters (int, optional): Length of the warmup in updates. None means not given; so
-            it does for ``warmup_epochs``, and without either there is no warmup.
-            Defaults to None.
-        warmup_epochs (int or float, optional): Length of the warmup in epochs. Defaults to None.
-        scale_rule (str, optional): How every group's LR is scaled when the global batch is not
-            ``base_batch_size``: by ``global_batch / base_batch_size`` (``'linear'``, Goyal et
-            al. 2017, arXiv 1706.02677) or by its square root (``'sqrt'``, Krizhevsky 2014,
-            arXiv 1404.5997). None leaves the LR as the config gives it. Defaults to None.
-        base_batch_size (int, optional): Global batch in images that the config's LR is meant
-            for; goes with ``scale_rule``. Defaults to None.
+        warmup_iters (int, optional): Length of the warmup in updates. Without ``warmup_iters`` and
+            ``warmup_epochs`` there is no warmup. Defaults to None.
+        warmup_epochs (int or float, optional): Length of the warmup in epochs, instead of
+            ``warmup_iters``. Defaults to None.
+        scale_rule (str, optional): Scale the LR of every parameter group by
+            ``global_batch / base_batch_size`` (``'linear'``, Goyal et al. 2017, arXiv 1706.02677)
+            or by its square root (``'sqrt'``, Krizhevsky 2014, arXiv 1404.5997). None to use the
+            LR of the config. Defaults to None.
+        base_batch_size (int, optional): Global batch of the configured LR, in images, for
+            ``scale_rule``. Defaults to None.
 
     Raises:
-        SettingError: In one line with the setting, its value and what would be right: here for
-            what a setting alone shows, in :meth:`before_run` for what depends on the training.
+        SettingError: If a setting is invalid. When a training begins: if the settings do not fit
+            its length, or the config sets the LR in another way too.
 
     Examples:
         >>> from mmdet.registry import HOOKS
@@ -67,7 +59,7 @@ class WarmupStepLRHook(Hook):
         0.1
     """
 
-    # Set in before_run of a training.
+    # Installed in before_run of a training.
     scheduler: WarmupStepLR
 
     def __init__(
@@ -81,10 +73,29 @@ class WarmupStepLRHook(Hook):
         base_batch_size: int | None = None,
     ) -> None:
         owner = type(self).__name__
-        check_milestones(owner, milestones, Real, 'epochs')
-        check_factors(owner, gamma, warmup_ratio)
-        check_warmup(owner, warmup_iters, warmup_epochs)
-        check_scaling(owner, scale_rule, base_batch_size, list(SCALE_EXPONENTS))
+        updates = 0 if warmup_iters is None else warmup_iters
+        check_schedule(owner, updates, milestones, gamma, warmup_ratio, Real, 'epochs')
+        if warmup_iters is not None and warmup_epochs is not None:
+            raise SettingError(
+                f'Invalid {owner}.warmup_iters={warmup_iters!r} with warmup_epochs='
+                f'{warmup_epochs!r}. Must be one of them: set default_hooks.lr.warmup_iters=None '
+                'too to keep the epochs, or default_hooks.lr.warmup_epochs=None to keep the '
+                'updates.'
+            )
+        ok = warmup_epochs is None or (is_number(warmup_epochs) and warmup_epochs >= 0)
+        check(ok, f'{owner}.warmup_epochs', warmup_epochs, 'a number of epochs, 0 for none')
+        wanted = f'one of {", ".join(map(repr, SCALE_EXPONENTS))}'
+        ok = scale_rule in (None, *SCALE_EXPONENTS)
+        check(ok, f'{owner}.scale_rule', scale_rule, wanted)
+        if base_batch_size is None:
+            images = f'the global batch of the configured LR, with scale_rule={scale_rule!r}'
+            check(scale_rule is None, f'{owner}.base_batch_size', None, images)
+        else:
+            ok = is_number(base_batch_size, Integral) and base_batch_size > 0
+            images = 'a whole number of images above 0'
+            check(ok, f'{owner}.base_batch_size', base_batch_size, images)
+            wanted += f', with base_batch_size={base_batch_size}'
+            check(scale_rule is not None, f'{owner}.scale_rule', None, wanted)
 
         self.milestones = list(milestones)
         self.gamma = gamma
@@ -95,26 +106,17 @@ class WarmupStepLRHook(Hook):
         self.base_batch_size = base_batch_size
 
     def before_run(self, runner: Runner) -> None:
-        """Install the schedule, if this run is a training.
-
-        Args:
-            runner (Runner): The runner, which fires this before ``train``, ``val`` and ``test``.
-
-        Raises:
-            SettingError: If the settings do not fit the training, or the config sets the LR in
-                another way too.
-        """
-        if not is_training(runner):
+        """Install the schedule of a training."""
+        installed = getattr(self, 'scheduler', None)
+        # A runner that has trained may test afterwards.
+        if not is_training(runner) or runner.param_schedulers == [installed]:
             return
         loop: BaseLoop = train_loop(runner)
-        optim_wrapper, installed = runner.optim_wrapper, getattr(self, 'scheduler', None)
-        # A test after the training, by the same runner.
-        if any(scheduler is installed for scheduler in runner.param_schedulers or []):
-            return
+        optim_wrapper = runner.optim_wrapper
 
-        self._check_sole_schedule(runner)
-        global_batch = self._global_batch(runner)
-        updates_per_epoch = self._updates_per_epoch(loop)
+        self._check_run(runner, loop)
+        global_batch = self._global_batch(runner, loop)
+        updates_per_epoch = loop.max_iters // loop.max_epochs
         warmup, milestones = self._in_updates(updates_per_epoch, loop)
         scale = 1.0
         if self.scale_rule is not None and self.base_batch_size is not None:
@@ -138,52 +140,51 @@ class WarmupStepLRHook(Hook):
         runner.logger.info(self._summary(global_batch, scale, updates_per_epoch, loop.max_iters))
 
     def before_train(self, runner: Runner) -> None:
-        """Take the update from the loop where the checkpoint was saved without schedulers.
-
-        Args:
-            runner (Runner): The runner, which has resumed by now.
-        """
+        """Set the schedule to the update of the loop, if the checkpoint lacks it."""
         if self.scheduler.last_step != runner.iter:
             runner.logger.warning(
-                f'{type(self).__name__}: the checkpoint brought the training to update '
-                f'{runner.iter} and the schedule to {self.scheduler.last_step} (was it saved '
-                f'without param_schedulers?); the schedule is put to {runner.iter} too'
+                f'{type(self).__name__}: the checkpoint holds update {runner.iter} and a schedule '
+                f'at update {self.scheduler.last_step} (was it saved without param_schedulers?); '
+                f'the schedule is set to update {runner.iter}'
             )
             self.scheduler.load_state_dict({'update': runner.iter})
 
-    def _check_sole_schedule(self, runner: Runner) -> None:
-        """Refuse whatever sets the LR besides this hook, or keeps it from doing so."""
+    def _check_run(self, runner: Runner, loop: BaseLoop) -> None:
+        """Refuse other settings of the LR, and a run that this hook cannot schedule."""
         if isinstance(runner.optim_wrapper, OptimWrapperDict):
             names = list(runner.optim_wrapper.keys())
             raise invalid('optim_wrapper', names, 'a single optimizer, not several')
         others = [type(scheduler).__name__ for scheduler in runner.param_schedulers or []]
         wanted = f'None: {type(self).__name__} is the schedule'
         check(not others, 'param_scheduler', others, wanted)
-        if (runner.auto_scale_lr or {}).get('enable', False):
-            raise invalid(
-                'auto_scale_lr.enable',
-                True,
-                'False, since it knows no global batch and would scale the LR a second time: use '
-                'scale_rule and base_batch_size of default_hooks.lr instead of --auto-scale-lr',
-            )
-        if not any(isinstance(hook, ParamSchedulerHook) for hook in runner.hooks):
-            wanted = "dict(type='ParamSchedulerHook'), which steps the schedule"
-            raise invalid('default_hooks.param_scheduler', None, wanted)
+        ok = not (runner.auto_scale_lr or {}).get('enable', False)
+        wanted = (
+            'False, since it knows no global batch and would scale the LR a second time: use '
+            'scale_rule and base_batch_size of default_hooks.lr instead of --auto-scale-lr'
+        )
+        check(ok, 'auto_scale_lr.enable', True, wanted)
+        wanted = "dict(type='ParamSchedulerHook'), which steps the schedule"
+        ok = find_hook(runner, ParamSchedulerHook) is not None
+        check(ok, 'default_hooks.param_scheduler', None, wanted)
         if any('initial_lr' in group for group in runner.optim_wrapper.param_groups):
-            raise invalid(
-                'resume',
-                resumes(runner),
+            wanted = (
                 "True, with the checkpoint as load_from: the optimizer's state was loaded before "
-                "the training began and holds another schedule's LR",
+                "the training began and holds another schedule's LR"
             )
+            raise invalid('resume', resumes(runner), wanted)
+        wanted = (
+            'a loop with epochs, such as EpochBasedTrainLoop (by_epoch=True) or '
+            'GlobalBatchTrainLoop: milestones are in epochs'
+        )
+        ok = isinstance(loop, EpochBasedTrainLoop)
+        check(ok, 'train_cfg.type', type(loop).__name__, wanted)
 
-    def _global_batch(self, runner: Runner) -> int | None:
-        """Images of one update, None where the loader tells no batch size."""
-        loop: BaseLoop = train_loop(runner)
+    def _global_batch(self, runner: Runner, loop: EpochBasedTrainLoop) -> int | None:
+        """Return the images of one update; None if the loader has no batch size."""
         if getattr(loop, 'global_batch_size', None) is not None:
             return loop.global_batch_size
         loader = loop.dataloader
-        # mmdet's aspect-ratio batches come from a batch sampler: the loader's own size is None.
+        # With a batch sampler, such as mmdet's AspectRatioBatchSampler, the loader's size is None.
         batch = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None)
         global_batch = batch and batch * runner.world_size
         counts = accumulative_counts(runner.optim_wrapper)
@@ -195,17 +196,6 @@ class WarmupStepLRHook(Hook):
         check(counts == 1, 'optim_wrapper.accumulative_counts', counts, wanted)
         return global_batch
 
-    def _updates_per_epoch(self, loop: BaseLoop) -> int:
-        if hasattr(loop, 'updates_per_epoch'):
-            return loop.updates_per_epoch
-        wanted = (
-            'a loop with epochs, such as EpochBasedTrainLoop (by_epoch=True) or '
-            'GlobalBatchTrainLoop: milestones are in epochs'
-        )
-        ok = isinstance(loop, EpochBasedTrainLoop)
-        check(ok, 'train_cfg.type', type(loop).__name__, wanted)
-        return loop.max_iters // loop.max_epochs
-
     def _in_updates(self, updates_per_epoch: int, loop: BaseLoop) -> tuple[int, list[int]]:
         """Return the warmup and the milestones in updates."""
         owner = type(self).__name__
@@ -213,11 +203,11 @@ class WarmupStepLRHook(Hook):
         training = f'the training of {end / updates_per_epoch:g} epochs ({end} updates)'
         setting, warmup = 'warmup_iters', self.warmup_iters or 0
         if self.warmup_epochs is not None:
-            setting, warmup = 'warmup_epochs', _nearest(self.warmup_epochs * updates_per_epoch)
+            setting, warmup = 'warmup_epochs', int(self.warmup_epochs * updates_per_epoch + 0.5)
         value = getattr(self, setting)
         check(warmup <= end, f'{owner}.{setting}', value, f'no longer than {training}')
 
-        milestones = [_nearest(epoch * updates_per_epoch) for epoch in self.milestones]
+        milestones = [int(epoch * updates_per_epoch + 0.5) for epoch in self.milestones]
         ok = all(0 < update < end for update in milestones)
         check(ok, f'{owner}.milestones', self.milestones, f'inside {training}')
         ok = len(set(milestones)) == len(milestones)
@@ -230,7 +220,7 @@ class WarmupStepLRHook(Hook):
     ) -> str:
         schedule = self.scheduler
         lrs = schedule.base_values
-        # With several groups MMEngine appends its record of the optimizer's own LR.
+        # With several groups MMEngine appends the optimizer's own LR.
         lr = f'LR {lrs[-1]:.6g}'
         if min(lrs) != max(lrs):
             lr += f' (groups from {min(lrs):.6g} to {max(lrs):.6g})'
@@ -252,7 +242,3 @@ class WarmupStepLRHook(Hook):
             f'{type(self).__name__}: global batch {global_batch or "unknown"}; {lr}; {warmup}; '
             f'{decay}; {end} updates, {updates_per_epoch} an epoch'
         )
-
-
-def _nearest(updates: int | float) -> int:
-    return math.floor(updates + 0.5)

@@ -1,20 +1,21 @@
 """Linear warmup and step decay, as a pure function of the update and as an MMEngine scheduler.
 
-The warmup is the gradual one of Goyal et al. 2017 (arXiv 1706.02677), with the numbers of
+The warmup is the gradual one of Goyal et al. 2017 (arXiv 1706.02677). Its values are those of
 MMEngine's ``LinearLR(start_factor=warmup_ratio, begin=0, end=warmup_iters, by_epoch=False)``.
-Where MMEngine multiplies the last LR by a quotient at every step, this is computed anew from the
-number of the update: nothing has to be replayed to know the LR anywhere in the training.
+MMEngine multiplies the last LR by a quotient at every step; here the LR is computed from the update
+alone.
 """
 
 from bisect import bisect_right
 from collections.abc import Sequence
 from numbers import Integral
+from typing import Any
 
 from mmdet.registry import PARAM_SCHEDULERS
 from mmengine.optim import BaseOptimWrapper
 from torch.optim import Optimizer
 
-from ..checks import check, check_base_lrs, check_factors, check_milestones, check_warmup_iters
+from ..checks import check, is_number
 from ..compat import ParamScheduler
 
 
@@ -32,8 +33,7 @@ def warmup_step_factor(
         warmup_iters (int): Length of the warmup in updates; the factor rises linearly from
             ``warmup_ratio`` at update 0 to 1 at update ``warmup_iters - 1``. With 0 (no warmup)
             or 1 it is 1 from the start.
-        milestones (Sequence[int]): Updates from which on the LR is lower by one more ``gamma``,
-            increasing.
+        milestones (Sequence[int]): Updates at which the LR decays, increasing.
         gamma (float): Factor of one decay.
         warmup_ratio (float): Factor of the first update of the warmup.
 
@@ -53,32 +53,67 @@ def warmup_step_factor(
     return warmup * gamma ** bisect_right(milestones, update)
 
 
-@PARAM_SCHEDULERS.register_module()
-class WarmupStepLR(ParamScheduler):
-    """Linear warmup, then step decay, of every group's LR; everything is counted in updates.
-
-    ``lr(update) = base_lr * warmup(update) * gamma ** (milestones passed)``, see
-    :func:`warmup_step_factor`. The base LR is each group's own ``lr`` (``initial_lr`` where the
-    optimizer was scheduled before).
-
-    A checkpoint keeps the number of the update and nothing else. On resume the LR of every group
-    is set from the settings of this instance, so what was changed in the config (milestones,
-    gamma, warmup, base LR) takes effect although the optimizer's state brings its old LR along.
+def check_schedule(
+    owner: str,
+    warmup_iters: Any,
+    milestones: Any,
+    gamma: Any,
+    warmup_ratio: Any,
+    kind: type = Integral,
+    unit: str = 'whole updates',
+) -> None:
+    """Refuse settings of a schedule that are out of their range.
 
     Args:
-        optimizer (BaseOptimWrapper or Optimizer): Whose groups are scheduled.
+        owner (str): Class of the settings, for the message.
+        warmup_iters (Any): As for :class:`WarmupStepLR`, as are the settings that follow.
+        milestones (Any): Updates or epochs.
+        gamma (Any): A factor.
+        warmup_ratio (Any): A factor.
+        kind (type): Type of a milestone. Defaults to Integral.
+        unit (str): Unit of the milestones. Defaults to 'whole updates'.
+    """
+    ok = is_number(warmup_iters, Integral) and warmup_iters >= 0
+    check(ok, f'{owner}.warmup_iters', warmup_iters, 'a whole number of updates, 0 for none')
+    ok = (
+        isinstance(milestones, (list, tuple))
+        and all(is_number(milestone, kind) and milestone > 0 for milestone in milestones)
+        and list(milestones) == sorted(set(milestones))
+    )
+    wanted = f'a list of increasing {unit}, each above 0'
+    check(ok, f'{owner}.milestones', milestones, wanted)
+    ok = is_number(gamma) and gamma > 0
+    check(ok, f'{owner}.gamma', gamma, 'a finite number above 0, such as 0.1')
+    ok = is_number(warmup_ratio) and 0 < warmup_ratio <= 1
+    wanted = 'a number above 0 (at 0 the first update learns nothing) and at most 1'
+    check(ok, f'{owner}.warmup_ratio', warmup_ratio, wanted)
+
+
+@PARAM_SCHEDULERS.register_module()
+class WarmupStepLR(ParamScheduler):
+    """Linear warmup, then step decay of the LR of every parameter group, counted in updates.
+
+    ``lr(update) = base_lr * warmup(update) * gamma ** (milestones passed)``, see
+    :func:`warmup_step_factor`. ``base_lr`` is the group's ``lr`` (``initial_lr`` if the optimizer
+    was scheduled before).
+
+    A checkpoint keeps the update and nothing else. Milestones, gamma, warmup and base LR that were
+    changed in the config therefore take effect on resume.
+
+    Args:
+        optimizer (BaseOptimWrapper or Optimizer): The optimizer.
         warmup_iters (int): Length of the warmup in updates; 0 for none.
         milestones (Sequence[int]): Updates at which the LR decays, increasing, above 0; empty
             for none.
         gamma (float): Factor of one decay. Defaults to 0.1.
-        warmup_ratio (float): Factor of the first update of the warmup, in (0, 1]. 0 is refused:
-            it would spend a global batch on an update that moves nothing. Defaults to 0.001.
-        end (int, optional): Not used: MMEngine's Runner hands one to each scheduler that it
-            builds from ``param_scheduler``, and this schedule has no end. Defaults to None.
+        warmup_ratio (float): Factor of the first update of the warmup, in (0, 1]. 0 is refused
+            because the first update would learn nothing. Defaults to 0.001.
+        end (int, optional): Not used. MMEngine's Runner passes it to every scheduler of
+            ``param_scheduler``. Defaults to None.
 
     Raises:
-        SettingError: If a setting is not a number in its range, if a group's LR is not a finite
-            number of at least 0, or if no group's is above 0.
+        SettingError: If a setting is not a number in its range, if the LR of a group is negative or
+            not finite, or if it is 0 in every group.
 
     Examples:
         >>> import torch
@@ -105,12 +140,13 @@ class WarmupStepLR(ParamScheduler):
         warmup_ratio: float = 0.001,
         end: int | None = None,
     ) -> None:
-        owner = type(self).__name__
-        check_warmup_iters(owner, warmup_iters)
-        check_milestones(owner, milestones, Integral, 'whole updates')
-        check_factors(owner, gamma, warmup_ratio)
-        groups = optimizer.param_groups
-        check_base_lrs([group.get('initial_lr', group['lr']) for group in groups])
+        check_schedule(type(self).__name__, warmup_iters, milestones, gamma, warmup_ratio)
+        lrs = [group.get('initial_lr', group['lr']) for group in optimizer.param_groups]
+        invalid = [lr for lr in lrs if not (is_number(lr) and lr >= 0)]
+        # lr_mult=0 may hold some groups, not all.
+        invalid = invalid or ([] if any(lrs) else lrs)
+        lr = invalid[0] if invalid else None
+        check(not invalid, 'optim_wrapper.optimizer.lr', lr, 'a finite number above 0')
 
         self.warmup_iters = warmup_iters
         self.milestones = list(milestones)
@@ -125,7 +161,7 @@ class WarmupStepLR(ParamScheduler):
         return [base_lr * factor for base_lr in self.base_values]
 
     def state_dict(self) -> dict:
-        """Return the number of updates done; everything else is in the config.
+        """Return the updates that are done; everything else is in the config.
 
         Returns:
             dict: ``{'update': int}``.
@@ -133,15 +169,15 @@ class WarmupStepLR(ParamScheduler):
         return {'update': self.last_step}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Go to an update, and set every group's LR (and ``initial_lr``) to this schedule's.
+        """Go to an update: set ``lr`` and ``initial_lr`` of every parameter group.
 
-        To be called after the optimizer's state has been loaded, as ``Runner.resume`` does.
+        ``Runner.resume`` calls this after it has loaded the optimizer's state.
 
         Args:
             state_dict (dict): ``{'update': int}``, from :meth:`state_dict`.
 
         Raises:
-            SettingError: If it is another scheduler's state.
+            SettingError: If the state is another scheduler's.
         """
         check(
             set(state_dict) == {'update'},
@@ -151,7 +187,7 @@ class WarmupStepLR(ParamScheduler):
             'give it as load_from with resume=False',
         )
         self.last_step = self._global_step = state_dict['update']
-        # The groups are asked for again: an optimizer makes new ones when it loads its state.
+        # An optimizer makes new groups when it loads its state.
         groups = self.optimizer.param_groups
         for group, base_lr, lr in zip(groups, self.base_values, self._get_value(), strict=True):
             group['initial_lr'] = base_lr

@@ -1,7 +1,7 @@
 """Agree between ranks over one CPU process group.
 
-The group uses gloo, whatever backend the gradients use: neither a GPU nor its queue of work is
-touched. Every function is collective: all ranks call it at the same point of the program.
+The group uses gloo, whatever backend the gradients use, so no GPU waits. Every function is
+collective: all ranks call it at the same point of the program.
 """
 
 from typing import Any
@@ -14,11 +14,7 @@ _groups: tuple[Any, Any] = (None, None)
 
 
 def cpu_group() -> dist.ProcessGroup | None:
-    """Return the CPU process group of the run, made at the first call.
-
-    Returns:
-        ProcessGroup, optional: The group; None where there is one rank.
-    """
+    """Return the CPU process group, created by the first call; None for a single rank."""
     global _groups
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return None
@@ -28,14 +24,7 @@ def cpu_group() -> dist.ProcessGroup | None:
 
 
 def any_rank(flag: bool) -> bool:
-    """Return True on every rank if `flag` is true on any rank.
-
-    Args:
-        flag (bool): The flag of this rank.
-
-    Returns:
-        bool: The same on every rank.
-    """
+    """Return True on every rank if `flag` is true on any rank."""
     group = cpu_group()
     if group is None:
         return flag
@@ -45,14 +34,7 @@ def any_rank(flag: bool) -> bool:
 
 
 def first_message(text: str) -> str:
-    """Return the non-empty message of the lowest rank that has one.
-
-    Args:
-        text (str): The message of this rank; empty for none.
-
-    Returns:
-        str: The same on every rank; empty where no rank has a message.
-    """
+    """Return on every rank the first non-empty message; empty if no rank has one."""
     group = cpu_group()
     if group is None:
         return text
@@ -62,14 +44,7 @@ def first_message(text: str) -> str:
 
 
 def from_main_process(value: Any) -> Any:
-    """Return the value of rank 0 on every rank.
-
-    Args:
-        value (Any): The value of this rank.
-
-    Returns:
-        Any: Rank 0's.
-    """
+    """Return the value of rank 0 on every rank."""
     values, group = [value], cpu_group()
     if group is not None:
         dist.broadcast_object_list(values, src=0, group=group)

@@ -9,14 +9,12 @@ WRONG_SETTING = 2
 DIVERGED = 3
 # EX_TEMPFAIL of sysexits.h: try again.
 PREEMPTED = 75
-
-# Set by cli/torchrun.py: a file that tells the launcher its own exit code, and whether a restart
-# is of use.
+# Set by cli/torchrun.py: a file for the exit code of the launcher, and whether to restart.
 STATUS_FILE = 'LARGEBATCH_STATUS_FILE'
 
 
 class Preempted(SystemExit):
-    """Exits a training whose machine is about to be taken away, with status 75."""
+    """Exit with status 75, from a machine that will be taken away."""
 
     code: int
 
@@ -25,14 +23,14 @@ class Preempted(SystemExit):
 
 
 def exit_training(status: int, restart: bool) -> NoReturn:
-    """Exit this process. To be called on all ranks.
+    """Exit this process. Called on all ranks.
 
-    ``torchrun`` restarts a process that fails while it has restarts left. Where a restart cannot
-    help, the launcher gets the status by a file, and this process exits with 0.
+    ``torchrun`` restarts a process that fails, while it has restarts left. If a restart cannot
+    help, the launcher reads the status from a file, and this process exits with 0.
 
     Args:
         status (int): Exit code of the run.
-        restart (bool): Whether a restart can help.
+        restart (bool): True if a restart can help.
 
     Raises:
         SystemExit: Always.
@@ -42,15 +40,15 @@ def exit_training(status: int, restart: bool) -> NoReturn:
 
 
 def tell_launcher(status: int, restart: bool) -> bool:
-    """Write the exit code of the run for the launcher, unless another rank did so already.
+    """Write the exit code of the run for the launcher, unless another rank has done so.
 
     Args:
         status (int): Exit code of the run.
-        restart (bool): Whether a restart can help.
+        restart (bool): True if a restart can help.
 
     Returns:
-        bool: True if this rank is the one that speaks: the first that wrote, or without
-        ``cli/torchrun.py`` the first of its machine.
+        bool: True if this rank prints the error: the first rank that wrote, or without
+        ``cli/torchrun.py`` the first rank of the machine.
     """
     file = os.environ.get(STATUS_FILE)
     if not file:
@@ -64,11 +62,7 @@ def tell_launcher(status: int, restart: bool) -> bool:
 
 
 def final_status() -> int | None:
-    """Read the status after which another rank of this machine wants no restart.
-
-    Returns:
-        int, optional: The status, None where there is none.
-    """
+    """Return the exit code of another rank of this machine that ended the run, if any."""
     file = os.environ.get(STATUS_FILE)
     words = Path(file).read_text().split() if file and os.path.exists(file) else []
     return int(words[0]) if words[1:] == ['final'] else None

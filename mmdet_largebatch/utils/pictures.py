@@ -1,6 +1,6 @@
-"""Name the picture that cannot be read.
+"""Name the file in the error of a picture that cannot be read.
 
-OpenCV's errors do not, and MMEngine passes them on from a data worker as a long traceback.
+OpenCV does not, and MMEngine passes its errors on from a data worker as a long traceback.
 """
 
 import errno
@@ -14,25 +14,20 @@ from mmcv.transforms import LoadImageFromFile
 from ..errors import PictureError
 
 Transform = Callable[[LoadImageFromFile, dict], dict | None]
-# The faults of a file. Other system errors, such as those of a network, may pass.
+# Errors of the file. Others, such as those of a network, may be temporary.
 OF_THE_FILE = {
-    errno.ENOENT,
-    errno.EISDIR,
-    errno.ENOTDIR,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENAMETOOLONG,
-    errno.EINVAL,
+    *(errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EACCES),
+    *(errno.EPERM, errno.ENAMETOOLONG, errno.EINVAL),
 }
 
 
 def _defect(error: Exception) -> str | None:
-    """Return the defect of a picture's file; None for any other error."""
+    """Describe the defect of a picture's file; None for any other error."""
     if isinstance(error, OSError) and error.errno is not None:
         return (error.strerror or str(error)).lower() if error.errno in OF_THE_FILE else None
     if isinstance(error, cv2.error):
         return f'it does not decode (OpenCV: {error.err or error})'
-    # mmcv asserts that something was decoded, or takes it for granted; Pillow raises the others.
+    # mmcv asserts that the picture was decoded, or fails on None; Pillow raises the others.
     if isinstance(error, (AssertionError, OSError, SyntaxError)) or 'NoneType' in str(error):
         return f'it does not decode ({type(error).__name__})'
     return None

@@ -1,4 +1,4 @@
-"""Look up parts of a run, for hooks."""
+"""Find parts of a run, for hooks."""
 
 from typing import TypeVar, cast
 
@@ -14,40 +14,18 @@ AnyHook = TypeVar('AnyHook', bound=Hook)
 
 
 def is_training(runner: Runner) -> bool:
-    """Return True if a run is a training; ``before_run`` precedes ``val`` and ``test`` too.
-
-    Args:
-        runner (Runner): The runner; it fires ``before_run`` ahead of ``val`` and ``test`` too.
-
-    Returns:
-        bool: True if the train loop and the optimizer are built.
-    """
+    """Return True if a run is a training. MMEngine calls ``before_run`` of tests too."""
     loop, optim_wrapper = train_loop(runner), runner.optim_wrapper
     return isinstance(loop, BaseLoop) and isinstance(optim_wrapper, BaseOptimWrapper)
 
 
 def find_hook(runner: Runner, kind: type[AnyHook]) -> AnyHook | None:
-    """Return the hook of one class.
-
-    Args:
-        runner (Runner): The runner.
-        kind (type[Hook]): The class.
-
-    Returns:
-        Hook, optional: The first hook of that class, None where there is none.
-    """
+    """Return the first hook of a class; None if there is none."""
     return next((hook for hook in runner.hooks if isinstance(hook, kind)), None)
 
 
 def plain_model(model: nn.Module) -> nn.Module:
-    """Take a model out of its wrapper (DDP).
-
-    Args:
-        model (nn.Module): The model, wrapped or not.
-
-    Returns:
-        nn.Module: The model itself.
-    """
+    """Return a model without its wrapper (DDP)."""
     return cast(nn.Module, model.module) if is_model_wrapper(model) else model
 
 

@@ -1,4 +1,4 @@
-"""The hook in trainings: what it keeps, when it saves, and what a fault leaves."""
+"""AtomicCheckpointHook in trainings: files kept, times of saves, and faults."""
 
 import os
 import subprocess
@@ -27,8 +27,8 @@ def test_max_keep_ckpts_and_the_pointer(tmp_path):
 
 
 def test_every_minutes(tmp_path):
-    """So short that each update is late: the odd ones, which the interval leaves out, are saved in
-    between, and the next checkpoint takes their place."""
+    """With 1e-9 minutes the state is saved after every update. The next checkpoint of the interval
+    replaces the restart file."""
     make(tmp_path, {}, checkpoint=dict(every_minutes=1e-9), epochs=5).train()
     assert names(tmp_path) == ['epoch_2.pth', 'epoch_4.pth', 'epoch_5.pth']
     make(tmp_path / 'b', {}, checkpoint=dict(every_minutes=60), epochs=3).train()
@@ -45,14 +45,14 @@ def test_resumed_past_a_broken_checkpoint(tmp_path):
     broken.write_bytes(broken.read_bytes()[:500])
     runner = make(tmp_path / 'run', {}, epochs=6, resume=True)
     runner.train()
-    assert f'Resume passes over {broken}: it cannot be read' in log_of(tmp_path / 'run')
+    assert f'Resume skips {broken}: it cannot be read' in log_of(tmp_path / 'run')
     assert runner.model.w.equal(whole.model.w)
 
 
-def test_no_checkpoint_that_reads(tmp_path):
+def test_no_valid_checkpoint(tmp_path):
     make(tmp_path, {}, epochs=2).train()
     (tmp_path / 'epoch_2.pth').write_bytes(b'')
-    with pytest.raises(SettingError, match=r'no checkpoint in it reads whole \(.*it is empty'):
+    with pytest.raises(SettingError, match=r'it has no valid checkpoint \(.*it is empty'):
         make(tmp_path, {}, epochs=4, resume=True).train()
     given = str(tmp_path / 'epoch_2.pth')
     with pytest.raises(SettingError, match=r'load_from=.*epoch_2\.pth: it is empty'):
@@ -75,7 +75,7 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk_during_a_save(tmp_path, small_disk):
-    """The first save fits, and then the disk is filled: the training ends, what it had stands."""
+    """The disk is full after the first save: the training ends, its first checkpoint is valid."""
     checkpoint = dict(out_dir=str(small_disk))
     make(tmp_path / 'run', {}, checkpoint=checkpoint, epochs=2).train()
     good = small_disk / 'run/epoch_2.pth'
@@ -91,7 +91,7 @@ def test_a_full_disk_during_a_save(tmp_path, small_disk):
     assert good.read_bytes() == content
     assert sorted(path.name for path in good.parent.iterdir()) == ['epoch_2.pth']
     assert (tmp_path / 'run/last_checkpoint').read_text() == str(good)
-    # With room again, it goes on from what stood.
+    # With room again, the run resumes from it.
     (small_disk / 'filler').unlink()
     runner = make(tmp_path / 'run', {}, checkpoint=checkpoint, epochs=6, resume=True)
     runner.train()

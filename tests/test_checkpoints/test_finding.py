@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from: broken ones are told apart by reading them, not by name."""
+"""The newest valid checkpoint is found by reading the files, not by their names."""
 
 import os
 
@@ -19,7 +19,7 @@ def save(path, update, saved_at, **parts):
 
 
 def flip_a_bit(path):
-    """In the middle of the tensor's bytes, which PyTorch loads without a word."""
+    """Flip a bit of the tensor, which PyTorch loads without an error."""
     content = bytearray(path.read_bytes())
     at = content.index(torch.arange(500.0, 504.0).numpy().tobytes())
     content[at] ^= 1
@@ -42,30 +42,30 @@ def other(path):
 BROKEN = [
     (truncate, 'it cannot be read'),
     (empty, 'it is empty'),
-    (flip_a_bit, 'is damaged: the checksum is another'),
+    (flip_a_bit, 'is damaged: the checksum differs'),
     (other, 'it cannot be read'),
 ]
 
 
 @pytest.mark.parametrize(('damage', 'words'), BROKEN)
-def test_a_broken_one_is_passed_over_and_named(tmp_path, damage, words):
+def test_a_broken_checkpoint_is_skipped_and_named(tmp_path, damage, words):
     good = save(tmp_path / 'epoch_1.pth', 10, saved_at=1)
     broken = save(tmp_path / 'epoch_2.pth', 20, saved_at=2)
     assert newest_checkpoint([tmp_path]) == (str(broken), [])
     damage(broken)
-    path, passed_over = newest_checkpoint([tmp_path])
+    path, skipped = newest_checkpoint([tmp_path])
     assert path == str(good)
-    assert len(passed_over) == 1
-    assert passed_over[0].startswith(f'{broken}: ') and words in passed_over[0]
+    assert len(skipped) == 1
+    assert skipped[0].startswith(f'{broken}: ') and words in skipped[0]
     assert words in checkpoint_defect(broken)
     assert checkpoint_defect(good) is None
 
 
-def test_none_reads_whole(tmp_path):
+def test_none_is_valid(tmp_path):
     for number in (1, 2):
         empty(save(tmp_path / f'epoch_{number}.pth', number, saved_at=number))
-    path, passed_over = newest_checkpoint([tmp_path])
-    assert path is None and len(passed_over) == 2
+    path, skipped = newest_checkpoint([tmp_path])
+    assert path is None and len(skipped) == 2
     assert newest_checkpoint([tmp_path / 'nowhere']) == (None, [])
 
 

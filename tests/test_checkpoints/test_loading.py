@@ -1,4 +1,4 @@
-"""What MMEngine's loader gives for a local file, once the package is imported."""
+"""MMEngine's loader of local files, once the package is imported."""
 
 from pickle import UnpicklingError
 

@@ -25,7 +25,7 @@ PARTS = ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers', 'hooks
 
 @pytest.fixture(autouse=True)
 def handlers():
-    """A training that leaves within itself leaves its signal handlers."""
+    """Restore the signal handlers, which a preempted training leaves installed."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
     yield
     for number, handler in before.items():
@@ -67,7 +67,7 @@ ROWS = [
 
 
 def last(folder):
-    """What the newest of the checkpoints holds."""
+    """Load the newest checkpoint."""
     return max(map(load, folder.glob('[er]*.pth')), key=lambda content: content['meta']['iter'])
 
 
@@ -152,7 +152,7 @@ def test_the_kinds_tell_them_apart(never_stopped):
 @pytest.mark.parametrize('preemption', [True, False])
 @pytest.mark.parametrize('val_begin', [1, 99])
 def test_the_last_state_is_in_a_checkpoint(tmp_path, val_begin, preemption):
-    """Whether the training is cut within an epoch or at its end, with an evaluation or without."""
+    """Cut within an epoch or at its end, with an evaluation or without."""
     for updates in (1, 2, 3):
         folder = tmp_path / str(updates)
         cfg = dict(max_updates=updates, val_begin=val_begin)
@@ -166,7 +166,7 @@ def test_the_last_state_is_in_a_checkpoint(tmp_path, val_begin, preemption):
 
 
 def test_early_stopped_twice(tmp_path, monkeypatch):
-    """Stopped after 3 evaluations; the last state is saved, and the same command ends at once."""
+    """Stopped after 3 evaluations: the last state is saved, and a resumed run ends at once."""
 
     def stop():
         return [EarlyStoppingHook('error', rule='less', min_delta=0.0, patience=2)]
@@ -181,8 +181,8 @@ def test_early_stopped_twice(tmp_path, monkeypatch):
 
 
 def test_the_best_of_an_evaluation_is_saved_with_the_state_before_it(tmp_path, monkeypatch):
-    """The epoch's checkpoint is written again, to know the best. Resumed, the evaluation is made
-    up for and a hook counts it once."""
+    """The epoch's checkpoint is saved again with the path of the best one. A resumed run repeats
+    the evaluation, and a hook counts it once."""
     monkeypatch.setattr(Error, 'scripted', [1.0, 0.5, 2.0, 0.5, 2.0, 2.0, 2.0])
     best = dict(save_best='error', rule='less')
     lr = dict(milestones=[1])
@@ -207,7 +207,7 @@ def test_the_best_at_a_cut_does_not_take_the_name_of_the_epoch_before(tmp_path, 
 
 
 def test_a_switch_of_the_pipeline_is_undone(tmp_path):
-    """Rolled back from epoch 4 to epoch 2; the switch at epoch 3 is made again there."""
+    """Rolled back from epoch 4 to epoch 2: the hook switches again at epoch 3."""
     seen = []
 
     class Switch(SwapsBeforeVal):
@@ -248,7 +248,7 @@ def test_what_a_loader_does_not_know_is_not_saved(tmp_path):
 
     make(tmp_path, [Odd()], epochs=2, lr_hook=dict(milestones=[1])).train()
     assert load(tmp_path / 'epoch_2.pth')['hooks'] == dict(Odd=[None])
-    # Restart files of a training with `save_optimizer=False` hold it all the same.
+    # Restart files hold the optimizer even with `save_optimizer=False`.
     folder = tmp_path / 'weights'
     make(folder, checkpoint=dict(save_optimizer=False), train_cfg=dict(max_updates=3)).train()
     assert 'optimizer' in load(folder / 'restart_3.pth')

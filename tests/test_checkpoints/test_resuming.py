@@ -1,4 +1,4 @@
-"""What a resume takes from the checkpoint and what from the config, and what it refuses."""
+"""A resume takes the state from the checkpoint, the settings from the config, or is refused."""
 
 import pytest
 import torch
@@ -76,7 +76,7 @@ def test_another_optimizer_is_refused(tmp_path, trained, before, after):
 
 @pytest.mark.parametrize('name', OPTIMIZERS)
 def test_other_groups_are_refused(tmp_path, trained, name):
-    """One of stock's constructor; a group a tensor; two merged; another set in those."""
+    """MMEngine's single group; a group per tensor; two merged groups; two others."""
     merged = dict(constructor='MergedGroupsConstructor')
     no_decay = dict(norm_decay_mult=0.0, bias_decay_mult=0.0)
     wrappers = [
@@ -127,7 +127,7 @@ def test_options_of_the_config_take_effect_and_are_said(tmp_path, trained, name,
     )
     assert not resume_lines(tmp_path / 'by_hand')
     assert same(dict(runner.model.state_dict()), dict(by_hand.model.state_dict()))
-    # As the checkpoint had them, nothing is said and nothing changes.
+    # With the settings of the checkpoint, nothing is logged and nothing changes.
     resume(tmp_path / 'same', path, name, wrapper=wrapper)
     assert not resume_lines(tmp_path / 'same')
 
@@ -156,7 +156,7 @@ def _old(steps):
     return dict(param_scheduler=[first, dict(second, milestones=[3])])
 
 
-def test_a_schedule_that_was_not_saved_is_put_to_its_update(tmp_path):
+def test_a_schedule_that_was_not_saved_is_set_to_its_update(tmp_path):
     steps = dict(
         param_scheduler=[
             dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=2),
@@ -179,7 +179,7 @@ def test_a_schedule_that_was_not_saved_is_put_to_its_update(tmp_path):
 
     resume(tmp_path / 'run', str(tmp_path / 'without.pth'), hooks=[See()], **steps)
     assert seen == [pytest.approx(expected)]
-    assert any('the schedule is put to update 4' in line for line in resume_lines(tmp_path / 'run'))
+    assert any('the schedule is set to update 4' in line for line in resume_lines(tmp_path / 'run'))
 
 
 def edited(tmp_path, path, *without):
@@ -230,7 +230,7 @@ def test_seed_and_length(tmp_path, trained):
 
 
 def test_names_of_checkpoints(tmp_path):
-    """A user's name is found again; one that would be taken for another is refused."""
+    """A user's file name is found on resume; a name of another kind of checkpoint is refused."""
     for name in ('net_{:03d}.pth', 'net{}.ckpt'):
         folder = tmp_path / name[:4]
         options = dict(checkpoint=dict(filename_tmpl=name))

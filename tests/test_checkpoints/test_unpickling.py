@@ -1,4 +1,4 @@
-"""What a checkpoint may hold, and that nothing else is called."""
+"""Types that a checkpoint may hold; no other function is called."""
 
 import threading
 from functools import partial
@@ -176,7 +176,7 @@ def test_a_config_in_the_meta_is_not_run_on_resume(tmp_path, legacy):
     loaded = CheckpointLoader.load_checkpoint(str(path))
     assert loaded == dict(meta=dict(epoch=1, iter=4), state_dict={})
     assert not marker.exists()
-    # What it is kept from.
+    # Without the protection, the command runs.
     Config.fromstring(program, file_format='.py')
     assert marker.exists()
 

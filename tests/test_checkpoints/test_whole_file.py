@@ -1,4 +1,4 @@
-"""Writes that leave a whole file or the one before."""
+"""Atomic writes."""
 
 import errno
 import resource
@@ -13,7 +13,7 @@ from mmdet_largebatch.checkpoints.atomic_file import remove_partial_files
 
 @contextmanager
 def at_most_1000_bytes():
-    """The kernel lets no file grow above that, in the middle of a write; pytest's own neither."""
+    """Make the kernel stop every write of this process, pytest's included, at 1,000 bytes."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))

@@ -68,14 +68,14 @@ def test_drop_last(number, updates):
 
 def test_round_up_false_is_refused_where_a_micro_batch_would_be_missing():
     assert len(list(sampler(12, False, round_up=False))) == 6
-    with pytest.raises(SettingError, match='round_up=False: of 13 images .* Must be True'):
+    with pytest.raises(SettingError, match='Invalid .*round_up=False. Must be True: of 13 images'):
         sampler(13, False, round_up=False)
 
 
 @pytest.mark.parametrize(
     ('option', 'message'),
     [
-        (dict(shuffle=True), 'shuffle=True. Must be left out'),
+        (dict(shuffle=True), 'Invalid train_dataloader.shuffle=True. Must be left out'),
         (dict(in_order=False), 'in_order=False. Must be True'),
         (dict(batch_size=0), 'batch_size=0. Must be an integer >= 1'),
         (dict(num_batch_per_epoch=0), 'num_batch_per_epoch=0. Must be an integer >= 1'),
@@ -88,5 +88,5 @@ def test_options_of_the_loader_are_refused(option, message):
 
 
 def test_an_unknown_setting_is_refused(tmp_path):
-    with pytest.raises(SettingError, match='train_cfg.max_update is not known'):
+    with pytest.raises(SettingError, match='Invalid train_cfg.max_update=3. Must be left out'):
         train(tmp_path, 2, max_update=3)

@@ -53,13 +53,12 @@ def after(start, x, count, momentum):
     return (1 - m) * mean + m * x.mean(0), (1 - m) * var + m * x.var(0)
 
 
-@pytest.mark.parametrize('checkpointed', [False, True])
 @pytest.mark.parametrize('momentum', [0.1, None])
-@pytest.mark.parametrize('micro_batch', [3, 4, 12])
+@pytest.mark.parametrize(
+    ('micro_batch', 'checkpointed'), [(3, False), (4, False), (4, True), (12, False)]
+)
 def test_the_mean_over_the_micro_batches(tmp_path, micro_batch, momentum, checkpointed):
     """2 updates of 12 points. Points is all that goes in, so no weight matters."""
-    if checkpointed and micro_batch == 12:
-        pytest.skip('PyTorch counts a recomputed micro-batch twice where it is alone')
     model = run(tmp_path, micro_batch, 2, momentum=momentum, checkpointed=checkpointed)
     mean, var = torch.zeros(3).double(), torch.ones(3).double()
     k = 12 // micro_batch

@@ -103,5 +103,5 @@ def test_refused(settings, message):
 
 
 def test_another_sampler_is_refused():
-    with pytest.raises(SettingError, match=r'type=InfiniteSampler\. Must be DefaultSampler'):
+    with pytest.raises(SettingError, match=r"type='InfiniteSampler'\. Must be DefaultSampler"):
         GlobalBatchSampler(InfiniteSampler(Pictures(), seed=0), 2, 6)

@@ -1,4 +1,4 @@
-"""A bad update is caught before its step. Expected weights: of runs that never met one."""
+"""DivergenceHook stops before a bad update. Expected weights: those of runs without one."""
 
 import json
 import math
@@ -46,7 +46,7 @@ def test_what_it_says_stands_beside_the_log_of_that_start_alone(tmp_path):
     # One update an epoch.
     expected = dict(how='diverged', update=6, epoch=6, message=str(raised.value))
     assert json.loads(record.read_text())['ended'] == expected
-    # Started again in this very second: MMEngine names the folder by it.
+    # Restarted within the same second: MMEngine names the folder by the second.
     record.parent.rename(folder / '20260101_000000')
     make(folder, {}, resume=True).train()
     records = [json.loads(path.read_text()) for path in sorted(folder.glob('*/largebatch.json'))]
@@ -55,7 +55,7 @@ def test_what_it_says_stands_beside_the_log_of_that_start_alone(tmp_path):
 
 
 def test_without_it_the_weights_are_lost(tmp_path):
-    """The test's own model: what the hook has to prevent does happen."""
+    """The test's own model does diverge without the hook."""
     runner = make(tmp_path / 'run', None, Bad(6))
     runner.train()
     assert runner.model.w.isnan().all()
@@ -103,7 +103,7 @@ def test_a_resumed_run_keeps_the_lower_lr(tmp_path):
 
 
 def test_a_loss_far_above_its_mean(tmp_path):
-    """It judges after 50 updates; before, the same loss passes."""
+    """No spike is reported in the first 50 updates; the same loss is reported later."""
     for update, found in ((49, False), (60, True)):
         folder = tmp_path / str(update)
         runner = make(folder, dict(spike=3.0), Bad(update, value=1000.0), epochs=60)

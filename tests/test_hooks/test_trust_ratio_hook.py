@@ -1,4 +1,4 @@
-"""What TrustRatioHook writes, beside LAMB's and LARS's equations in NumPy float64."""
+"""TrustRatioHook against the equations of LAMB and LARS in NumPy float64."""
 
 import json
 

@@ -145,7 +145,7 @@ TABLE = [
     loader(
         'ClassAwareSampler',
         sampler=dict(type='ClassAwareSampler', _delete_=True),
-        refused='train_dataloader.sampler.type=ClassAwareSampler',
+        refused="train_dataloader.sampler.type='ClassAwareSampler'",
         short=True,
     ),
     # Data sets and their wrappers.

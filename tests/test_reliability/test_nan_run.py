@@ -80,6 +80,6 @@ def test_with_rollbacks_it_recovers_and_finishes(train, tmp_path):
     done = train(RECIPE, *OURS[:-2], *options)
     assert done.returncode == 0, done.stderr[-3000:]
     assert 'Rollback 1 of 2: back to ' in done.stdout + done.stderr
-    assert 'restart_0.pth, on with the LR times 1e-06' in done.stdout + done.stderr
+    assert 'restart_0.pth, with the LR times 1e-06' in done.stdout + done.stderr
     assert 'Epoch(train) [2][5/5]' in done.stdout
     assert all_finite(tmp_path / 'work/epoch_2.pth')

@@ -63,7 +63,7 @@ def test_damaged_checkpoints_are_passed_over_and_named(train, whole, tmp_path):
     done = train(work, arguments=['--resume'])
     assert done.returncode == 0, done.stderr[-3000:]
     for path in damaged:
-        assert f'Resume passes over {path}: ' in done.stdout, path
+        assert f'Resume skips {path}: ' in done.stdout, path
     assert 'resumed epoch: 0, iter: 1' in done.stdout
     ours, theirs = (
         torch.load(folder / 'iter_5.pth', weights_only=False)['state_dict']
@@ -81,7 +81,7 @@ def test_without_a_valid_checkpoint_nothing_is_started_over(train, whole, tmp_pa
     done = train(work, arguments=['--resume'], MAX_RESTARTS='2')
     assert done.returncode == 2, done.stderr[-3000:]
     [line] = errors(done)
-    assert f'work_dir={work}: no checkpoint in it reads whole' in line
+    assert f'work_dir={work}: it has no valid checkpoint' in line
     assert all(str(path) in line for path in damaged)
     assert {path.name: path.stat().st_size for path in work.glob('*.pth')} == sizes
 

@@ -32,7 +32,7 @@ class ScheduleToyModel(BaseModel):
 
 @DATASETS.register_module()
 class ScheduleToyDataset(Dataset):
-    """8 numbers, with the picture's size that mmdet's aspect-ratio batches ask for."""
+    """8 numbers, each with the picture size that AspectRatioBatchSampler reads."""
 
     def __len__(self):
         return 8
@@ -46,7 +46,7 @@ class ScheduleToyDataset(Dataset):
 
 @DATA_SAMPLERS.register_module()
 class ScheduleToyBatchSampler:
-    """Batches of 2 and 6, which have no one size."""
+    """Batches of 2 and 6, so no batch size."""
 
     def __init__(self, sampler, batch_size):
         self.sampler = sampler
@@ -76,7 +76,7 @@ class LRRecorder(Hook):
 
 @pytest.fixture
 def config(tmp_path):
-    """A function that gives the toy config with some settings of the hook, and others merged."""
+    """A function that returns the toy config with settings of the hook, and others merged."""
 
     def make(hook=None, **others):
         loader = dict(

@@ -8,8 +8,8 @@ import torch
 SETTINGS = dict(milestones=[1, 2], gamma=0.5, warmup_iters=3, warmup_ratio=0.2)
 # Warmup 0.2, 0.6, 1; halved at updates 4 and 8.
 WHOLE = [0.2, 0.6, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.25]
-# MMEngine's loop begins the epoch of the checkpoint anew, so one resumed in the middle of an epoch
-# runs past its 12 updates: these compare the 7 that are left, at updates 5 to 11.
+# MMEngine's loop repeats the epoch of the checkpoint. A run resumed within an epoch therefore runs
+# past 12 updates: these tests compare updates 5 to 11.
 LEFT = slice(0, 7)
 
 
@@ -31,7 +31,7 @@ def checkpoint(config, runner):
 
 @pytest.fixture
 def resumed(config, runner, checkpoint):
-    """A function that resumes with other settings, and gives the Runner and LRs from update 5."""
+    """A function that resumes with other settings and returns the Runner and LRs from update 5."""
 
     def run(changed=None, **others):
         cfg = config(hook(**(changed or {})), load_from=str(checkpoint), resume=True, **others)
@@ -45,7 +45,7 @@ def resumed(config, runner, checkpoint):
 def test_checkpoint_holds_the_update_alone(checkpoint):
     saved = torch.load(checkpoint, weights_only=False)
     assert saved['param_schedulers'] == [{'update': 5}]
-    # The optimizer's state does hold the old LR: what the tests below must get past.
+    # The optimizer's state holds the old LR, which must not be used in the tests below.
     assert saved['optimizer']['param_groups'][0]['initial_lr'] == 1.0
 
 
@@ -113,7 +113,7 @@ def test_checkpoint_without_schedulers_goes_on_at_the_loops_update(checkpoint, r
     run, lrs = resumed({}, **{'optim_wrapper.optimizer.lr': 2.0})
     assert lrs == pytest.approx([2 * lr for lr in WHOLE[5:]], rel=1e-12)
     log = (Path(run.log_dir) / f'{run.timestamp}.log').read_text()
-    assert log.count('brought the training to update 5 and the schedule to 0') == 1
+    assert log.count('the checkpoint holds update 5 and a schedule at update 0') == 1
 
 
 def test_checkpoint_of_mmengines_schedulers_is_refused(config, runner):

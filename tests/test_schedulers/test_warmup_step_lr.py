@@ -123,7 +123,7 @@ def test_state_is_the_update_alone_and_new_settings_hold_after_loading():
     optimizer = optimizer_with(2.0, 0.3)
     new = WarmupStepLR(optimizer, warmup_iters=0, milestones=[3, 5, 7], gamma=0.1)
     optimizer.load_state_dict(old_optimizer.state_dict())
-    assert lrs_of(optimizer) == [0.5, 0.05]  # the old LR, which MMEngine would go on with
+    assert lrs_of(optimizer) == [0.5, 0.05]  # the old LR, with which MMEngine would continue
     new.load_state_dict(old.state_dict())
     # Milestones 3 and 5 passed: a hundredth of the new base LRs.
     assert lrs_of(optimizer) == pytest.approx([0.02, 0.003], rel=1e-15)

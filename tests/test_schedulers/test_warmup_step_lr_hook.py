@@ -14,10 +14,9 @@ EPOCHS = dict(_delete_=True, max_epochs=3)
 
 @LOOPS.register_module()
 class ScheduleToyGlobalLoop(EpochBasedTrainLoop):
-    """Says of itself what a loop with a global batch does, and trains as the stock one."""
+    """MMEngine's loop with a global batch."""
 
     global_batch_size = 8
-    updates_per_epoch = 4
 
 
 def hook(**settings):
@@ -70,19 +69,19 @@ def test_lr_of_every_update(config, runner, settings, expected):
         (dict(scale_rule='linear', base_batch_size=8), {}, [0.25, 0.025]),
         (dict(scale_rule='sqrt', base_batch_size=8), {}, [0.5, 0.05]),
         (dict(), {}, [1.0, 0.1]),
-        # A loop that knows its global batch is believed: 8, four times 2.
+        # The global batch of the loop, 8 = 4 x 2.
         (
             dict(scale_rule='linear', base_batch_size=2),
             {'train_cfg': dict(type='ScheduleToyGlobalLoop', **EPOCHS)},
             [4.0, 0.4],
         ),
-        # The package's own loop, with the batch that one rank makes up.
+        # The package's own loop.
         (
             dict(scale_rule='linear', base_batch_size=1),
             {'train_cfg': dict(type='GlobalBatchTrainLoop', global_batch_size=2, **EPOCHS)},
             [2.0, 0.2],
         ),
-        # Batches made by a batch sampler, as in mmdet's recipes: the loader itself tells no size.
+        # With a batch sampler, as in mmdet's recipes, the loader has no batch size.
         (
             dict(scale_rule='linear', base_batch_size=1),
             {'train_dataloader.batch_sampler': dict(type='AspectRatioBatchSampler')},

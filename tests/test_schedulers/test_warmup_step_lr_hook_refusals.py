@@ -1,4 +1,4 @@
-"""What the hook refuses, each beside the line that says so."""
+"""Settings that WarmupStepLRHook refuses, each with its error."""
 
 import pytest
 import torch

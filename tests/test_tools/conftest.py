@@ -10,7 +10,7 @@ from mmengine.config import Config
 @pytest.fixture
 def benchmark_modules(monkeypatch):
     """Import the modules of the optimizers' benchmark as it does itself."""
-    monkeypatch.syspath_prepend(ROOT / 'tools')
+    monkeypatch.syspath_prepend(ROOT / 'tools/benchmarks')
     monkeypatch.chdir(ROOT)
 
 

@@ -1,4 +1,4 @@
-"""The part of tools/benchmark_loop.py that resumes, on an epoch of 8 updates in place of 917."""
+"""The part of tools/benchmarks/loop.py that resumes, on an epoch of 8 updates in place of 917."""
 
 import pytest
 from helpers.common import ROOT
@@ -6,12 +6,12 @@ from helpers.common import ROOT
 
 @pytest.fixture
 def module(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
-    import benchmark_resume
+    monkeypatch.syspath_prepend(str(ROOT / 'tools/benchmarks'))
+    import resume
 
-    for name, value in dict(PICTURES=4, TIMES=4, UPDATES=8, DONE=6).items():
-        monkeypatch.setattr(benchmark_resume, name, value)
-    return benchmark_resume
+    for name, value in dict(IMAGES=4, TIMES=4, UPDATES=8, DONE=6).items():
+        monkeypatch.setattr(resume, name, value)
+    return resume
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ COCO = 'configs/mask_rcnn/mask-rcnn_r50_fpn_64xb2-lamb-1x_coco.py'
 
 def test_calls_that_compute_are_recorded_and_made_again():
     """Three of them, one in a list, one writes into a view; what only looks is left out."""
-    from benchmark_step import kernel_calls
+    from step import kernel_calls
 
     x, y = torch.ones(4), torch.ones(2)
 
@@ -59,7 +59,7 @@ class Buffers(Optimizer):
 
 @pytest.mark.parametrize(('kept', 'passing'), [(0, 0), (0, 12_345), (777, 0), (777, 12_345)])
 def test_peak_memory_is_what_is_taken_above_the_state(kept, passing):
-    from benchmark_step import peak_memory
+    from step import peak_memory
 
     p = torch.nn.Parameter(torch.ones(100, 30))
     p.grad = torch.ones_like(p)
@@ -69,7 +69,7 @@ def test_peak_memory_is_what_is_taken_above_the_state(kept, passing):
 
 def test_peak_memory_of_torch_sgd():
     """It adds the decay to a copy of one gradient at a time; of two tensors, the larger counts."""
-    from benchmark_step import peak_memory
+    from step import peak_memory
 
     params = [torch.nn.Parameter(torch.ones(n)) for n in (1000, 3000)]
     for p in params:
@@ -85,39 +85,38 @@ def test_peak_memory_of_torch_sgd():
 
 def test_groups_of_the_coco_recipe():
     """168 tensors of 44.17 M parameters in two groups, one without decay: README and docs."""
-    from benchmark_step import recipe_groups
+    from step import of_one_element, recipe_groups
 
     groups = recipe_groups(Config.fromfile(COCO))
-    assert [group.weight_decay for group in groups] == [1e-4, 0.0]
-    assert sum(len(group.shapes) for group in groups) == 168
-    assert sum(s.numel() for group in groups for s in group.shapes) == pytest.approx(44.17e6, 1e-3)
-    assert all(len(shape) == 1 for shape in groups[1].shapes)
-    small = groups[0].of_one_element()
-    assert [len(s) for s in small.shapes] == [len(s) for s in groups[0].shapes]
-    assert {s.numel() for s in small.shapes} == {1}
+    (weights, _, decay), (others, _, no_decay) = groups
+    assert (decay, no_decay, len(weights + others)) == (1e-4, 0.0, 168)
+    assert sum(shape.numel() for shape in weights + others) == pytest.approx(44.17e6, 1e-3)
+    assert all(len(shape) == 1 for shape in others)
+    small, *_ = of_one_element(groups[0])
+    assert [len(shape) for shape in small] == [len(shape) for shape in weights]
+    assert {shape.numel() for shape in small} == {1}
 
 
 def test_groups_of_a_stock_config():
     """mmdet's own recipe is one group, into which MMEngine puts the 33 frozen tensors too."""
-    from benchmark_step import recipe_groups
+    from step import recipe_groups
 
-    (group,) = recipe_groups(get_config('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'))
-    assert len(group.shapes) == 168
-    assert sum(shape.numel() for shape in group.shapes) == pytest.approx(44.17e6, 1e-3)
+    ((shapes, *_),) = recipe_groups(get_config('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'))
+    assert len(shapes) == 168
+    assert sum(shape.numel() for shape in shapes) == pytest.approx(44.17e6, 1e-3)
 
 
 def after(name, steps=3):
     """An optimizer of the benchmark after steps: its parameters, and LAMB's moments."""
-    from benchmark_peers import ENTRIES
-    from benchmark_step import Contestant, Group, Problem
+    from peers import ENTRIES
+    from step import Contestant, Problem
 
     (entry,) = [entry for entry in ENTRIES if entry.name == name]
-    shapes = tuple(map(torch.Size, [(64, 32, 3, 3), (128, 64)]))
-    groups = [Group(shapes, 1e-2, 1e-4), Group((torch.Size([64]),), 1e-2, 0.0)]
+    shapes = list(map(torch.Size, [(64, 32, 3, 3), (128, 64)]))
+    groups = [(shapes, 1e-2, 1e-4), ([torch.Size([64])], 1e-2, 0.0)]
     contestant = Contestant(Problem(groups, 'cpu'), entry.load('cpu'), entry.options)
-    contestant.prepare('cpu')
     for _ in range(steps):
-        contestant.time(lambda: None)
+        contestant.time()
     params = [p.detach() for g in contestant.optimizer.param_groups for p in g['params']]
     state = contestant.optimizer.state.values()
     names = ('exp_avg', 'exp_avg_sq') if 'amb' in name.lower() else ()
@@ -151,26 +150,24 @@ def test_peers_make_the_same_update(ours, peer):
 
 def test_gradients_are_written_anew_for_the_next():
     """The step of LARS after another optimizer has spoilt the gradients that both share."""
-    from benchmark_step import Contestant, Group, Problem
+    from step import Contestant, Problem
 
     class Spoils(torch.optim.SGD):
         def step(self):
             for p in self.param_groups[0]['params']:
                 p.grad.fill_(float('nan'))
 
-    problem = Problem([Group((torch.Size([8, 4]),), 1e-2, 1e-4)], 'cpu')
+    problem = Problem([([torch.Size([8, 4])], 1e-2, 1e-4)], 'cpu')
     spoils, other = (Contestant(problem, kind, {}) for kind in (Spoils, torch.optim.SGD))
-    spoils.prepare('cpu')
-    other.prepare('cpu')
-    spoils.time(lambda: None)
-    other.time(lambda: None)
+    spoils.time()
+    other.time()
     (p,) = other.optimizer.param_groups[0]['params']
     assert p.isfinite().all() and p.grad.norm().item() == pytest.approx(10)
 
 
 def test_a_module_is_imported_without_the_package_above_it(tmp_path, monkeypatch):
     """As timm's optimizers where torchvision, which its models need, is missing."""
-    from benchmark_peers import Entry, Unavailable
+    from peers import Entry, Unavailable
 
     (tmp_path / 'needy/inner').mkdir(parents=True)
     (tmp_path / 'needy/__init__.py').write_text('import a_module_that_is_not_there')

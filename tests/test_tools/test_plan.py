@@ -343,7 +343,7 @@ def test_backend_on_a_gpu(options, on_gpu, reason):
     [
         (128, {}, r'128 ranks are more than the 64 micro-batches of train_cfg\.global_batch_size'),
         (8, dict(train_cfg__global_batch_size=127), r'=127\. Must be a multiple .* 126 or 128\.'),
-        (8, dict(train_cfg__global_batch_size='x'), r"='x'\. Must be an integer\."),
+        (8, dict(train_cfg__global_batch_size='x'), r"='x'\. Must be an integer >= 1\."),
         (8, dict(optim_wrapper__accumulative_counts=2), r'accumulative_counts=2\. Must be 1'),
         (8, dict(default_hooks__lr__milestones=[8, 12]), 'milestones=.* Must be inside the train'),
         (8, dict(auto_scale_lr=dict(enable=True, base_batch_size=16)), 'Must be False, since it'),

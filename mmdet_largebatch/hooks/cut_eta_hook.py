@@ -1,4 +1,4 @@
-"""The ETA of a training that is cut short."""
+"""Log the ETA of a training that is cut short."""
 
 from typing import Any
 
@@ -6,16 +6,17 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 
-class CutEta(Hook):
-    """Let the logged ETA count to where the training is cut, not to the end of its schedule.
+class CutEtaHook(Hook):
+    """Scale the logged ETA to the end of a training that ends before its schedule does.
 
-    MMEngine's ``IterTimerHook`` counts to ``max_iters``, which is the schedule's.
+    MMEngine's ``IterTimerHook`` counts to ``max_iters``, the end of the schedule.
+    :class:`GlobalBatchTrainLoop` adds this hook with ``max_updates``.
 
     Args:
         end (int): Updates after which the training ends.
     """
 
-    # Registered last of that priority: after IterTimerHook, before LoggerHook (BELOW_NORMAL).
+    # Registered last of this priority: after IterTimerHook, before LoggerHook (BELOW_NORMAL).
     priority = 'NORMAL'
 
     def __init__(self, end: int) -> None:
@@ -24,14 +25,7 @@ class CutEta(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Scale the ETA that was just computed.
-
-        Args:
-            runner (Runner): The runner.
-            batch_idx (int): Not used.
-            data_batch (Any): Not used.
-            outputs (dict, optional): Not used.
-        """
+        """Scale the ETA of this update."""
         seconds = runner.message_hub.runtime_info.get('eta')
         left = runner.max_iters - runner.iter - 1
         if seconds is not None and left > 0:

@@ -1,9 +1,9 @@
-"""The optimizers that benchmark_optimizers.py compares: ours, and those of other packages.
+"""The optimizers that optimizers.py compares: this project's and those of other packages.
 
 All get the same groups, and options that make the same update where the package has them: LAMB
 clips the global gradient norm at 1 and scales the tensors with weight decay alone; LARS and SGD
-have a momentum of 0.9. pytorch_optimizer's differ: its `Lamb` has no bias correction, scales every
-tensor and bounds ||p|| at 10; its `LARS` chooses what it scales by the tensor's shape.
+have a momentum of 0.9. pytorch_optimizer differs: its `Lamb` has no bias correction, scales every
+tensor and bounds ||p|| at 10; its `LARS` selects the tensors that it scales by their shape.
 """
 
 import importlib
@@ -19,34 +19,25 @@ from torch.optim import Optimizer
 
 from mmdet_largebatch.optimizers.apex_lamb import ApexUnfit, find_fused_lamb
 
-# Bytes that a step moves per parameter at the least: 4 for every fp32 value read or written, where
-# a tensor does not fit in the cache, so that a value needed again after the tensor's norm is known
+# Minimum bytes that a step moves per parameter: 4 for every fp32 value read or written, where a
+# tensor does not fit in the cache, so that a value needed again after the tensor's norm is known
 # is read again. p parameter, g gradient, m and v moments, u LAMB's update, b momentum buffer.
 #   SGD      read p, g, b; write p, b                                                            20
 #   AdamW    read p, g, m, v; write p, m, v                                                      28
 #   LARS     read p, g for their norms; then as SGD                                              28
 #   LAMB     read p, g, m, v; write m, v, u, and their norms are known; read p, u; write p       40
 #   clipped  read g for the global norm; then as LAMB                                            44
-# A tensor without weight decay needs no norms of its own; in detectors these are few in elements.
+# A tensor without weight decay needs no norms of its own; in detectors these have few elements.
 SGD, ADAMW, LARS, LAMB, CLIPPED = 20, 28, 28, 40, 44
 
 
 class Unavailable(Exception):
-    """Why an optimizer cannot take part; its text is one line without a full stop."""
+    """The reason why an optimizer cannot take part, one line without a full stop."""
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One optimizer with its options.
-
-    Args:
-        name (str): Its name in tables and for ``--only``.
-        module (str): The module that holds it.
-        attribute (str): Its class there.
-        least_bytes (int): Bytes that a step moves per fp32 parameter at the least.
-        options (dict[str, Any]): For the class, beside the groups.
-        beside (str, optional): The name of the entry that its time is divided by.
-    """
+    """An optimizer, the minimum bytes of its step, its options, and the entry to compare with."""
 
     name: str
     module: str
@@ -57,28 +48,16 @@ class Entry:
 
     @property
     def package(self) -> str:
-        """The package that has to be installed for it."""
+        """The package that has to be installed."""
         return self.module.partition('.')[0]
 
     @property
     def ours(self) -> bool:
-        """Whether it is this project's."""
+        """True for this project's optimizers."""
         return self.package == 'mmdet_largebatch'
 
     def load(self, device: str) -> type[Optimizer]:
-        """Import its class.
-
-        Args:
-            device (str): ``'cpu'`` or ``'cuda'``.
-
-        Returns:
-            type[Optimizer]: The class.
-
-        Raises:
-            Unavailable: If it is not installed, or does not run on the device.
-        """
-        if self.ours:
-            return getattr(importlib.import_module(self.module), self.attribute)
+        """Import the class; raise Unavailable if it is not installed or not for the device."""
         if self.package == 'apex':
             if device != 'cuda':
                 raise Unavailable('runs on CUDA alone')
@@ -121,17 +100,9 @@ ENTRIES = (
 
 @contextmanager
 def bare_packages(module: str) -> Iterator[None]:
-    """Let a module be imported without the packages that it lies in being run.
+    """Import a module without running its parent packages, such as timm's, which needs torchvision.
 
-    What is imported is the installed file itself; left out is only what the packages above it
-    import, such as torchvision for timm's models. Packages that were imported already stay as
-    they are, and the others can be imported whole afterwards.
-
-    Args:
-        module (str): The module's full name, such as ``timm.optim.lamb``.
-
-    Yields:
-        None: While it can be imported so.
+    Packages that were imported before stay, and the others can be imported whole afterwards.
     """
     parts, bare = module.split('.'), []
     try:
@@ -150,18 +121,7 @@ def bare_packages(module: str) -> Iterator[None]:
 
 
 def versions(entries: list[Entry]) -> dict[str, str]:
-    """The installed versions of the packages of other people.
-
-    Args:
-        entries (list[Entry]): Entries that could be loaded.
-
-    Returns:
-        dict[str, str]: Versions by package; torch's is not among them.
-    """
-    distributions = packages_distributions()
-    packages = dict.fromkeys(e.package for e in entries if not e.ours and e.package != 'torch')
-    return {
-        package: version(distributions[package][0])
-        for package in packages
-        if package in distributions
-    }
+    """Return the installed versions of other people's packages, torch's excepted."""
+    names = packages_distributions()
+    packages = {entry.package for entry in entries if not entry.ours} - {'torch'}
+    return {package: version(names[package][0]) for package in sorted(packages & names.keys())}

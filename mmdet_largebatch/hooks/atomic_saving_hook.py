@@ -1,0 +1,169 @@
+"""Save checkpoints atomically, and remove outdated ones afterwards."""
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend, get_file_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+
+from ..checkpoints.atomic_file import AtomicFileBackend, remove_partial_files
+
+RESTART = 'restart_{}.pth'
+
+
+class AtomicSavingHook(CheckpointHook):
+    """MMEngine's checkpoint hook with atomic saves, the base of :class:`AtomicCheckpointHook`.
+
+    MMEngine decides when a checkpoint is due. :meth:`write` writes every checkpoint that a training
+    can resume from. A failed save is logged as an error, and the training continues.
+
+    Args:
+        *args: As for :class:`mmengine.hooks.CheckpointHook`.
+        **kwargs: As for :class:`mmengine.hooks.CheckpointHook`.
+    """
+
+    backend_args: dict[str, Any] | None
+    file_backend: Any
+    keep_ckpt_ids: list[int]
+    last_ckpt: str | None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # The newest checkpoint to resume from, and the updates that it holds; -1 for unknown.
+        self.newest: str | None = None
+        self.newest_update = -1
+        # True if the newest checkpoint holds the optimizer and the schedulers.
+        self.newest_is_complete = False
+        self.failure: str | None = None
+        self.saved_at = time.monotonic()
+        self._writing = False
+
+    def before_train(self, runner: Runner) -> None:
+        """Prepare the folder."""
+        backend = get_file_backend(self.out_dir or runner.work_dir, backend_args=self.backend_args)
+        if type(backend) is LocalBackend and self.file_client_args is None:
+            self.backend_args = dict(backend='whole_file')
+        super().before_train(runner)
+        if self._is_local and is_main_process():
+            os.makedirs(self.out_dir, exist_ok=True)
+            remove_partial_files(self.out_dir)
+        self.saved_at = time.monotonic()
+
+    def write(
+        self, runner: Runner, filename: str, meta: dict[str, int], complete: bool = False
+    ) -> bool:
+        """Write a checkpoint to resume from, and the pointer ``last_checkpoint``.
+
+        Args:
+            runner (Runner): The runner.
+            filename (str): Name of the file in ``out_dir``.
+            meta (dict[str, int]): ``epoch`` and ``iter``, epochs and updates that are done.
+            complete (bool): Save optimizer and schedulers whatever the settings say.
+                Defaults to False.
+
+        Returns:
+            bool: False if the main process failed to write; True on the other ranks.
+        """
+        path = self.file_backend.join_path(self.out_dir, filename)
+        self._writing = True
+        try:
+            runner.save_checkpoint(
+                self.out_dir,
+                filename,
+                self.file_client_args,
+                save_optimizer=complete or self.save_optimizer,
+                save_param_scheduler=complete or self.save_param_scheduler,
+                meta=meta,
+                backend_args=self.backend_args,
+                **self.args,
+            )
+            if is_main_process():
+                pointer = os.path.join(runner.work_dir, 'last_checkpoint')
+                AtomicFileBackend().put_text(path, pointer)
+        except OSError as error:
+            self.failure = self._log_failure(runner, path, error)
+            return False
+        finally:
+            self._writing = False
+        self.newest, self.newest_update = path, meta['iter']
+        self.newest_is_complete = complete or (self.save_optimizer and self.save_param_scheduler)
+        self.failure, self.saved_at = None, time.monotonic()
+        if self._is_local:
+            for other in Path(self.out_dir).glob(RESTART.format('*')):
+                if other.name != filename:
+                    self._remove(str(other))
+        return True
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        """Write a checkpoint of an interval, then remove the ones that it outdates."""
+        length = getattr(runner.train_loop, 'updates_per_epoch', None)
+        if self.by_epoch and length and runner.iter % length:
+            # The evaluation of an epoch that is cut short found the best weights.
+            self.write(runner, RESTART.format(runner.iter), meta, complete=True)
+            return
+        kept: list[int] = []
+        if self.max_keep_ckpts > 0:
+            kept = [*(other for other in self.keep_ckpt_ids if other != step), step]
+            self.keep_ckpt_ids = kept[-self.max_keep_ckpts :]
+            runner.message_hub.update_info('keep_ckpt_ids', self.keep_ckpt_ids)
+        filename = self.filename_tmpl.format(step)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, filename)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        if self.write(runner, filename, meta):
+            for other in kept[: -self.max_keep_ckpts]:
+                outdated = self.filename_tmpl.format(other)
+                self._remove(self.file_backend.join_path(self.out_dir, outdated))
+        else:
+            # The next save that succeeds removes them.
+            self.keep_ckpt_ids = kept[:-1]
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        """Save the best weights, then remove the previous best checkpoint."""
+        info = runner.message_hub.runtime_info
+        before = {key: value for key, value in info.items() if key.startswith('best_')}
+        # MMEngine removes the previous best checkpoint before it writes, if it knows its path.
+        self._set_best_paths({})
+        try:
+            super()._save_best_checkpoint(runner, metrics)
+        except OSError as error:
+            self._log_failure(runner, 'the best checkpoint', error)
+            for key in [key for key in info if key.startswith('best_')]:
+                del info[key]
+            info.update(before)
+        self._set_best_paths(info)
+        # An epoch that is cut short twice has two best checkpoints of one name.
+        standing = [value for key, value in info.items() if key.startswith('best_ckpt')]
+        for key, path in before.items():
+            if key.startswith('best_ckpt') and path not in standing:
+                self._remove(path)
+                runner.logger.info(f'The previous best checkpoint {path} is removed')
+
+    def _set_best_paths(self, info: Mapping[str, Any]) -> None:
+        if self.save_best is not None and len(self.key_indicators) == 1:
+            self.best_ckpt_path = info.get('best_ckpt')
+        elif self.save_best is not None:
+            self.best_ckpt_path_dict = {
+                key: info.get(f'best_ckpt_{key}') for key in self.key_indicators
+            }
+
+    def _log_failure(self, runner: Runner, what: str, error: OSError) -> str:
+        line = (
+            f'{what} could not be saved ({error.strerror or error}). The newest valid checkpoint '
+            f'is {self.newest or "none yet"}. Must have room and permission to write in '
+            f'{self.out_dir}.'
+        )
+        runner.logger.error(line)
+        return line
+
+    @property
+    def _is_local(self) -> bool:
+        return (self.backend_args or {}).get('backend') == 'whole_file'
+
+    def _remove(self, path: str) -> None:
+        if is_main_process() and self.file_backend.isfile(path):
+            self.file_backend.remove(path)
