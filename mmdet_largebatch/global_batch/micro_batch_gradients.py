@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..errors import SettingError
+from ..checks import check, invalid
 from ..utils.runner import plain_model
 from .exact_sum import UNIT, limit, sum_over_ranks
 
@@ -108,10 +108,8 @@ class MicroBatchGradients:
         gradient, p.grad = p.grad, None
         assert gradient is not None
         if gradient.layout is not torch.strided:
-            raise SettingError(
-                f'model: the gradient of {self._names[index]} is sparse. Must be dense where '
-                'gradients of micro-batches are added one by one (train_cfg.exact_sum).'
-            )
+            wanted = f'False, or dense gradients: that of {self._names[index]} is sparse'
+            raise invalid('train_cfg.exact_sum', self.exact, wanted)
         half = gradient.dtype in (torch.float16, torch.bfloat16)
         return gradient.float() if half else gradient
 
@@ -172,11 +170,9 @@ def check_wrapper(model: nn.Module) -> None:
     Raises:
         SettingError: If its wrapper is not DDP.
     """
-    if plain_model(model) is not model and not isinstance(model, DistributedDataParallel):
-        raise SettingError(
-            f'model_wrapper_cfg.type={type(model).__name__}. Must be MMDistributedDataParallel '
-            'with train_cfg.exact_sum=True.'
-        )
+    ok = plain_model(model) is model or isinstance(model, DistributedDataParallel)
+    wanted = 'MMDistributedDataParallel with train_cfg.exact_sum=True'
+    check(ok, 'model_wrapper_cfg.type', type(model).__name__, wanted)
 
 
 def _views(flat: Tensor, params: list[nn.Parameter]) -> list[Tensor]:

@@ -236,7 +236,9 @@ def test_refusals(tmp_path):
     sums = MicroBatchGradients(model, 1, 2, True)
     sums.begin()
     model(torch.tensor([1])).sum().backward()
-    with pytest.raises(SettingError, match='the gradient of weight is sparse. Must be dense'):
+    with pytest.raises(
+        SettingError, match=r'exact_sum=True\. Must be False, or dense .* weight is sparse'
+    ):
         sums.add(1.0)
 
 
