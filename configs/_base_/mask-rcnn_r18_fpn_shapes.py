@@ -77,7 +77,8 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
 test_evaluator = val_evaluator
 
-train_cfg = dict(global_batch_size=16)
+# Sums that are the same on any number of ranks.
+train_cfg = dict(global_batch_size=16, exact_sum=True)
 randomness = dict(seed=0)
 # The warmup is one epoch: 512 images are 32 updates.
 default_hooks = dict(

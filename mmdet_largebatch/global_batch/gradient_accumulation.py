@@ -10,6 +10,8 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
 from ..errors import SettingError
+from ..utils.runner import loss_scale
+from .micro_batch_gradients import MicroBatchGradients
 
 TRAIN_STEP = 'train_cfg.type=GlobalBatchTrainLoop: the train_step of the model '
 
@@ -19,8 +21,9 @@ class GradientAccumulator:
 
     A model's ``train_step`` is given :attr:`stand_in`, an object of the wrapper's own class that
     shares its attributes. Gradients are scaled to their part of the global batch and synchronised
-    in a rank's last micro-batch alone. ``step`` and ``zero_grad`` are put off to :meth:`finish`.
-    What the wrapper adds (mixed precision, loss scaling, clipping) happens once an update.
+    in a rank's last micro-batch alone, unless :meth:`begin` asks for the gradient of each
+    micro-batch. ``step`` and ``zero_grad`` are put off to :meth:`finish`. What the wrapper adds
+    (mixed precision, loss scaling, clipping) happens once an update.
 
     Args:
         optim_wrapper (OptimWrapper): The wrapper that makes the updates.
@@ -40,25 +43,36 @@ class GradientAccumulator:
     ) -> None:
         self.optim_wrapper = optim_wrapper
         # DDP divides the sum over ranks by their number, whatever number of micro-batches each had.
-        self.loss_scale = ranks / micro_batches
+        self.part = ranks / micro_batches
         self.share = share
         self.backward_context = backward_context
         self.stand_in = _stand_in(optim_wrapper, self)
         self.computing = self.probing = False
         optim_wrapper.optimizer.register_step_pre_hook(self._check_step)
 
-    def begin(self) -> None:
-        """Begin an update."""
+    def begin(self, alone: MicroBatchGradients | None = None) -> None:
+        """Begin an update.
+
+        Args:
+            alone (MicroBatchGradients, optional): Adds the gradients of this update's micro-batches
+                one by one. None lets autograd add them and DDP synchronise them. Defaults to None.
+        """
+        self.alone = alone
+        self.loss_scale = self.part if alone is None else 1.0
         self.asked = self.accumulated = 0
         self.step_kwargs: dict = {}
         self.zero_kwargs: dict = {}
 
     @contextmanager
-    def micro_batch(self, last: bool) -> Iterator[OptimWrapper]:
+    def micro_batch(
+        self, last: bool, listen: Callable[[dict[str, Tensor]], None] | None = None
+    ) -> Iterator[OptimWrapper]:
         """Context of a call of ``train_step``.
 
         Args:
             last (bool): Whether it computes the last micro-batch of this rank.
+            listen (Callable, optional): Called with the gradient of the micro-batch, where it
+                stands alone. Defaults to None.
 
         Yields:
             OptimWrapper: The stand-in to call it with.
@@ -71,6 +85,8 @@ class GradientAccumulator:
             self.computing = False
         # A train_step may leave a step out, as where it finds the loss bad.
         self.asked += self.steps
+        if self.alone is not None:
+            self.alone.add(loss_scale(self.optim_wrapper), listen)
 
     @contextmanager
     def probe(self) -> Iterator[OptimWrapper]:
@@ -105,7 +121,8 @@ class GradientAccumulator:
         Yields:
             None.
         """
-        no_sync = None if self.synchronise else getattr(model, 'no_sync', None)
+        synchronise = self.synchronise and self.alone is None
+        no_sync = None if synchronise else getattr(model, 'no_sync', None)
         with nullcontext() if no_sync is None else no_sync():
             with self.optim_wrapper.optim_context(model):
                 yield
@@ -126,6 +143,8 @@ class GradientAccumulator:
         """
         if self.probing:
             return None
+        if self.alone is not None and self.accumulated == 0:
+            self.alone.set_aside()
         self.backwards += 1
         self.accumulated += 1
         # With a micro-batch a rank these are stock's own numbers.

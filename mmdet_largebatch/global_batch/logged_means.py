@@ -17,15 +17,18 @@ class LoggedMeans:
 
     A value may be absent in some micro-batches, or on some ranks. The ranks agree on the names
     once, and again where a rank meets a new one. Otherwise one all-reduce is made an update.
+    The values are added in the order of the micro-batches, whatever ranks they are from.
 
     Args:
         ranks (int): Number of ranks.
         micro_batches (int): Number of micro-batches of an update, over all ranks.
+        rank (int): This rank, which computes every ``ranks``-th micro-batch. Defaults to 0.
     """
 
-    def __init__(self, ranks: int, micro_batches: int) -> None:
+    def __init__(self, ranks: int, micro_batches: int, rank: int = 0) -> None:
         self.ranks = ranks
         self.micro_batches = micro_batches
+        self.rank = rank
         self._dtypes: dict[str, torch.dtype] = {}
 
     @staticmethod
@@ -86,7 +89,7 @@ class LoggedMeans:
         if self.ranks == 1:
             if new:
                 self._learn([_dtypes(rows)])
-            sums = self._sums(rows)
+            sums = _added(self._values(rows))
             counted = [counts[name] for name in self._dtypes]
         else:
             sums, counted, asked, anyone_new = self._over_ranks(rows, asked, new)
@@ -115,29 +118,30 @@ class LoggedMeans:
             for name, dtype in dtypes.items():
                 self._dtypes.setdefault(name, dtype)
 
-    def _sums(self, rows: list[dict[str, Any]]) -> Tensor:
-        """Sum each value over this rank's micro-batches, in float64; 0 where there is none."""
+    def _values(self, rows: list[dict[str, Any]]) -> Tensor:
+        """Return a row of values for each micro-batch of the update, in float64; else 0."""
         tensors = [v for row in rows for v in row.values() if isinstance(v, Tensor)]
         device = tensors[0].device if tensors else torch.device('cpu')
         zero = torch.zeros((), dtype=torch.float64, device=device)
-        total = zero.new_zeros(len(self._dtypes))
+        every = zero.new_zeros(self.micro_batches, len(self._dtypes))
         if self._dtypes:
-            for row in rows:
+            for number, row in enumerate(rows):
                 values = [
                     _tensor(row[name], device) if name in row else zero for name in self._dtypes
                 ]
-                total += torch.stack(values).double()
-        return total
+                every[self.rank + number * self.ranks] = torch.stack(values)
+        return every
 
     def _over_ranks(
         self, rows: list[dict[str, Any]], asked: int, new: bool
     ) -> tuple[Tensor, list[int], int, bool]:
-        sums, counts = self._sums(rows), self._counts(rows)
+        values, counts = self._values(rows), self._counts(rows)
         beside = [*(counts[name] for name in self._dtypes), asked, int(new)]
-        every = torch.cat([sums, sums.new_tensor(beside)])
+        every = torch.cat([values.flatten(), values.new_tensor(beside)])
+        # The other ranks have zeros where this one has values: no sum is rounded.
         all_reduce(every)
-        *counted, asked, anyone_new = map(int, every[len(sums) :].tolist())
-        return every[: len(sums)], counted, asked, anyone_new > 0
+        *counted, asked, anyone_new = map(int, every[values.numel() :].tolist())
+        return _added(every[: values.numel()].view_as(values)), counted, asked, anyone_new > 0
 
 
 def _dtypes(rows: list[dict[str, Any]]) -> dict[str, torch.dtype]:
@@ -147,6 +151,13 @@ def _dtypes(rows: list[dict[str, Any]]) -> dict[str, torch.dtype]:
             floating = isinstance(value, Tensor) and value.is_floating_point()
             found.setdefault(name, value.dtype if floating else torch.float64)
     return found
+
+
+def _added(rows: Tensor) -> Tensor:
+    total = torch.zeros_like(rows[0])
+    for row in rows:
+        total += row
+    return total
 
 
 def _tensor(value: Any, device: torch.device) -> Tensor:

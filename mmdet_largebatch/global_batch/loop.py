@@ -1,8 +1,9 @@
 """The train loop in which one iteration is one update of the global batch."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from itertools import chain, islice
 from math import ceil
 from typing import Any
@@ -12,20 +13,23 @@ from mmengine.dist import get_dist_info
 from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, Runner
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..checkpoints.rollback import RolledBack
-from ..checks import check, check_positive_integer, invalid
+from ..checks import check, check_flag, check_positive_integer, invalid
 from ..compat import accumulative_counts, randomness
-from ..errors import SettingError
+from ..errors import DivergenceError, SettingError
 from ..hooks.cut_eta_hook import CutEtaHook
 from ..hooks.patient_param_scheduler_hook import be_patient
 from ..optimizers import double_clip_message
-from ..utils.record import keep_record, note
+from ..utils.record import keep_record, note, write_end
+from ..utils.runner import loss_scale
+from .exact_sum import exact_sum_line
 from .gradient_accumulation import GradientAccumulator
 from .loader import with_global_batch
 from .logged_means import LoggedMeans
+from .micro_batch_gradients import NOT_FINITE, MicroBatchGradients, check_wrapper
 from .model_state import ModelState
 from .rank_dependence import rank_dependent_modules, uneven_message
 from .rank_means import RankMeans
@@ -60,6 +64,12 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
     of every hook's ``before_val``; and ``after_rollback(runner)``, once a run was put back to a
     checkpoint.
 
+    A hook that has ``after_micro_batch(runner, index, gradients)`` is given the gradient of each
+    micro-batch that this rank computes, alone: of its own mean loss, unscaled, by the names of the
+    parameters that have one. It may read them during the call. With ``exact_sum`` that is in every
+    update, otherwise in those for which ``wants_micro_batches(runner)`` of a hook is true; it must
+    answer the same on every rank.
+
     Args:
         runner (Runner): The runner.
         dataloader (DataLoader or dict): The training data; its batch size is the micro-batch. In
@@ -72,6 +82,8 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             evaluation, though its schedule is that of ``max_epochs``. In an epoch that it cuts
             short no hook is told of the epoch's end. Resumed with more updates, the run goes on
             within the epoch. None for all updates. Defaults to None.
+        exact_sum (bool): Whether to add gradients as integers, multiples of 2^-44, so that their
+            sum does not depend on its order, and so on the number of ranks. Defaults to False.
         **kwargs: ``val_begin``, ``val_interval`` and ``dynamic_intervals`` of
             :class:`mmengine.runner.EpochBasedTrainLoop`.
 
@@ -98,9 +110,11 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         max_epochs: int,
         global_batch_size: int,
         max_updates: int | None = None,
+        exact_sum: bool = False,
         **kwargs: Any,
     ) -> None:
         check_positive_integer('train_cfg.global_batch_size', global_batch_size)
+        check_flag('train_cfg.exact_sum', exact_sum)
         if max_updates is not None:
             check_positive_integer('train_cfg.max_updates', max_updates)
         _check_stock_settings(max_epochs, kwargs)
@@ -126,10 +140,13 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         if not isinstance(getattr(dataset, '__getitems__', None), SeededFetch):
             dataset.__getitems__ = SeededFetch(dataset)
         self.unfrozen = Unfrozen(runner.model)
-        self._means = LoggedMeans(self.sampler.ranks, self.sampler.micro_batches)
+        self.exact_sum = exact_sum
+        self.bad_gradients: list[str] = []
+        self._alone: MicroBatchGradients | None = None
+        self._means = LoggedMeans(self.sampler.ranks, self.sampler.micro_batches, self.sampler.rank)
         self._accumulation: GradientAccumulator | None = None
         counts = self.sampler.ranks, self.sampler.micro_batches
-        self._rank_means = RankMeans(runner.model, *counts)
+        self._rank_means = RankMeans(runner.model, *counts, exact_sum)
         self._statistics = RunningStatistics(runner.model, *counts)
         self._state: ModelState | None = None
 
@@ -193,6 +210,8 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         """
         self._check_optim_wrapper()
         model, ranks = self.runner.model.train(), self.sampler.ranks
+        if self.exact_sum:
+            check_wrapper(model)
         message = uneven_message(model, ranks, self.sampler.micro_batches)
         if message:
             raise SettingError(message)
@@ -226,7 +245,8 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         self.runner.call_hook('before_train_iter', batch_idx=idx, data_batch=data_batch)
         share = self.sampler.share
         accumulation = self._accumulation_of(self.runner.optim_wrapper)
-        accumulation.begin()
+        alone, listen = self._micro_batch_gradients()
+        accumulation.begin(alone)
         batches: Iterable[Any] = chain([data_batch], islice(micro_batches, len(share) - 1))
         if self._rank_means.probing:
             batches = list(batches)
@@ -235,19 +255,20 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         outputs: list[dict[str, Any] | None] = []
         for number, micro_batch in zip(share, batches, strict=True):
             seed_generators((self.seed, self._iter, number), MODEL)
+            heard = partial(listen, number) if listen else None
             with (
-                accumulation.micro_batch(last=number == share[-1]) as optim_wrapper,
+                accumulation.micro_batch(number == share[-1], heard) as optim_wrapper,
                 self._rank_means.micro_batch(number),
                 self._statistics.micro_batch(),
             ):
                 values = self.runner.model.train_step(micro_batch, optim_wrapper=optim_wrapper)
             outputs.append(self._means.detached(values))
-        check_all_used(self.runner.model)
-        self.unfrozen.synchronise()
+        self._finish_gradients(alone)
         self._rank_means.finish()
         self._statistics.finish()
         means, asked = self._means(outputs, accumulation.asked)
         self.runner.call_hook('before_update', outputs={} if means is None else means)
+        self._stop_if_diverged()
         if asked:
             accumulation.finish()
         self.runner.call_hook(
@@ -285,6 +306,45 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
                 self._backward,
             )
         return standing
+
+    def _micro_batch_gradients(self) -> tuple[MicroBatchGradients | None, Callable | None]:
+        """Return what adds the gradients of this update one by one, and what is told of each."""
+        listeners = [hook for hook in self.runner.hooks if hasattr(hook, 'after_micro_batch')]
+        wanted = [getattr(hook, 'wants_micro_batches', None) for hook in listeners]
+        if not self.exact_sum and not any(wants and wants(self.runner) for wants in wanted):
+            return None, None
+        if self._alone is None:
+            ranks, micro_batches = self.sampler.ranks, self.sampler.micro_batches
+            model = self.runner.model
+            self._alone = MicroBatchGradients(model, ranks, micro_batches, self.exact_sum)
+        self._alone.begin()
+        return self._alone, self._tell if listeners else None
+
+    def _tell(self, index: int, gradients: dict[str, Tensor]) -> None:
+        self.runner.call_hook('after_micro_batch', index=index, gradients=gradients)
+
+    def _finish_gradients(self, alone: MicroBatchGradients | None) -> None:
+        """Give every rank the mean gradient of the update."""
+        if alone is None:
+            check_all_used(self.runner.model)
+            self.unfrozen.synchronise()
+            return
+        left_to_scaler = loss_scale(self.runner.optim_wrapper) > 1
+        self.bad_gradients = [
+            f'the gradient of {name} {why}'
+            for name, why in alone.finish().items()
+            if not (left_to_scaler and why == NOT_FINITE)
+        ]
+
+    def _stop_if_diverged(self) -> None:
+        """Stop where a gradient cannot be added and no DivergenceHook has judged it."""
+        if self.bad_gradients:
+            message = (
+                f'Diverged at update {self._iter + 1} of {self.max_iters}: '
+                f'{", ".join(self.bad_gradients)}. The weights were not touched by it.'
+            )
+            write_end(self.runner, 'diverged', self._iter + 1, self._epoch + 1, message)
+            raise DivergenceError(message)
 
     def _end_of(self, epochs: int) -> int:
         """Return the number of updates after a number of epochs."""
@@ -352,6 +412,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             epochs=self.max_epochs,
             updates=self.max_iters,
             max_updates=self.end if self.end < self.max_iters else None,
+            exact_sum=self.exact_sum,
         )
 
     def _log(self) -> None:
@@ -363,6 +424,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             f'micro-batch{"es" if each != "1" else ""} each of {sampler.batch_size} images, '
             f'global batch {self.global_batch_size}, {self.updates_per_epoch} updates an epoch'
         )
+        logger.info(exact_sum_line(self.exact_sum))
         if self.end < self.max_iters:
             logger.info(
                 f'Cut short: {self.end} of {self.max_iters} updates (train_cfg.max_updates)'
@@ -386,7 +448,8 @@ def _check_stock_settings(max_epochs: Any, settings: dict[str, Any]) -> None:
     """Refuse settings that MMEngine would accept and fail on later."""
     unknown = sorted(set(settings) - set(STOCK_SETTINGS))
     if unknown:
-        known = ', '.join(('max_epochs', 'global_batch_size', 'max_updates', *STOCK_SETTINGS))
+        own = ('max_epochs', 'global_batch_size', 'max_updates', 'exact_sum')
+        known = ', '.join((*own, *STOCK_SETTINGS))
         wanted = f'left out: GlobalBatchTrainLoop knows {known}'
         raise invalid(f'train_cfg.{unknown[0]}', settings[unknown[0]], wanted)
     if isinstance(max_epochs, float) and max_epochs.is_integer():

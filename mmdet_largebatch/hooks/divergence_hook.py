@@ -15,7 +15,7 @@ from ..compat import train_loop
 from ..errors import DivergenceError
 from ..utils.dist import from_main_process
 from ..utils.record import note, write_end, write_record
-from ..utils.runner import find_hook, is_training
+from ..utils.runner import find_hook, is_training, loss_scale
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .warmup_step_lr_hook import WarmupStepLRHook
 
@@ -118,11 +118,10 @@ class DivergenceHook(Hook):
             RolledBack: If the update is bad and the run was rolled back.
         """
         losses, norm = self._read(runner, outputs)
-        scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
-        scale = 1.0 if scaler is None else scaler.get_scale()
+        scale = loss_scale(runner.optim_wrapper)
         norm /= scale
         reasons = [f'{name} is {value}' for name, value in losses.items() if not isfinite(value)]
-        reasons = reasons or self._spikes(runner, losses)
+        reasons = reasons or runner.train_loop.bad_gradients or self._spikes(runner, losses)
         if not reasons and not isfinite(norm) and scale <= 1:
             reasons = ['the loss is finite, its gradient is not']
         if reasons:

@@ -84,6 +84,7 @@ class Plan:
         parameters (int): Number of their elements.
         state_bytes (int, optional): Optimizer state on each rank, None if unknown.
         gradient_bytes (int): Bytes that a rank all-reduces in an update, 0 on one rank.
+        exact_sum (bool): True if gradients are added as integers.
         warnings (list[str]): Settings that deserve a second look.
         lrs (np.ndarray): LR of each update, float64 of shape (updates,).
     """
@@ -120,6 +121,7 @@ class Plan:
     parameters: int
     state_bytes: int | None
     gradient_bytes: int
+    exact_sum: bool
     warnings: list[str]
     lrs: np.ndarray = field(repr=False)
 
@@ -149,6 +151,7 @@ def make_plan(cfg: Config, ranks: int | None = None, images: int | None = None) 
         accumulated = 1 if counted else accumulative_counts(runner.optim_wrapper)
         micro_batch = _micro_batch(loop.dataloader)
         micro_batches = loop.sampler.micro_batches if counted else ranks * accumulated
+        exact_sum = counted and loop.exact_sum
         per_epoch = len(loop.dataloader) / accumulated
         if per_epoch.is_integer():
             per_epoch = int(per_epoch)
@@ -183,7 +186,10 @@ def make_plan(cfg: Config, ranks: int | None = None, images: int | None = None) 
             group_settings=groups,
             tensors=len(params),
             parameters=sum(p.numel() for p in params),
-            gradient_bytes=sum(p.numel() * p.element_size() for p in params) if ranks > 1 else 0,
+            gradient_bytes=sum(
+                p.numel() * (8 if exact_sum else p.element_size()) for p in params if ranks > 1
+            ),
+            exact_sum=exact_sum,
             warnings=[],
             state_bytes=state_bytes(optimizer),
         )

@@ -88,6 +88,7 @@ def as_text(plan: Plan, starts: list[dict[str, Any]] | None = None) -> str:
     updates = f'{plan.epochs} epochs of {plan.updates_per_epoch:,.6g} ({plan.images:,} images)'
     micro_batches = f'{_count(plan.micro_batches, "micro-batch")} of {plan.micro_batch}'
     sent = f'{_megabytes(plan.gradient_bytes)} by each rank, once an update'
+    added = ', added as integers (exact_sum)' if plan.exact_sum else ''
     lines = [
         ('ranks', f'{plan.ranks} ({plan.ranks_from})'),
         ('global batch', f'{plan.global_batch} images: {micro_batches}, {each} on each rank'),
@@ -103,7 +104,7 @@ def as_text(plan: Plan, starts: list[dict[str, Any]] | None = None) -> str:
             for one in plan.group_settings
         ),
         ('optimizer state', f'{_megabytes(plan.state_bytes)} on each rank'),
-        ('gradients sent', sent if plan.ranks > 1 else 'none, there is one rank'),
+        ('gradients sent', (sent if plan.ranks > 1 else 'none, there is one rank') + added),
         *_earlier(plan, starts or []),
         ('warnings', '' if plan.warnings else 'none'),
     ]

@@ -7,7 +7,8 @@ log lines are for people and may be reworded. The names are those of
 - ``version`` and ``stack`` (name and version of each package), ``ranks``, ``seed``, ``optimizer``,
   ``begins_at`` (updates done before this start);
 - of :class:`GlobalBatchTrainLoop`: ``global_batch``, ``micro_batch``, ``micro_batches``,
-  ``updates_per_epoch``, ``epochs``, ``updates`` (of the whole schedule) and ``max_updates``;
+  ``updates_per_epoch``, ``epochs``, ``updates`` (of the whole schedule), ``max_updates``
+  and ``exact_sum``;
 - of :class:`WarmupStepLRHook`: ``lr`` (after scaling), ``warmup_updates``, ``milestones`` (in
   updates) and ``gamma``; of :class:`DivergenceHook`: ``rollbacks``;
 - ``ended``: None while the run continues or if it was killed; otherwise ``how`` (``done``, ``cut``,

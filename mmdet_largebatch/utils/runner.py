@@ -27,3 +27,17 @@ def find_hook(runner: Runner, kind: type[AnyHook]) -> AnyHook | None:
 def plain_model(model: nn.Module) -> nn.Module:
     """Return a model without its wrapper (DDP)."""
     return cast(nn.Module, model.module) if is_model_wrapper(model) else model
+
+
+def loss_scale(optim_wrapper: BaseOptimWrapper) -> float:
+    """Return the factor of the gradients under loss scaling.
+
+    Args:
+        optim_wrapper (BaseOptimWrapper): The wrapper, an ``AmpOptimWrapper`` or another.
+
+    Returns:
+        float: The scale, 1 without loss scaling. Above 1 an infinite gradient may be the scale's
+        doing, and the scaler skips the step.
+    """
+    scaler = getattr(optim_wrapper, 'loss_scaler', None)
+    return 1.0 if scaler is None else scaler.get_scale()

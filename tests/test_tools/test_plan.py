@@ -227,7 +227,9 @@ def test_groups_and_state_are_those_of_an_optimizer_that_has_stepped(optimizer):
     built.step()
     state = [x for state in built.state.values() for x in state.values() if torch.is_tensor(x)]
     assert made.state_bytes == sum(x.nbytes for x in state) > 0
-    assert made.gradient_bytes == sum(p.grad.nbytes for p in model.parameters())
+    # As int64 (exact_sum), where float32 has 4 bytes.
+    assert made.exact_sum
+    assert made.gradient_bytes == 2 * sum(p.grad.nbytes for p in model.parameters())
     assert made.groups == len(built.param_groups)
     settings = {}
     for group in built.param_groups:

@@ -35,6 +35,7 @@ def recipe(shapes: Path, work_dir: Path, name: str) -> Config:
     cfg.val_evaluator = cfg.test_evaluator = None
     cfg.train_dataloader.dataset.data_root = f'{shapes}/'
     cfg.train_dataloader.update(batch_size=1, num_workers=0, persistent_workers=False)
+    cfg.train_cfg.exact_sum = False
     return cfg
 
 
