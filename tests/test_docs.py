@@ -99,6 +99,7 @@ COMMANDS = {
     '.venv/bin/pip install --no-deps timm==1.0.31 pytorch-optimizer==4.1.0 mmpretrain==1.2.0': INSTALLS,
     '.venv/bin/python tools/benchmarks/optimizers.py --plot docs/images/benchmark_optimizers.png': By('tests/test_tools/test_benchmark_optimizers.py::test_the_picture_is_a_png'),
     'bash tools/run_tests.sh tests/test_reliability tests/test_checkpoints tests/test_hooks tests/test_tools/test_notices.py': By('tests/test_tools/test_notices.py'),
+    'PYTHONPATH=tests python -m helpers.hops': By('tests/test_package.py::test_the_journeys_are_as_long_as_the_table_says'),
     'PYTHONPATH=tests python -m helpers.kills --kills 30': By('tests/test_reliability/test_kills.py::test_killed_again_and_again_it_ends_as_if_never_killed'),
     'bash tools/run_tests.sh -m whole tests/test_optimizers/test_saved_state.py': By('tests/test_optimizers/test_saved_state.py::test_states_changed_at_random_are_refused_or_right'),
     'tools/dist_train.sh CONFIG 8': LAUNCHED,

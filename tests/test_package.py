@@ -129,3 +129,14 @@ def test_both_families_are_tested_with_the_same_versions_of_all_else():
 def test_version_is_that_of_the_metadata():
     assert version('mmdet_largebatch') == mmdet_largebatch.__version__
     assert find_spec('mmdet_largebatch').origin == str(ROOT / 'mmdet_largebatch/__init__.py')
+
+
+def test_the_journeys_are_as_long_as_the_table_says(command):
+    """The counts are those of a run; CONTRIBUTING.md has them by hand."""
+    done = command(sys.executable, '-m', 'helpers.hops', PYTHONPATH=f'{ROOT}:{ROOT / "tests"}')
+    counts = re.findall(r'^(\w.*): (\d+) functions in (\d+) files$', done.stdout, re.MULTILINE)
+    assert len(counts) == 4, done.stderr
+    text = (ROOT / 'CONTRIBUTING.md').read_text()
+    for journey, functions, files in counts:
+        row = next(line for line in text.splitlines() if line.startswith(f'| {journey} |'))
+        assert row.endswith(f'| {functions} in {files} files |')
