@@ -40,6 +40,7 @@ with redirect_stdout(_printed), catch_warnings():
     from .optimizers import LAMB, LARS, MergedGroupsConstructor
     from .schedulers import WarmupStepLR
     from .utils import pictures  # noqa: F401
+    from .utils.load_image_once import LoadImageOnce
 for _line in _printed.getvalue().splitlines():
     if 'Could not import OneDL' not in _line:
         print(_line, file=sys.stderr)
@@ -53,6 +54,7 @@ __all__ = [
     'GlobalBatchTrainLoop',
     'LAMB',
     'LARS',
+    'LoadImageOnce',
     'MergedGroupsConstructor',
     'PreemptionHook',
     'RunRecordHook',

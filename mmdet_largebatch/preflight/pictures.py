@@ -59,7 +59,7 @@ def check_pictures(file: CocoFile, source: Source, images: np.ndarray) -> None:
     check(isinstance(prefixes.get('img'), str), setting, given, wanted)
     names = [names[index] for index in images]
     loaders = [x for x in source.transforms if type_name(x).startswith('Load')]
-    reads = [x for x in loaders if type_name(x) == 'LoadImageFromFile']
+    reads = [x for x in loaders if type_name(x) in ('LoadImageFromFile', 'LoadImageOnce')]
     if reads and all(is_local(x) and not x.get('ignore_empty') for x in reads):
         prefix = source.join(prefixes['img'])
         if '://' not in prefix:

@@ -71,7 +71,9 @@ def test_batch_128_is_the_same_training_on_any_number_of_ranks(ranks, share):
     'path', sorted((ROOT / 'configs').glob('[!_]*/*.py')), ids=lambda p: p.stem
 )
 def test_every_recipe_is_planned_on_the_ranks_of_its_name(path):
-    images = dict(shapes=512, miniature=1024, mask_rcnn=TRAIN2017)[path.parent.name]
+    images = dict(shapes=512, miniature=1024, shapes_small=8192, mask_rcnn=TRAIN2017)[
+        path.parent.name
+    ]
     made = plan(path.relative_to(ROOT), images=images)
     ranks, micro = map(int, path.stem.split('fpn_')[1].split('-')[0].split('xb'))
     assert (made.ranks, made.micro_batch) == (ranks, micro)
