@@ -55,6 +55,8 @@ COMMANDS = {
     'bash tools/miniature.sh tune': 'miniature',
     'bash tools/miniature.sh final': By('tests/test_tools/test_miniature.py::test_the_six_final_lines_are_made_by_one_command'),
     'bash tools/miniature.sh more': 'miniature',
+    'bash tools/reproduce.sh tune': By('tests/test_tools/test_reproduce.py::test_both_stages_and_the_figure'),
+    'bash tools/reproduce.sh final': By('tests/test_tools/test_reproduce.py::test_both_stages_and_the_figure'),
     'bash tools/quickstart.sh': Not('13 minutes; its stages are make_shapes, dist_train, dist_test and draw_detections'),
     'bash tools/quickstart.sh --epochs 1': Not('it sets up an environment first'),
     'bash tools/run_tests.sh': SUITE,

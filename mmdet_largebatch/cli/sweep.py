@@ -5,6 +5,10 @@
 Each combination is trained in its own folder under --work-dir. On Ctrl-C the running trainings
 save and exit; the same command resumes them and skips finished ones. Diverged runs count as
 finished. Table and pictures are written to --work-dir/results.
+
+With --table each finished run is also a row of a CSV file. Runs with a row are not trained, so a
+sweep continues from this file alone. With --halving most runs are short, and only the best
+continue (mmdet_largebatch/tuning/halving.py).
 """
 
 import argparse
@@ -17,18 +21,11 @@ from mmengine.config import Config, DictAction
 from tqdm import tqdm
 
 from ..errors import SettingError
-from ..results import Run, write_report
-from ..tuning import (
-    Stopped,
-    Trial,
-    combinations,
-    finished_run,
-    run_trials,
-    trial_config,
-    write_config,
-)
-from ..utils.exit_codes import PREEMPTED, WRONG_SETTING
-from . import check_work_dir, look_at_data, one_line_errors
+from ..results import write_report
+from ..results.run_rows import read_rows
+from ..tuning import Stopped, Sweep, finished_run, halve, train_all
+from ..utils.exit_codes import PREEMPTED
+from . import check_output, check_work_dir, look_at_data, one_line_errors
 
 
 def number_from(least: int, kind: type = int) -> Callable[[str], float]:
@@ -72,6 +69,18 @@ def parse_args() -> argparse.Namespace:
     )
     add('--samples', type=number_from(1), help='random pairs of LR and warmup to run (all)')
     add('--sample-seed', type=number_from(0), default=0, help='seed of the random pairs (0)')
+    add(
+        '--halving',
+        action='store_true',
+        help='train all pairs for a quarter of the updates, the best three in full, and the best '
+        'two of these with a second seed',
+    )
+    add(
+        '--table',
+        type=Path,
+        help='CSV file with a row for each finished run; runs with a row are not trained again '
+        '(with --halving runs.csv in --work-dir)',
+    )
     add('--updates', type=number_from(1), help='cut each run short after this many updates')
     add('--gpus', type=number_from(1), default=1, help='ranks of one training (1)')
     add('--jobs', type=number_from(1), default=1, help='trainings at a time (1)')
@@ -80,72 +89,14 @@ def parse_args() -> argparse.Namespace:
     parser.set_defaults(launcher='none', local_rank=0)
     args = parser.parse_args()
     args.work_dir = args.work_dir or Path('work_dirs') / f'sweep_{Path(args.config).stem}'
+    if args.halving:
+        args.table = args.table or args.work_dir / 'runs.csv'
+        args.seeds = args.seeds or [0, 1]
+        if args.samples:
+            parser.error('--samples cannot be combined with --halving')
+    if args.table and args.updates:
+        parser.error('--updates cannot be combined with --table: a row is a whole run')
     return args
-
-
-def prepare(args: argparse.Namespace, cfg: Config) -> list[Trial]:
-    """Check the data and the settings, and write the configs.
-
-    Args:
-        args (Namespace): Command line.
-        cfg (Config): Recipe.
-
-    Returns:
-        list[Trial]: Trials of the sweep.
-
-    Raises:
-        SettingError: If a setting is invalid.
-    """
-    trials = combinations(
-        args.work_dir, args.lr, args.warmup_iters, args.seeds, args.samples, args.sample_seed
-    )
-    look_at_data(cfg, ['train', 'val'])
-    configs = [trial_config(cfg, trial, args.updates) for trial in trials]
-    for trial, config in zip(trials, configs, strict=True):
-        write_config(trial, config)
-    return trials
-
-
-def summary(run: Run) -> str:
-    """Return the status and the APs of a run."""
-    aps = dict(box=run.box_ap, mask=run.mask_ap)
-    texts = [f'{name} AP {ap:.3f}' for name, ap in aps.items() if ap is not None]
-    return ', '.join([run.status_text, *texts])
-
-
-def train(args: argparse.Namespace, trials: list[Trial], lock: int) -> list[Trial]:
-    """Train the unfinished trials, with a progress bar.
-
-    Args:
-        args (Namespace): Command line.
-        trials (list[Trial]): Trials of the sweep.
-        lock (int): File descriptor of the lock.
-
-    Returns:
-        list[Trial]: Trials that failed.
-
-    Raises:
-        SettingError: If a trial refused its settings. The others would too.
-        Stopped: If a signal was received.
-    """
-    waiting = [trial for trial in trials if finished_run(trial) is None]
-    failed = []
-    with tqdm(total=len(trials), initial=len(trials) - len(waiting), unit='run') as bar:
-
-        def ended(trial: Trial, status: int) -> None:
-            if status == WRONG_SETTING:
-                lines = trial.output.read_text(errors='replace').splitlines()
-                line = next((x for x in reversed(lines) if x.startswith('error: ')), '')
-                raise SettingError(line.removeprefix('error: ') or f'see {trial.output}')
-            run = finished_run(trial)
-            if run is None:
-                failed.append(trial)
-            failure = f'failed with status {status}, see {trial.output}'
-            bar.write(f'{trial.folder.name}: {summary(run) if run else failure}', file=sys.stderr)
-            bar.update()
-
-        run_trials(waiting, args.gpus, args.jobs, lock, ended)
-    return failed
 
 
 @one_line_errors(parse_args)
@@ -153,6 +104,9 @@ def main(args: argparse.Namespace, cfg: Config) -> None:
     """Train, tabulate and draw."""
     cfg.work_dir = str(args.work_dir)
     check_work_dir(cfg)
+    if args.table:
+        check_output('--table', args.table, ['.csv'])
+        read_rows(args.table)
     with open(args.work_dir / 'sweep.lock', 'w') as lock:
         try:
             # Trainings hold the lock too: one may still be saving after the sweep has exited.
@@ -162,18 +116,25 @@ def main(args: argparse.Namespace, cfg: Config) -> None:
                 f'--work-dir {args.work_dir}: a sweep, or a training of one, is still running '
                 'there. Must be another folder, or wait for it.'
             ) from error
-        trials = prepare(args, cfg)
-        try:
-            failed = train(args, trials, lock.fileno())
-        except Stopped as stopped:
-            done = sum(finished_run(trial) is not None for trial in trials)
-            print(
-                f'Stopped ({stopped}): {done} of {len(trials)} runs are finished. The same '
-                'command goes on.',
-                file=sys.stderr,
-            )
-            sys.exit(PREEMPTED if str(stopped) == 'SIGTERM' else 128 + stopped.signum)
-    runs = [run for run in map(finished_run, trials) if run is not None]
+        look_at_data(cfg, ['train', 'val'])
+        concluded = ''
+        with tqdm(unit='quarter-run' if args.halving else 'run') as bar:
+            sweep = Sweep(args, bar, lock.fileno())
+            try:
+                if args.halving:
+                    concluded = halve(sweep, cfg)
+                else:
+                    train_all(sweep, cfg)
+            except Stopped as stopped:
+                done = sum(map(sweep.is_done, sweep.trials))
+                bar.write(
+                    f'Stopped ({stopped}): {done} of {len(sweep.trials)} runs are finished. The '
+                    'same command goes on.',
+                    file=sys.stderr,
+                )
+                sys.exit(PREEMPTED if str(stopped) == 'SIGTERM' else 128 + stopped.signum)
+    # With --halving, the runs of a quarter of the updates: the full runs are in the table.
+    runs = [run for trial in sweep.compared if (run := finished_run(trial)) is not None]
     if runs:
         # Random pairs make a heat map with gaps.
         several = len({run.lr for run in runs}) > 1 < len({run.warmup_updates for run in runs})
@@ -181,8 +142,11 @@ def main(args: argparse.Namespace, cfg: Config) -> None:
         heatmap = True if args.samples and several else None
         print(write_report(runs, out, len(args.seeds) > 1, heatmap), end='')
         print(f'Table and pictures: {out}')
-    if failed:
-        print(f'{len(failed)} of {len(trials)} runs failed.', file=sys.stderr)
+    if args.table:
+        print(f'Rows of the runs: {args.table}')
+    print(concluded, end='')
+    if sweep.failed:
+        print(f'{len(sweep.failed)} of {len(sweep.trials)} runs failed.', file=sys.stderr)
         sys.exit(1)
 
 
