@@ -16,6 +16,7 @@ from helpers.work_folders import SGD, whole, write
 from mmengine.config import Config
 
 from mmdet_largebatch.cli.sweep import parse_args
+from mmdet_largebatch.global_batch.layout import log_layout
 from mmdet_largebatch.hooks import WarmupStepLRHook
 from mmdet_largebatch.planning.dry_runner import dry_run
 from mmdet_largebatch.tuning import combinations, trial_config
@@ -301,5 +302,5 @@ def test_lines_of_the_log_are_those_that_are_quoted():
             for group in runner.optim_wrapper.param_groups:
                 group['lr'] = group.pop('initial_lr')
             hook.before_run(runner)
-            runner.train_loop._log()
+            log_layout(runner.train_loop)
         assert quoted(page, beginning).splitlines()[0] in lines
