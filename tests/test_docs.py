@@ -16,6 +16,7 @@ from helpers.work_folders import SGD, whole, write
 from mmengine.config import Config
 
 from mmdet_largebatch.cli.sweep import parse_args
+from mmdet_largebatch.global_batch.layout import log_layout
 from mmdet_largebatch.hooks import WarmupStepLRHook
 from mmdet_largebatch.planning.dry_runner import dry_run
 from mmdet_largebatch.tuning import combinations, trial_config
@@ -94,6 +95,9 @@ COMMANDS = {
     'python tools/results.py work_dirs/sgd work_dirs/lars work_dirs/lamb --out results': 'results',
     'python tools/results.py work_dirs/sgd work_dirs/lamb --out results': 'results',
     'bash tools/run_tests.sh tests/test_global_batch/test_trajectory.py -rP': By('tests/test_global_batch/test_trajectory.py'),
+    'bash tools/run_tests.sh -m whole tests/test_global_batch/test_every_detector.py -rP': By('tests/test_global_batch/test_every_detector.py'),
+    'bash tools/run_tests.sh tests/test_global_batch/test_rank_means.py': By('tests/test_global_batch/test_rank_means.py'),
+    'bash tools/run_tests.sh tests/test_global_batch/test_exact_sum.py': By('tests/test_global_batch/test_exact_sum.py'),
     'python tools/benchmarks/loop.py --shapes data/shapes': 'benchmark_loop',
     'python tools/benchmarks/exact_sum.py --shapes data/shapes': By('tests/test_global_batch/test_exact_sum.py::test_the_error_on_gradients_of_mask_rcnn_r50'),
     'git clone https://github.com/NVIDIA/apex ../apex': APEX,
@@ -261,7 +265,7 @@ def test_results(line, tool, tmp_path):
     for folder in words[1:-2]:
         write(tmp_path / folder, whole(SGD))
     done = tool(*words, cwd=tmp_path)
-    found = done.returncode, done.stdout.count(' done |')
+    found = done.returncode, len(re.findall(r' done +\|', done.stdout))
     assert found == (0, len(words) - 3), done.stderr
     assert (tmp_path / 'results/curves.png').exists()
 
@@ -303,5 +307,5 @@ def test_lines_of_the_log_are_those_that_are_quoted():
             for group in runner.optim_wrapper.param_groups:
                 group['lr'] = group.pop('initial_lr')
             hook.before_run(runner)
-            runner.train_loop._log()
+            log_layout(runner.train_loop)
         assert quoted(page, beginning).splitlines()[0] in lines

@@ -5,9 +5,8 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from ..checks import check, invalid
+from ..checks import invalid
 from ..utils.runner import plain_model
 from .exact_sum import UNIT, limit, sum_over_ranks
 
@@ -159,20 +158,6 @@ class MicroBatchGradients:
             sum_over_ranks(self._sums, self._means)
         elif self.ranks > 1:
             dist.all_reduce(self._means)
-
-
-def check_wrapper(model: nn.Module) -> None:
-    """Refuse a model whose parameters are not whole on every rank.
-
-    Args:
-        model (nn.Module): The model, wrapped or not.
-
-    Raises:
-        SettingError: If its wrapper is not DDP.
-    """
-    ok = plain_model(model) is model or isinstance(model, DistributedDataParallel)
-    wanted = 'MMDistributedDataParallel with train_cfg.exact_sum=True'
-    check(ok, 'model_wrapper_cfg.type', type(model).__name__, wanted)
 
 
 def _views(flat: Tensor, params: list[nn.Parameter]) -> list[Tensor]:

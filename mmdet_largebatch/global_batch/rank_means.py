@@ -183,7 +183,8 @@ class RankMeans:
                 value becomes the mean.
             frame (FrameType): The caller of ``reduce_mean``.
         """
-        call = _Call(tensor.detach().double(), (frame.f_code, frame.f_lineno), _head(frame))
+        value = tensor.detach().to(torch.float64, copy=True)
+        call = _Call(value, (frame.f_code, frame.f_lineno), _head(frame))
         if self._recording is not None:
             self._recording.append(call)
             mean = call.value * self.micro_batches

@@ -3,19 +3,23 @@
     python train_detectors.py JOBS_JSON
 
 A job holds `out`, `ranks` (processes; 1 is without DDP), `float64`, `resume` and `training`, the
-arguments of `detectors.training`. Rank 0 writes `out`: the weights, buffers, EMA and state of the
-optimizer, and the losses of each update. Those of MMEngine's own loop are means over the ranks.
+arguments of `detectors.training`. Each rank writes the weights, buffers, EMA and state of the
+optimizer, and the losses of each update: rank 0 to `out`, rank R to `out`.R. The losses under
+MMEngine's own loop are means over the ranks.
 """
 
 import json
 import os
 import sys
 from contextlib import redirect_stdout
+from io import BytesIO
 from multiprocessing import get_context
 
 import torch
+import torch._dynamo  # DDP imports it; once, before the ranks are forked
 from mmcv.ops.nms import NMSop
 from mmdet.models.data_preprocessors import DetDataPreprocessor
+from mmdet.models.task_modules import AnchorGenerator, MlvlPointGenerator
 from mmdet.registry import MODELS
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
@@ -40,12 +44,22 @@ class Float64Preprocessor(DetDataPreprocessor):
         return data
 
 
-def select_in_float32():
-    """mmcv's NMS has no float64; it only chooses among boxes, and no gradient passes through."""
-    forward = NMSop.forward
+def compute_in_float64():
+    """Compute in float64, also where the heads name float32.
+
+    mmcv's NMS has no float64. It only chooses among boxes, and no gradient passes through.
+    """
+    float32, select = torch.float32, NMSop.forward
     NMSop.forward = staticmethod(
-        lambda ctx, boxes, scores, *rest: forward(ctx, boxes.float(), scores.float(), *rest)
+        lambda ctx, boxes, scores, *rest: select(ctx, boxes.to(float32), scores.to(float32), *rest)
     )
+    for generator in (AnchorGenerator, MlvlPointGenerator):
+        for method in (generator.grid_priors, generator.single_level_grid_priors):
+            method.__defaults__ = (torch.float64, *method.__defaults__[1:])
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double
+    torch.save(torch.zeros(1), BytesIO())  # It notes the names of the types in its first call.
+    torch.float = torch.float32 = torch.float64
 
 
 class Losses(Hook):
@@ -65,9 +79,8 @@ def train(job):
     torch.set_num_threads(1)
     cfg = training(**job['training'])
     if job.get('float64'):
-        torch.set_default_dtype(torch.float64)
         cfg.model.data_preprocessor.type = 'Float64Preprocessor'
-        select_in_float32()
+        compute_in_float64()
     cfg.launcher = 'pytorch' if job['ranks'] > 1 else 'none'
     use_gloo_without_gpu(cfg)
     cfg.resume = job.get('resume', False)
@@ -76,17 +89,15 @@ def train(job):
     losses = Losses(reduce=cfg.train_cfg.type == 'EpochBasedTrainLoop')
     runner.register_hook(losses)
     runner.train()
-    if runner.rank == 0:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        state = dict(
-            model=model.state_dict(),
-            optimizer=runner.optim_wrapper.state_dict(),
-            losses=losses.seen,
-            ema=[
-                hook.ema_model.state_dict() for hook in runner.hooks if hasattr(hook, 'ema_model')
-            ],
-        )
-        torch.save(state, job['out'])
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    state = dict(
+        model=model.state_dict(),
+        optimizer=runner.optim_wrapper.state_dict(),
+        schedulers=[scheduler.state_dict() for scheduler in runner.param_schedulers or []],
+        losses=losses.seen,
+        ema=[hook.ema_model.state_dict() for hook in runner.hooks if hasattr(hook, 'ema_model')],
+    )
+    torch.save(state, f'{job["out"]}.{runner.rank}' if runner.rank else job['out'])
 
 
 def _rank(job, rank, port):

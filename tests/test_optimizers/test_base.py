@@ -1,9 +1,13 @@
-"""What LAMB and LARS share: accurate norms, state kept in float32, sparse gradients refused."""
+"""What LAMB and LARS share: norms, closures, gradients, checkpoints, copies."""
+
+import copy
+import pickle
 
 import numpy as np
 import pytest
 import torch
-from helpers.optimizers.groups import lockstep
+from helpers.optimizers.groups import lockstep, make_groups, parameters, set_gradients
+from mmdet.registry import OPTIMIZERS
 
 from mmdet_largebatch.optimizers import LAMB, LARS
 from mmdet_largebatch.optimizers.norms import l2_norm
@@ -86,13 +90,76 @@ def test_a_sparse_gradient_is_refused_before_anything_changes(kind, named):
     assert not optimizer.state and 'step' not in optimizer.param_groups[0]
 
 
+# Every option that adds a term to the update or a group of another kind.
+KINDS = pytest.mark.parametrize(
+    ('kind', 'options', 'group'),
+    [
+        (LAMB, dict(adam_w_mode=False, backend='torch'), dict(use_nvlamb=True)),
+        (LARS, dict(nesterov=True), dict(lars_exclude=True)),
+    ],
+)
+
+
+def trained(kind, options, group, dtype=torch.float32):
+    """An optimizer after 5 steps; its second group differs from the first."""
+    optimizer = kind(make_groups(dtype=dtype, options=({}, group)), lr=0.01, **options)
+    for step in range(5):
+        set_gradients(optimizer.param_groups, step)
+        optimizer.step()
+    return optimizer
+
+
+@KINDS
+def test_closure_runs_with_gradients_and_its_loss_comes_back(kind, options, group):
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = kind([{'params': [p], **group}], lr=0.1, **options)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = p.square().sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == 3.0
+    assert not torch.equal(p, torch.ones(3))
+
+
+@KINDS
+def test_gradients_are_left_as_they_are(kind, options, group):
+    optimizer = trained(kind, options, group)
+    set_gradients(optimizer.param_groups, 5, scale=10.0)
+    before = [(p.grad, p.grad.clone()) for p in parameters(optimizer.param_groups)]
+    optimizer.step()
+    for p, (grad, value) in zip(parameters(optimizer.param_groups), before, strict=True):
+        assert p.grad is grad and torch.equal(grad, value)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
+@KINDS
+def test_a_resumed_run_continues_bit_for_bit(kind, options, group, dtype, tmp_path):
+    optimizer = trained(kind, options, group, dtype)
+    torch.save(optimizer.state_dict(), tmp_path / 'optimizer.pth')
+    groups = make_groups(seed=9, dtype=dtype, options=({}, group))
+    for p, q in zip(parameters(groups), parameters(optimizer.param_groups), strict=True):
+        p.data.copy_(q)
+    fresh = kind(groups, lr=1.0, **options)
+    fresh.load_state_dict(torch.load(tmp_path / 'optimizer.pth', weights_only=True))
+    lockstep(optimizer, fresh, 5, seed=100)
+
+
+@pytest.mark.parametrize('duplicate', [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+@KINDS
+def test_copies_run_in_lockstep(kind, options, group, duplicate):
+    optimizer = trained(kind, options, group)
+    clone = duplicate(optimizer)
+    # PyTorch adds an entry of its own.
+    assert clone.defaults.items() >= optimizer.defaults.items()
+    assert getattr(clone, 'backend', None) == getattr(optimizer, 'backend', None)
+    assert clone.state_dict()['param_groups'] == optimizer.state_dict()['param_groups']
+    lockstep(optimizer, clone, 5)
+
+
 @pytest.mark.parametrize('kind', [LAMB, LARS])
-def test_named_parameters_are_taken_and_loaded(kind):
-    model, twin = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
-    twin.load_state_dict(model.state_dict())
-    optimizer = kind(model.named_parameters(), lr=0.1)
-    other = kind(twin.named_parameters(), lr=0.1)
-    lockstep(optimizer, other, 2)
-    assert optimizer.param_groups[0]['param_names'] == ['weight', 'bias']
-    other.load_state_dict(optimizer.state_dict())
-    assert other.param_groups[0]['param_names'] == ['weight', 'bias']
+def test_config_builds_it_from_mmdets_registry(kind):
+    cfg = dict(type=kind.__name__, params=[torch.nn.Parameter(torch.ones(2))], lr=0.1)
+    assert type(OPTIMIZERS.build(cfg)) is kind

@@ -1,7 +1,6 @@
 """LARS against the float64 reference, PyTorch's SGD and numbers by hand."""
 
 import copy
-import pickle
 
 import pytest
 import torch
@@ -17,7 +16,6 @@ from helpers.optimizers.groups import (
 from helpers.optimizers.reference import ReferenceLARS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmdet.registry import OPTIMIZERS
 
 from mmdet_largebatch.optimizers import LARS
 
@@ -156,57 +154,12 @@ def test_any_mixture_equals_the_reference(shapes, seed, nesterov, data):
     assert_close(groups, reference)
 
 
-def test_gradients_are_left_as_they_are():
-    groups = make_groups(options=GROUPS)
-    optimizer = LARS(groups, lr=1.0, nesterov=True)
-    set_gradients(groups, 0)
-    before = [(p.grad, p.grad.clone()) for p in parameters(groups)]
-    optimizer.step()
-    for p, (grad, value) in zip(parameters(groups), before, strict=True):
-        assert p.grad is grad and torch.equal(grad, value)
-
-
 def test_state_is_one_buffer_and_none_without_momentum():
     groups = make_groups(options=GROUPS)
     optimizer, _ = run_both(groups, 2)
     assert {name for state in optimizer.state.values() for name in state} == {'momentum_buffer'}
     without, _ = run_both(make_groups(options=GROUPS), 2, momentum=0.0)
     assert not any(without.state.values())
-
-
-def test_closure_runs_with_gradients_and_its_loss_comes_back():
-    p = torch.nn.Parameter(torch.ones(3))
-    optimizer = LARS([p], lr=1.0)
-
-    def closure():
-        optimizer.zero_grad()
-        loss = p.square().sum()
-        loss.backward()
-        return loss
-
-    assert optimizer.step(closure).item() == 3.0
-    assert not torch.equal(p, torch.ones(3))
-
-
-@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-def test_a_resumed_run_continues_bit_for_bit(dtype, tmp_path):
-    groups = make_groups(dtype=dtype, options=GROUPS)
-    optimizer, _ = run_both(groups, 5, nesterov=True)
-    torch.save(optimizer.state_dict(), tmp_path / 'optimizer.pth')
-    fresh_groups = make_groups(seed=9, dtype=dtype, options=GROUPS)
-    for p, q in zip(parameters(fresh_groups), parameters(groups), strict=True):
-        p.data.copy_(q)
-    fresh = LARS(fresh_groups, lr=9.0)
-    fresh.load_state_dict(torch.load(tmp_path / 'optimizer.pth', weights_only=True))
-    lockstep(optimizer, fresh, 5, seed=100)
-
-
-@pytest.mark.parametrize('duplicate', [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
-def test_copies_run_in_lockstep(duplicate):
-    optimizer, _ = run_both(make_groups(options=GROUPS), 3)
-    clone = duplicate(optimizer)
-    assert clone.state_dict()['param_groups'] == optimizer.state_dict()['param_groups']
-    lockstep(optimizer, clone, 5)
 
 
 def test_a_checkpoint_without_lars_exclude_keeps_the_groups_own():
@@ -218,8 +171,3 @@ def test_a_checkpoint_without_lars_exclude_keeps_the_groups_own():
     twin.load_state_dict(checkpoint)
     assert [group['lars_exclude'] for group in twin.param_groups] == [False, True]
     lockstep(optimizer, twin, 3)
-
-
-def test_config_builds_it_from_mmdets_registry():
-    p = torch.nn.Parameter(torch.ones(2))
-    assert type(OPTIMIZERS.build(dict(type='LARS', params=[p], lr=0.1))) is LARS

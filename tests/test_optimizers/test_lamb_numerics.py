@@ -242,16 +242,6 @@ def test_a_bad_gradient_spoils_as_in_the_reference(special):
     assert torch.equal(m, torch.zeros(3)) == (special == float('inf'))
 
 
-def test_gradients_are_left_as_they_are():
-    groups = make_groups()
-    optimizer = LAMB(groups, adam_w_mode=False, backend='torch')
-    set_gradients(groups, 0, scale=10.0)
-    before = [(p.grad, p.grad.clone()) for p in parameters(groups)]
-    optimizer.step()
-    for p, (grad, value) in zip(parameters(groups), before, strict=True):
-        assert p.grad is grad and torch.equal(grad, value)
-
-
 @pytest.fixture
 def as_on_gpu(monkeypatch):
     """The way that a GPU's tensors go, with a CPU's."""

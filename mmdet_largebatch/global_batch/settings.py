@@ -1,0 +1,127 @@
+"""Check that a config, a model and a checkpoint can be trained with a global batch."""
+
+from typing import TYPE_CHECKING, Any
+
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..checks import check, check_flag, check_positive_integer, invalid
+from ..compat import accumulative_counts
+from ..errors import SettingError
+from ..utils.runner import plain_model
+from .rank_dependence import uneven_message
+from .sampler import GlobalBatchSampler
+
+if TYPE_CHECKING:
+    from .loop import GlobalBatchTrainLoop
+
+# Arguments that train_cfg may have besides this package's own.
+STOCK_SETTINGS = ('val_begin', 'val_interval', 'dynamic_intervals')
+
+
+def check_train_cfg(
+    max_epochs: Any,
+    global_batch_size: Any,
+    max_updates: Any,
+    exact_sum: Any,
+    others: dict[str, Any],
+) -> None:
+    """Refuse settings that cannot be used, and those that MMEngine would fail on later.
+
+    Args:
+        max_epochs (Any): Epochs to train.
+        global_batch_size (Any): Images of an update.
+        max_updates (Any): Updates after which the training ends, None for all.
+        exact_sum (Any): Whether to add gradients as integers.
+        others (dict[str, Any]): The other arguments of ``train_cfg``.
+
+    Raises:
+        SettingError: If a setting is invalid or unknown.
+    """
+    check_positive_integer('train_cfg.global_batch_size', global_batch_size)
+    check_flag('train_cfg.exact_sum', exact_sum)
+    if max_updates is not None:
+        check_positive_integer('train_cfg.max_updates', max_updates)
+    unknown = sorted(set(others) - set(STOCK_SETTINGS))
+    if unknown:
+        own = ('max_epochs', 'global_batch_size', 'max_updates', 'exact_sum')
+        known = ', '.join((*own, *STOCK_SETTINGS))
+        wanted = f'left out: GlobalBatchTrainLoop knows {known}'
+        raise invalid(f'train_cfg.{unknown[0]}', others[unknown[0]], wanted)
+    if isinstance(max_epochs, float) and max_epochs.is_integer():
+        max_epochs = int(max_epochs)
+    check_positive_integer('train_cfg.max_epochs', max_epochs)
+    check_positive_integer('train_cfg.val_interval', others.get('val_interval', 1))
+    intervals = others.get('dynamic_intervals')
+    whole = intervals is None or all(
+        isinstance(pair, (list, tuple))
+        and len(pair) == 2
+        and all(isinstance(n, int) for n in pair)
+        and pair[1] >= 1
+        for pair in intervals
+    )
+    wanted = 'a list of pairs of an epoch and an interval >= 1, such as [(10, 1)]'
+    check(whole, 'train_cfg.dynamic_intervals', intervals, wanted)
+
+
+def check_optim_wrapper(wrapper: Any, global_batch_size: int) -> None:
+    """Refuse a wrapper that cannot make updates of the global batch.
+
+    Args:
+        wrapper (Any): The optimizer wrapper of the run.
+        global_batch_size (int): Images of an update.
+
+    Raises:
+        SettingError: If it is of another kind, holds several optimizers, or accumulates itself.
+    """
+    if isinstance(wrapper, OptimWrapperDict):
+        wanted = 'a single optimizer under GlobalBatchTrainLoop'
+        raise invalid('optim_wrapper', list(wrapper.keys()), wanted)
+    wanted = 'OptimWrapper or a class derived from it under GlobalBatchTrainLoop'
+    kind = type(wrapper).__name__
+    check(isinstance(wrapper, OptimWrapper), 'optim_wrapper.type', kind, wanted)
+    counts = accumulative_counts(wrapper)
+    wanted = f'1: train_cfg.global_batch_size={global_batch_size} says what is accumulated'
+    check(counts == 1, 'optim_wrapper.accumulative_counts', counts, wanted)
+
+
+def check_model(model: nn.Module, sampler: GlobalBatchSampler, exact_sum: bool) -> None:
+    """Refuse a model that the ranks cannot share out, or whose gradients cannot be added exactly.
+
+    Args:
+        model (nn.Module): The model, in the mode that it trains in, wrapped or not.
+        sampler (GlobalBatchSampler): The sampler of the run.
+        exact_sum (bool): Whether to add gradients as integers.
+
+    Raises:
+        SettingError: If it communicates and the shares differ in size, or if with ``exact_sum`` its
+            wrapper is not DDP.
+    """
+    if exact_sum:
+        ok = plain_model(model) is model or isinstance(model, DistributedDataParallel)
+        wanted = 'MMDistributedDataParallel with train_cfg.exact_sum=True'
+        check(ok, 'model_wrapper_cfg.type', type(model).__name__, wanted)
+    message = uneven_message(model, sampler.ranks, sampler.micro_batches)
+    if message:
+        raise SettingError(message)
+
+
+def check_updates_per_epoch(loop: 'GlobalBatchTrainLoop') -> None:
+    """Refuse a checkpoint of another number of updates an epoch, and keep the number in the next.
+
+    Args:
+        loop (GlobalBatchTrainLoop): The loop of the run, once it has resumed.
+
+    Raises:
+        SettingError: If the number differs from the checkpoint's.
+    """
+    hub, key, updates = loop.runner.message_hub, 'updates_per_epoch', loop.updates_per_epoch
+    before = hub.get_info(key, updates)
+    if loop.iter > 0 and before != updates:
+        wanted = (
+            f'one that makes {before} updates an epoch, as in the run of the checkpoint, not '
+            f'{updates}; to begin from its weights, give it as load_from without --resume'
+        )
+        raise invalid('train_cfg.global_batch_size', loop.global_batch_size, wanted)
+    hub.update_info(key, updates)

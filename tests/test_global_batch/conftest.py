@@ -1,0 +1,40 @@
+"""Training of detectors on processes of their own."""
+
+import json
+import sys
+
+import pytest
+import torch
+from helpers.common import PYTHONPATH
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory, shapes, command):
+    """Train detectors one after the other; return what each job's ranks wrote, by its name.
+
+    A job is a detector, a number of processes and the arguments of `detectors.training`. `float64`
+    and `resume` are the job's own; `folder` names a work folder that jobs share.
+    """
+    root = tmp_path_factory.mktemp('trained')
+
+    def run(jobs):
+        made = []
+        for name, (detector, ranks, settings) in jobs.items():
+            settings = dict(settings)
+            own = {key: settings.pop(key, False) for key in ('float64', 'resume')}
+            work_dir = str(root / f'work_{settings.pop("folder", name)}')
+            training = dict(name=detector, root=str(shapes), work_dir=work_dir) | settings
+            made.append(dict(out=str(root / name), ranks=ranks, training=training) | own)
+        done = command(
+            sys.executable,
+            'tests/helpers/train_detectors.py',
+            json.dumps(made),
+            PYTHONPATH=PYTHONPATH,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return {
+            name: [torch.load(root / (f'{name}.{rank}' if rank else name)) for rank in range(ranks)]
+            for name, (_, ranks, _) in jobs.items()
+        }
+
+    return run
