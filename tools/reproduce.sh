@@ -14,7 +14,8 @@
 # Further arguments are options of tools/sweep.py. Settings from the environment: OUT, the work
 # folder (work_dirs/shapes_small); RESULTS, the folder of the tables (docs/results); DATA, the data
 # set (data/shapes_small, generated if missing); JOBS, trainings at a time (2); SEEDS, instead of
-# 0, 1 and of 11, 12, 13; LRS and WARMUPS, other grids; PYTHON.
+# 0, 1 and of 11, 12, 13; LRS and WARMUPS, other grids; RECIPES, some of the names that it prints
+# after "==", such as "lamb_16 lamb_128"; PYTHON.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 stage=${1:-}
@@ -32,6 +33,7 @@ prepare() {
 sweep() { # NAME RECIPE TABLE ARGUMENTS
     local name=$1 config=configs/shapes_small/mask-rcnn_r18_fpn_$2_shapes.py table=$results/$3.csv
     shift 3
+    [[ " ${RECIPES:-$name} " == *" $name "* ]] || return 0
     echo "== $stage: $name"
     "$python" tools/sweep.py "$config" --work-dir "$out/$name" --table "$table" \
         --jobs "${JOBS:-2}" "$@"
