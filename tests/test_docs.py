@@ -169,6 +169,7 @@ def test_the_readme_lists_each_registered_component():
         'LOOPS',
         'DATA_SAMPLERS',
         'MODELS',
+        'TRANSFORMS',
         'OPTIMIZERS',
         'OPTIM_WRAPPER_CONSTRUCTORS',
     )
