@@ -9,7 +9,7 @@ import venv
 from pathlib import Path
 
 import pytest
-from helpers.common import CUT, ROOT, data_options
+from helpers.common import CUT, ROOT, data_options, unpadded
 
 pytestmark = pytest.mark.slow
 
@@ -97,7 +97,7 @@ def test_a_wheel_trains_plans_sweeps_and_tabulates(installed, shapes):
     plan = run('python', '-m', 'mmdet_largebatch.cli.plan', RECIPE, '--images', 512)
     assert '\nglobal batch     16 images: 2 micro-batches of 8, 1 on each rank\n' in plan
     sweep = ('python', '-m', 'mmdet_largebatch.cli.sweep', 'mine.py', '--work-dir', 'work/sweep')
-    table = run(*sweep, '--lr', 0.02, '--updates', 2, *options).splitlines()
+    table = unpadded(run(*sweep, '--lr', 0.02, '--updates', 2, *options)).splitlines()
     assert table[2].startswith('| lr0.02 | LAMB | 2 | 1 | 0.02 | 32 | 0.2 of 200 |')
     assert table[2].endswith('| done, cut at update 2 |')
 

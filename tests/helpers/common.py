@@ -1,11 +1,17 @@
 """Shared constants and options of the tests."""
 
 import os
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 # The package and these helpers, for processes that tests start.
 PYTHONPATH = os.pathsep.join([str(ROOT), str(ROOT / 'tests')])
+
+
+def unpadded(table: str) -> str:
+    """A Markdown table with one space around each cell."""
+    return re.sub(' +', ' ', table)
 
 
 def data_options(root: Path) -> list[str]:
