@@ -70,10 +70,10 @@ class Sweep:
         return run is not None
 
     def train(self, trials: list[Trial], cost: int = 1) -> None:
-        """Train the unfinished trials.
+        """Train trials.
 
         Args:
-            trials (list[Trial]): Trials.
+            trials (list[Trial]): Trials that are not finished.
             cost (int): Length of one trial in units of the bar. Defaults to 1.
 
         Raises:
@@ -94,8 +94,7 @@ class Sweep:
             self.bar.write(f'{name}: {summary(run) if run else failure}', file=sys.stderr)
             self.bar.update(cost)
 
-        waiting = [trial for trial in trials if not self.is_done(trial)]
-        run_trials(waiting, self.args.gpus, self.args.jobs, self.lock, ended)
+        run_trials(trials, self.args.gpus, self.args.jobs, self.lock, ended)
 
 
 def train_all(sweep: Sweep, cfg: Config) -> None:
@@ -107,6 +106,7 @@ def train_all(sweep: Sweep, cfg: Config) -> None:
     sweep.add(trials, cfg)
     sweep.compared = trials
     # `initial` keeps finished trials out of the estimated time.
-    sweep.bar.initial = sum(map(sweep.is_done, trials))
+    waiting = [trial for trial in trials if not sweep.is_done(trial)]
+    sweep.bar.initial = len(trials) - len(waiting)
     sweep.bar.reset(total=len(trials))
-    sweep.train(trials)
+    sweep.train(waiting)

@@ -29,6 +29,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
+from resume import at_loop_start, recipe
 
 import mmdet_largebatch  # noqa: F401
 from mmdet_largebatch.cli import use_gloo_without_gpu
@@ -53,23 +54,13 @@ def runner_of(shapes: Path, folder: Path, exact: bool, ranks: int) -> Runner:
     Returns:
         Runner: The runner.
     """
-    cfg = Config.fromfile(SHAPES)
-    cfg.work_dir, cfg.log_level = str(folder / f'{exact}'), 'ERROR'
-    cfg.experiment_name = cfg.visualizer.name = f'exact_{exact}'
-    for split in ('val', 'test'):
-        for part in ('dataloader', 'cfg', 'evaluator'):
-            cfg[f'{split}_{part}'] = None
-    cfg.train_dataloader.dataset.data_root = f'{shapes}/'
-    cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
+    cfg = recipe(shapes, folder, f'exact_{exact}', SHAPES)
+    cfg.train_dataloader.batch_size = 8
     cfg.train_cfg.update(exact_sum=exact, max_epochs=1000, global_batch_size=8 * ranks)
     cfg.optim_wrapper.optimizer.lr = 1e-12
     cfg.launcher = 'pytorch' if ranks > 1 else 'none'
     use_gloo_without_gpu(cfg)
-    runner = Runner.from_cfg(cfg)
-    loop = runner.train_loop
-    loop.run = lambda: None
-    runner.train()
-    del loop.run
+    runner = at_loop_start(cfg)
     for point in ('before_train', 'before_train_epoch'):
         runner.call_hook(point)
     runner.model.train()

@@ -25,9 +25,9 @@ COUNT, IMAGES, TIMES = 2, 131, 14
 COCO_IMAGES, COCO_COUNT, COCO_MICRO_BATCH = 117_266, 64, 2
 
 
-def recipe(shapes: Path, work_dir: Path, name: str) -> Config:
-    """Return the recipe on shapes for one process: micro-batches of one image, no validation."""
-    cfg = Config.fromfile(RECIPE)
+def recipe(shapes: Path, work_dir: Path, name: str, path: Path = RECIPE) -> Config:
+    """Return a recipe on shapes for one process: micro-batches of one image, no validation."""
+    cfg = Config.fromfile(path)
     cfg.work_dir = str(work_dir / name)
     cfg.experiment_name = cfg.visualizer.name = name
     cfg.log_level = 'ERROR'
