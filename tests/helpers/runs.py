@@ -71,7 +71,7 @@ class Run:
 
     @property
     def logged(self):
-        """What the log of all starts has, a later start's in place of an earlier one's."""
+        """Merged log lines of all starts, without times; a later start replaces an earlier one."""
         lines = {}
         for path in sorted(self.folder.glob('*/vis_data/scalars.json')):
             for text in path.read_text().splitlines():
@@ -86,7 +86,7 @@ class Run:
 
     @property
     def points(self):
-        """What the Record hook wrote."""
+        """Records of the Record hook."""
         return json.loads((self.folder / 'points.json').read_text())
 
 
@@ -171,7 +171,7 @@ STATE = ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers')
 
 
 def state(checkpoint):
-    """What two trainings that are the same have the same of, down to the bit."""
+    """Return the parts of a checkpoint that are equal bit for bit in equal trainings."""
     meta = {key: checkpoint['meta'][key] for key in ('epoch', 'iter', 'seed')}
     return {key: checkpoint[key] for key in STATE if key in checkpoint} | dict(meta=meta)
 

@@ -17,10 +17,7 @@ from multiprocessing import get_context
 
 import torch
 import torch._dynamo  # DDP imports it; once, before the ranks are forked
-from mmcv.ops.nms import NMSop
-from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.models.task_modules import AnchorGenerator, MlvlPointGenerator
-from mmdet.registry import MODELS
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -28,31 +25,14 @@ from mmengine.runner import Runner
 
 import mmdet_largebatch  # noqa: F401
 from helpers.detectors import training
+from helpers.float64 import select_in_float32
 from helpers.forked import free_port, join_group
 from mmdet_largebatch.cli import use_gloo_without_gpu
 
 
-@MODELS.register_module()
-class Float64Preprocessor(DetDataPreprocessor):
-    """Pictures and boxes in float64."""
-
-    def forward(self, data, training=False):
-        data = super().forward(data, training)
-        data['inputs'] = data['inputs'].double()
-        for sample in data['data_samples']:
-            sample.gt_instances.bboxes = sample.gt_instances.bboxes.double()
-        return data
-
-
 def compute_in_float64():
-    """Compute in float64, also where the heads name float32.
-
-    mmcv's NMS has no float64. It only chooses among boxes, and no gradient passes through.
-    """
-    float32, select = torch.float32, NMSop.forward
-    NMSop.forward = staticmethod(
-        lambda ctx, boxes, scores, *rest: select(ctx, boxes.to(float32), scores.to(float32), *rest)
-    )
+    """Compute in float64, also where the heads name float32."""
+    select_in_float32()
     for generator in (AnchorGenerator, MlvlPointGenerator):
         for method in (generator.grid_priors, generator.single_level_grid_priors):
             method.__defaults__ = (torch.float64, *method.__defaults__[1:])

@@ -10,39 +10,17 @@ import sys
 from functools import partial
 
 import torch
-from mmcv.ops.nms import NMSop
 from mmcv.transforms import LoadImageFromFile
-from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.models.roi_heads import StandardRoIHead
 from mmdet.models.task_modules.samplers import BaseSampler
-from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 import mmdet_largebatch  # noqa: F401
+from helpers.float64 import select_in_float32
 from helpers.forked import run_ranks
 from mmdet_largebatch.cli import use_gloo_without_gpu
-
-
-@MODELS.register_module()
-class DoublePreprocessor(DetDataPreprocessor):
-    """Pictures, boxes and meta in float64."""
-
-    def forward(self, data, training=False):
-        data = super().forward(data, training)
-        data['inputs'] = data['inputs'].double()
-        for sample in data['data_samples']:
-            sample.gt_instances.bboxes = sample.gt_instances.bboxes.double()
-        return data
-
-
-def select_in_float32():
-    """mmcv's NMS has no float64; it only chooses among boxes, and no gradient passes through."""
-    forward = NMSop.forward
-    NMSop.forward = staticmethod(
-        lambda ctx, boxes, scores, *rest: forward(ctx, boxes.float(), scores.float(), *rest)
-    )
 
 
 class Record(Hook):
@@ -126,7 +104,7 @@ def train(out, settings):
             transform.scale = (64, 64)
     if settings.get('float64'):
         torch.set_default_dtype(torch.float64)
-        cfg.model.data_preprocessor.type = 'DoublePreprocessor'
+        cfg.model.data_preprocessor.type = 'Float64Preprocessor'
         select_in_float32()
     cfg.launcher = 'pytorch' if settings['ranks'] > 1 else 'none'
     use_gloo_without_gpu(cfg)

@@ -60,7 +60,7 @@ def test_the_same_bits_on_1_to_4_processes_and_after_restarts(trained, name):
 
 
 def weights_and_losses(trained, name, ranks, types, updates):
-    """What trainings without exact sums on 1 and on several processes leave, for each type."""
+    """Train without exact sums on 1 and on several processes; return the pairs for each type."""
     settings = dict(updates=updates, find_unused_parameters=True)
     jobs = {
         f'{name}_{kind}_{n}': (name, n, settings | dict(float64=kind == 'float64'))

@@ -13,6 +13,7 @@ from helpers.optimizers.groups import (
     parameters,
     run_lamb,
     set_gradients,
+    step_both,
 )
 from helpers.optimizers.reference import ReferenceLAMB
 from hypothesis import given, settings
@@ -133,10 +134,7 @@ def test_without_ratio_and_clip_it_is_pytorchs_adam():
     optimizer = LAMB(parameters(ours), lr, betas, eps, 0.0, max_grad_norm=None)
     adam = torch.optim.Adam(parameters(theirs), lr, betas, eps)
     for step in range(20):
-        set_gradients(ours, step)
-        set_gradients(theirs, step)
-        optimizer.step()
-        adam.step()
+        step_both(optimizer, adam, step)
     for p, q in zip(parameters(ours), parameters(theirs), strict=True):
         # Both corrections of the bias are rounded to float32 here: 6e-8.
         torch.testing.assert_close(p, q, rtol=1e-7, atol=1e-7)

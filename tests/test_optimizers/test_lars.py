@@ -12,6 +12,7 @@ from helpers.optimizers.groups import (
     make_groups,
     parameters,
     set_gradients,
+    step_both,
 )
 from helpers.optimizers.reference import ReferenceLARS
 from hypothesis import given, settings
@@ -95,10 +96,7 @@ def test_excluded_groups_take_the_step_of_pytorchs_sgd(options):
     optimizer = LARS([{'params': parameters(ours), 'lars_exclude': True}], **options)
     sgd = torch.optim.SGD(parameters(theirs), **options)
     for step in range(20):
-        set_gradients(ours, step)
-        set_gradients(theirs, step)
-        optimizer.step()
-        sgd.step()
+        step_both(optimizer, sgd, step)
     for p, q in zip(parameters(ours), parameters(theirs), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
 

@@ -191,7 +191,7 @@ class AmpC(ModuleType):
 
 
 def is_dense(x: Tensor) -> bool:
-    """Whether a tensor is contiguous in one of the memory formats that Apex lets pass."""
+    """Return True if a tensor is contiguous in a memory format that Apex accepts."""
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     return x.is_contiguous() or (
         x.dim() in formats and x.is_contiguous(memory_format=formats[x.dim()])

@@ -40,7 +40,7 @@ def draw_groups(draw, shapes, dtype, named):
 
 
 def a_moment(draw, saved, kind):
-    """Of a parameter that has a state: index, key, tensor."""
+    """Draw a state tensor: the index of its parameter, its key and the tensor; None if none."""
     known = [i for i, of_param in saved['state'].items() if of_param]
     if not known:
         return None

@@ -56,13 +56,17 @@ def assert_close(groups, reference, rtol=2e-6, atol=1e-6):
             np.testing.assert_allclose(actual, expected, rtol=rtol, atol=atol)
 
 
+def step_both(ours, theirs, seed):
+    """Step two optimizers on the same gradients."""
+    for optimizer in (ours, theirs):
+        set_gradients(optimizer.param_groups, seed)
+        optimizer.step()
+
+
 def lockstep(ours, theirs, steps, seed=0):
     """Step two optimizers on the same gradients; their parameters must stay equal bit for bit."""
     for step in range(steps):
-        set_gradients(ours.param_groups, seed + step)
-        set_gradients(theirs.param_groups, seed + step)
-        ours.step()
-        theirs.step()
+        step_both(ours, theirs, seed + step)
         pairs = zip(parameters(ours.param_groups), parameters(theirs.param_groups), strict=True)
         assert all(torch.equal(p, q) for p, q in pairs)
 

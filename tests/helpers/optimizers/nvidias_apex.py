@@ -93,7 +93,7 @@ def values(groups):
 
 
 def is_close(groups, reference):
-    """Whether the parameters are those of the reference."""
+    """Return True if the parameters equal the reference to its tolerance."""
     try:
         assert_close(groups, reference)
     except AssertionError:
@@ -107,7 +107,7 @@ def on_apex(groups, **options):
 
 
 def refusal(groups, **options):
-    """What our backend says of groups that it does not take."""
+    """Return the message with which the Apex backend refuses groups."""
     with pytest.raises(SettingError) as error:
         on_apex(groups, **options)
     assert '\n' not in str(error.value)
