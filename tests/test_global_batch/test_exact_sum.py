@@ -70,7 +70,7 @@ def test_a_recipe_has_the_same_bits_on_1_2_and_3_processes(tmp_path, shapes, com
 def test_the_error_on_gradients_of_mask_rcnn_r50(shapes, command):
     """Against float64, relative L2; docs/global_batch.md has the figures."""
     done = command(
-        *(sys.executable, 'tools/benchmarks/exact_sum.py', '--part', 'error', '--shapes', shapes)
+        *(sys.executable, 'tools/benchmarks/update.py', '--part', 'error', '--shapes', shapes)
     )
     assert done.returncode == 0, done.stderr[-3000:]
     [line] = [line for line in done.stdout.splitlines() if line.startswith('| integers')]

@@ -1,8 +1,10 @@
-"""Measure the cost and the error of `train_cfg.exact_sum=True`.
+"""Measure the cost of what `GlobalBatchTrainLoop` adds to an update, and the error of its sums.
 
-    python tools/benchmarks/exact_sum.py [--part cost error] [--pairs N] [--ranks N] [--shapes DIR]
+    python tools/benchmarks/update.py [--part PART ...] [--pairs N] [--ranks N] [--shapes DIR]
 
-`cost` times an update of the recipe on shapes with `exact_sum` against one without. Each process
+`exact_sum` times an update of the recipe on shapes with `train_cfg.exact_sum` against one without.
+`means` times an update of ATSS R50 in two passes, which give `reduce_mean` the mean over all
+micro-batches, against one pass. It runs on one process, with micro-batches of 2 images. Each process
 holds two runners, one of either kind, which take turns on the same pictures in memory and change
 who goes first. One thread a process; the learning rate is too low to change the work of a step.
 
@@ -20,6 +22,7 @@ from contextlib import redirect_stdout
 from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter, process_time
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +30,7 @@ import torch.distributed as dist
 from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from resume import at_loop_start, recipe
@@ -42,50 +46,103 @@ R50 = ROOT / 'configs/mask_rcnn/mask-rcnn_r50_fpn_64xb2-lamb-1x_coco.py'
 UNTIMED, MICRO_BATCHES = 4, 8
 
 
-def runner_of(shapes: Path, folder: Path, exact: bool, ranks: int) -> Runner:
+class Compared(NamedTuple):
+    """Two kinds of update, with the names of their columns, and the work of each."""
+
+    kinds: tuple[str, str]
+    micro_batches: int
+    images: int
+    required: float
+
+
+COMPARED = dict(
+    exact_sum=Compared(('without', 'exact_sum'), 1, 8, 1.05),
+    means=Compared(('one pass', 'two passes'), 4, 2, 1.40),
+)
+HEAD = 'part | processes | pairs | {}, ms | {}, ms | ratio (quartiles) | of CPU time | required'
+
+
+def config_of(part: str, shapes: Path, folder: Path, second: bool, ranks: int) -> Config:
+    """Return the config of one kind of update.
+
+    Args:
+        part (str): Key of ``COMPARED``.
+        shapes (Path): Root folder of the shapes.
+        folder (Path): Where it logs.
+        second (bool): Whether it is the second kind.
+        ranks (int): Number of processes.
+
+    Returns:
+        Config: The config.
+    """
+    compared = COMPARED[part]
+    cfg = recipe(shapes, folder, f'{part}_{second}', SHAPES)
+    if part == 'means':
+        cfg.model = get_config('mmdet::atss/atss_r50_fpn_1x_coco.py').model
+        cfg.model.backbone.init_cfg = None
+        cfg.model.bbox_head.num_classes = 3
+        for transform in cfg.train_dataloader.dataset.pipeline:
+            if transform.type == 'Resize':
+                transform.scale = (256, 256)
+    cfg.train_dataloader.batch_size = compared.images
+    cfg.train_cfg.update(
+        exact_sum=second and part == 'exact_sum',
+        max_epochs=1000,
+        global_batch_size=compared.images * compared.micro_batches * ranks,
+    )
+    cfg.optim_wrapper.optimizer.lr = 1e-12
+    cfg.launcher = 'pytorch' if ranks > 1 else 'none'
+    use_gloo_without_gpu(cfg)
+    return cfg
+
+
+def runner_of(part: str, cfg: Config, second: bool) -> Runner:
     """Return a runner that stands before its first update.
 
     Args:
-        shapes (Path): Root folder of the shapes.
-        folder (Path): Where it logs.
-        exact (bool): Value of ``exact_sum``.
-        ranks (int): Number of processes.
+        part (str): Key of ``COMPARED``.
+        cfg (Config): Its config.
+        second (bool): Whether it is the second kind.
 
     Returns:
         Runner: The runner.
     """
-    cfg = recipe(shapes, folder, f'exact_{exact}', SHAPES)
-    cfg.train_dataloader.batch_size = 8
-    cfg.train_cfg.update(exact_sum=exact, max_epochs=1000, global_batch_size=8 * ranks)
-    cfg.optim_wrapper.optimizer.lr = 1e-12
-    cfg.launcher = 'pytorch' if ranks > 1 else 'none'
-    use_gloo_without_gpu(cfg)
     runner = at_loop_start(cfg)
     for point in ('before_train', 'before_train_epoch'):
         runner.call_hook(point)
     runner.model.train()
+    if part == 'means' and not second:
+        # The loop of a model that does not call reduce_mean, from its second update on.
+        means = runner.train_loop._update._rank_means
+        means.probing = means.intercepts = False
     return runner
 
 
-def micro_batches(runner: Runner, number: int) -> Iterator[dict]:
-    """Yield micro-batches of the same 8 pictures.
+def updates_data(runner: Runner, compared: Compared, updates: int) -> Iterator[dict]:
+    """Yield the micro-batches of updates on the same pictures.
 
     Args:
         runner (Runner): Has the dataset.
-        number (int): How many.
+        compared (Compared): The size of an update.
+        updates (int): How many updates.
 
     Yields:
-        dict: The pictures.
+        dict: The pictures of a micro-batch.
     """
-    samples = [runner.train_loop.dataloader.dataset[index] for index in range(8)]
-    for _ in range(number):
-        yield pseudo_collate([dict(sample) for sample in samples])
+    images, number = compared.images, compared.micro_batches
+    samples = [runner.train_loop.dataloader.dataset[index] for index in range(images * number)]
+    for _ in range(updates):
+        for begin in range(0, len(samples), images):
+            yield pseudo_collate([dict(sample) for sample in samples[begin : begin + images]])
 
 
-def time_pairs(rank: int, ranks: int, port: int, pairs: int, shapes: Path, folder: Path) -> None:
+def time_pairs(
+    part: str, rank: int, ranks: int, port: int, pairs: int, shapes: Path, folder: Path
+) -> None:
     """Time the pairs on one of the processes; the first one prints.
 
     Args:
+        part (str): Key of ``COMPARED``.
         rank (int): This process.
         ranks (int): Number of processes.
         port (int): A free port of the loopback.
@@ -98,8 +155,12 @@ def time_pairs(rank: int, ranks: int, port: int, pairs: int, shapes: Path, folde
     os.environ.update({k: str(v) for k, v in places.items()}, MASTER_ADDR='127.0.0.1')
     dist.init_process_group('gloo')
     init_default_scope('mmdet')
-    sides = [runner_of(shapes, folder, exact, ranks) for exact in (False, True)]
-    data = [micro_batches(side, UNTIMED + pairs) for side in sides]
+    compared = COMPARED[part]
+    sides = [
+        runner_of(part, config_of(part, shapes, folder, second, ranks), second)
+        for second in (False, True)
+    ]
+    data = [updates_data(side, compared, UNTIMED + pairs) for side in sides]
     seconds = np.zeros((UNTIMED + pairs, 2, 2))
     for pair in range(UNTIMED + pairs):
         for kind in (0, 1) if pair % 2 else (1, 0):
@@ -111,13 +172,11 @@ def time_pairs(rank: int, ranks: int, port: int, pairs: int, shapes: Path, folde
     dist.all_gather_object(every, seconds[UNTIMED:])
     if rank == 0:
         clock, work = np.max(every, axis=0)[..., 0], np.sum(every, axis=0)[..., 1]
-        print(
-            '| processes | pairs | without, ms | exact_sum, ms | ratio (quartiles) | of CPU time |'
-        )
-        print('| --- | --- | --- | --- | --- | --- |')
+        print('|', HEAD.format(*compared.kinds), '|\n', '| --- ' * 8, '|', sep='')
         ratios = ['{:.4f} ({:.4f} to {:.4f})'.format(*quartiles(t)) for t in (clock, work)]
         times = [f'{x:.1f}' for x in np.median(clock, axis=0) * 1e3]
-        print('|', ' | '.join([str(ranks), str(pairs), *times, *ratios]), '|', flush=True)
+        row = [part, str(ranks), str(pairs), *times, *ratios, f'≤ {compared.required:.2f}']
+        print('|', ' | '.join(row), '|', flush=True)
     dist.destroy_process_group()
 
 
@@ -133,10 +192,11 @@ def quartiles(seconds: np.ndarray) -> np.ndarray:
     return np.quantile(seconds[:, 1] / seconds[:, 0], (0.5, 0.25, 0.75))
 
 
-def measure_cost(pairs: int, ranks: int, shapes: Path, folder: Path) -> None:
+def measure_cost(part: str, pairs: int, ranks: int, shapes: Path, folder: Path) -> None:
     """Start the processes that :func:`time_pairs` describes.
 
     Args:
+        part (str): Key of ``COMPARED``.
         pairs (int): Updates of each kind that are timed.
         ranks (int): Number of processes.
         shapes (Path): Root folder of the shapes.
@@ -147,7 +207,7 @@ def measure_cost(pairs: int, ranks: int, shapes: Path, folder: Path) -> None:
         port = probe.getsockname()[1]
     context = get_context('fork')
     processes = [
-        context.Process(target=time_pairs, args=(rank, ranks, port, pairs, shapes, folder))
+        context.Process(target=time_pairs, args=(part, rank, ranks, port, pairs, shapes, folder))
         for rank in range(ranks)
     ]
     for process in processes:
@@ -204,15 +264,18 @@ def measure_error(shapes: Path) -> None:
 
 def main() -> None:
     """Read the command line, measure and print."""
-    parser = argparse.ArgumentParser(description='Measure the cost and the error of exact sums.')
-    parser.add_argument('--part', nargs='+', choices=['cost', 'error'], default=['cost', 'error'])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parts = [*COMPARED, 'error']
+    parser.add_argument('--part', nargs='+', choices=parts, default=parts, help='what to measure')
     parser.add_argument('--pairs', type=int, default=60, help='updates timed of each kind')
-    parser.add_argument('--ranks', type=int, default=2, help='processes')
+    parser.add_argument('--ranks', type=int, default=2, help='processes of exact_sum')
     parser.add_argument('--shapes', type=Path, default=ROOT / 'data/shapes', help='the pictures')
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        if 'cost' in args.part:
-            measure_cost(args.pairs, args.ranks, args.shapes, Path(folder))
+        for part in COMPARED:
+            if part in args.part:
+                ranks = args.ranks if part == 'exact_sum' else 1
+                measure_cost(part, args.pairs, ranks, args.shapes, Path(folder))
     if 'error' in args.part:
         measure_error(args.shapes)
 
