@@ -47,17 +47,18 @@ UNTIMED, MICRO_BATCHES = 4, 8
 
 
 class Compared(NamedTuple):
-    """Two kinds of update, with the names of their columns, and the work of each."""
+    """Two kinds of update: names of their columns, work of each, ratio allowed, default pairs."""
 
     kinds: tuple[str, str]
     micro_batches: int
     images: int
     required: float
+    pairs: int
 
 
 COMPARED = dict(
-    exact_sum=Compared(('without', 'exact_sum'), 1, 8, 1.05),
-    means=Compared(('one pass', 'two passes'), 4, 2, 1.40),
+    exact_sum=Compared(('without', 'exact_sum'), 1, 8, 1.05, 60),
+    means=Compared(('one pass', 'two passes'), 4, 2, 1.40, 20),
 )
 HEAD = 'part | processes | pairs | {}, ms | {}, ms | ratio (quartiles) | of CPU time | required'
 
@@ -267,7 +268,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parts = [*COMPARED, 'error']
     parser.add_argument('--part', nargs='+', choices=parts, default=parts, help='what to measure')
-    parser.add_argument('--pairs', type=int, default=60, help='updates timed of each kind')
+    parser.add_argument('--pairs', type=int, help='updates timed of each kind (60, means: 20)')
     parser.add_argument('--ranks', type=int, default=2, help='processes of exact_sum')
     parser.add_argument('--shapes', type=Path, default=ROOT / 'data/shapes', help='the pictures')
     args = parser.parse_args()
@@ -275,7 +276,7 @@ def main() -> None:
         for part in COMPARED:
             if part in args.part:
                 ranks = args.ranks if part == 'exact_sum' else 1
-                measure_cost(part, args.pairs, ranks, args.shapes, Path(folder))
+                measure_cost(part, args.pairs or COMPARED[part].pairs, ranks, args.shapes, Path(folder))
     if 'error' in args.part:
         measure_error(args.shapes)
 
