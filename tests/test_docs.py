@@ -99,6 +99,7 @@ COMMANDS = {
     'bash tools/run_tests.sh tests/test_global_batch/test_rank_means.py': By('tests/test_global_batch/test_rank_means.py'),
     'bash tools/run_tests.sh tests/test_global_batch/test_exact_sum.py': By('tests/test_global_batch/test_exact_sum.py'),
     'python tools/benchmarks/loop.py --shapes data/shapes': 'benchmark_loop',
+    'python tools/benchmarks/update.py --part exact_sum means --pairs 60': By('tests/test_tools/test_benchmark_update.py'),
     'python tools/benchmarks/update.py --shapes data/shapes': By('tests/test_global_batch/test_exact_sum.py::test_the_error_on_gradients_of_mask_rcnn_r50'),
     'git clone https://github.com/NVIDIA/apex ../apex': APEX,
     'APEX_SOURCE=../apex bash tools/run_tests.sh tests/test_optimizers/test_nvidias_class.py': APEX,
