@@ -2,6 +2,7 @@
 
 from .data import look_at_data
 from .launch import (
+    ConfigOptions,
     add_cfg_options,
     add_common_arguments,
     begin_tool,
@@ -16,6 +17,7 @@ from .testing import draw_on_every_rank, use_test_time_augmentation
 from .weights import WeightsCheckHook, check_weights
 
 __all__ = [
+    'ConfigOptions',
     'WeightsCheckHook',
     'add_cfg_options',
     'add_common_arguments',

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from mmdet.registry import DATASETS, MODELS
 from mmdet.visualization.palette import get_palette
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.fileio import get
 from mmengine.model import BaseModel
@@ -28,6 +28,7 @@ from torch.utils.data import Dataset
 from ..checks import check
 from ..errors import SettingError
 from . import (
+    ConfigOptions,
     check_checkpoint,
     check_output,
     check_settings,
@@ -183,7 +184,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--device', help='cpu or cuda:1; the first GPU by default, if any')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='as of test.py'
+        '--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='as of test.py'
     )
     parser.set_defaults(work_dir=None, launcher='none', local_rank=0)
     return parser.parse_args()

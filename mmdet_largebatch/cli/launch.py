@@ -2,8 +2,10 @@
 
 import os
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,6 +15,7 @@ from mmengine.runner import Runner
 from mmengine.utils import digit_version
 
 from ..checkpoints import trust_checkpoints
+from ..checks import invalid
 from ..compat import config_path
 from ..errors import SettingError
 from ..utils.orphans import watch_parents
@@ -28,6 +31,36 @@ def begin_tool() -> None:
         os.environ['TORCHELASTIC_RESTART_COUNT'] = '0'
 
 
+class ConfigOptions(DictAction):
+    """MMEngine's ``DictAction``, with one line on an option that it cannot read."""
+
+    def __call__(
+        self,
+        parser: ArgumentParser,
+        namespace: Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Read the options.
+
+        Args:
+            parser (ArgumentParser): The parser.
+            namespace (Namespace): Gets the options as a dict.
+            values (Sequence[str]): ``KEY=VALUE`` each.
+            option_string (str, optional): ``--cfg-options``.
+
+        Raises:
+            SettingError: If an option is not ``KEY=VALUE``, or a bracket in it is not closed.
+        """
+        for value in values or ():
+            key, _, text = value.partition('=')
+            if not all(key.split('.')) or '=' not in value:
+                raise invalid('--cfg-options', value, 'KEY=VALUE, as in train_cfg.max_epochs=12')
+            if any(text.count(left) != text.count(right) for left, right in ('()', '[]')):
+                raise invalid('--cfg-options', value, 'KEY=VALUE with each bracket closed')
+        super().__call__(parser, namespace, values, option_string)
+
+
 def add_cfg_options(parser: ArgumentParser) -> None:
     """Add ``--cfg-options``, and the defaults of a tool on one process.
 
@@ -37,7 +70,7 @@ def add_cfg_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=ConfigOptions,
         metavar='KEY=VALUE',
         help='settings that replace those of the config, as in optim_wrapper.optimizer.lr=0.002',
     )

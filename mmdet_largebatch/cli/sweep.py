@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from tqdm import tqdm
 
 from ..errors import SettingError
@@ -25,7 +25,7 @@ from ..results import write_report
 from ..results.run_rows import read_rows
 from ..tuning import Stopped, Sweep, finished_run, halve, train_all
 from ..utils.exit_codes import PREEMPTED
-from . import check_output, check_work_dir, look_at_data, one_line_errors
+from . import ConfigOptions, check_output, check_work_dir, look_at_data, one_line_errors
 
 
 def number_from(least: int, kind: type = int) -> Callable[[str], float]:
@@ -85,7 +85,9 @@ def parse_args() -> argparse.Namespace:
     add('--gpus', type=number_from(1), default=1, help='ranks of one training (1)')
     add('--jobs', type=number_from(1), default=1, help='trainings at a time (1)')
     add('--work-dir', type=Path, help='parent of the work folders (work_dirs/sweep_CONFIG)')
-    add('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='as of train.py')
+    add(
+        '--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='as of train.py'
+    )
     parser.set_defaults(launcher='none', local_rank=0)
     args = parser.parse_args()
     args.work_dir = args.work_dir or Path('work_dirs') / f'sweep_{Path(args.config).stem}'

@@ -51,6 +51,22 @@ def test_no_such_config_is_said_before_processes_are_started(command):
     assert 'torch' not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ('option', 'must'),
+    [
+        ('train_cfg.max_epochs', 'Must be KEY=VALUE, as in'),
+        ('=3', 'Must be KEY=VALUE, as in'),
+        ('train_cfg.=3', 'Must be KEY=VALUE, as in'),
+        ('model.neck.in_channels=[(1,2]', 'Must be KEY=VALUE with each bracket closed.'),
+    ],
+)
+@pytest.mark.parametrize('name', ['train.py', 'plan.py', 'test.py', 'sweep.py'])
+def test_an_option_that_is_not_key_and_value(tool, name, option, must):
+    arguments = ['none.pth'] if name == 'test.py' else []
+    done = tool(name, RECIPE, *arguments, '--cfg-options', option)
+    assert_one_line(done, f'Invalid --cfg-options={option!r}. {must}')
+
+
 @pytest.mark.parametrize('gpus', ['0', '-1', 'two', ''])
 def test_gpus_must_be_a_number(command, gpus):
     assert_one_line(

@@ -4,9 +4,9 @@
 
 `exact_sum` times an update of the recipe on shapes with `train_cfg.exact_sum` against one without.
 `means` times an update of ATSS R50 in two passes, which give `reduce_mean` the mean over all
-micro-batches, against one pass. It runs on one process, with micro-batches of 2 images. Each process
-holds two runners, one of either kind, which take turns on the same pictures in memory and change
-who goes first. One thread a process; the learning rate is too low to change the work of a step.
+micro-batches, against one pass. It runs on one process, with micro-batches of 2 images.
+Each process holds two runners, one of either kind, which take turns on the same pictures in memory
+and change who goes first. One thread a process; the LR is too low to change the work of a step.
 
 `error` takes the gradients of 8 micro-batches of Mask R-CNN R50, whose layers have their real size,
 and gives the relative L2 error of the sum of integers and of a float32 sum against float64.
@@ -273,10 +273,10 @@ def main() -> None:
     parser.add_argument('--shapes', type=Path, default=ROOT / 'data/shapes', help='the pictures')
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        for part in COMPARED:
-            if part in args.part:
-                ranks = args.ranks if part == 'exact_sum' else 1
-                measure_cost(part, args.pairs or COMPARED[part].pairs, ranks, args.shapes, Path(folder))
+        for part in [part for part in COMPARED if part in args.part]:
+            ranks = args.ranks if part == 'exact_sum' else 1
+            pairs = args.pairs or COMPARED[part].pairs
+            measure_cost(part, pairs, ranks, args.shapes, Path(folder))
     if 'error' in args.part:
         measure_error(args.shapes)
 
