@@ -120,7 +120,9 @@ def main(args: argparse.Namespace, cfg: Config) -> None:
             ) from error
         look_at_data(cfg, ['train', 'val'])
         concluded = ''
-        with tqdm(unit='quarter-run' if args.halving else 'run') as bar:
+        unit = 'quarter-run' if args.halving else 'run'
+        # The delay keeps the bar off the terminal until its total is known.
+        with tqdm(unit=unit, delay=1e-9) as bar:
             sweep = Sweep(args, bar, lock.fileno())
             try:
                 if args.halving:
