@@ -1,4 +1,4 @@
-"""Find transforms that remember earlier pictures."""
+"""Name what remembers earlier pictures: transforms, and modules with state of their own."""
 
 from types import ModuleType
 from typing import Any
@@ -66,4 +66,22 @@ def remembering_message(dataset: Any) -> str | None:
     return (
         'This training depends on the numbers of ranks and data workers and on restarts: '
         f'{", ".join(names)} in train_dataloader.dataset remembers earlier pictures{advice}.'
+    )
+
+
+def changing_state_message(names: list[str]) -> str | None:
+    """Say which state of the model each micro-batch changes.
+
+    Args:
+        names (list[str]): What a forward pass changed, such as ``roi_head.iou_history``.
+
+    Returns:
+        str, optional: One line for the user, None if there are no names.
+    """
+    if not names:
+        return None
+    more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+    return (
+        f'Each micro-batch changes {", ".join(names[:3])}{more}, on its own rank alone. If a loss '
+        'depends on it, this training depends on the number of ranks.'
     )

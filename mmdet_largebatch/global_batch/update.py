@@ -4,8 +4,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
+from logging import WARNING
 from typing import Any
 
+from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor
@@ -16,6 +18,7 @@ from .logged_means import LoggedMeans
 from .micro_batch_gradients import NOT_FINITE, MicroBatchGradients
 from .model_state import ModelState
 from .rank_means import RankMeans
+from .remembering import changing_state_message
 from .running_statistics import RunningStatistics
 from .sampler import GlobalBatchSampler
 from .seeding import MODEL, seed_generators
@@ -141,13 +144,22 @@ class GlobalBatchUpdate:
     def _probe(self, batches: Sequence[Any], key: tuple[int, int]) -> None:
         """Record the calls of ``reduce_mean`` in a pass without gradients."""
         model = self.runner.model
+        looks = self._state is None
         if self._state is None:
             self._state = ModelState(model)
         self._state.save()
-        for number, batch in zip(self.sampler.share, batches, strict=True):
+        after_first: list[Any] = []
+        for place, (number, batch) in enumerate(zip(self.sampler.share, batches, strict=True)):
             seed_generators((*key, number), MODEL)
             with self._accumulator.probe() as optim_wrapper, self._rank_means.record(number):
                 # A preprocessor may change samples in place.
                 model.train_step(deepcopy(batch), optim_wrapper=optim_wrapper)
+            if looks and place == 0:
+                # What the first pass alone changes is made once, such as a table of anchors.
+                after_first = self._state.contents()
+            elif looks and place == 1:
+                message = changing_state_message(self._state.changed(after_first))
+                if message:
+                    print_log(message, 'current', WARNING)
         self._state.restore()
         self._rank_means.exchange()

@@ -153,6 +153,13 @@ def test_a_train_step_of_the_users(tmp_path):
     assert runner.model.steps == 6
 
 
+def test_what_each_micro_batch_changes_in_the_model_is_named_once(tmp_path, capsys):
+    """Normalised counts its calls and keeps its draws; from 6 micro-batches on one rank."""
+    run(tmp_path, Normalised, epochs=3)
+    line = 'Each micro-batch changes Normalised.draws, Normalised.count, on its own rank alone.'
+    assert capsys.readouterr().out.count(line) == 1
+
+
 def test_a_model_without_such_calls_pays_once(tmp_path):
     class Plain(Regression):
         def forward(self, x, y, mode='loss'):
