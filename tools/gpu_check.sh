@@ -7,7 +7,7 @@
 # PYTHON=python3 uses the environment of that interpreter as it is, plus the wheels of DIR. On a
 # machine without a GPU every part is skipped, with its reason.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+root=$(cd "$(dirname "$0")/.." && pwd)
 wheels=
 arguments=()
 while [ $# -gt 0 ]; do
@@ -31,15 +31,15 @@ if [ -n "$wheels" ]; then
     export PIP_NO_INDEX=1 PIP_FIND_LINKS=$wheels
 fi
 
-python=${PYTHON:-$PWD/.venv/bin/python}
+python=${PYTHON:-$root/.venv/bin/python}
+pip() { "$python" -m pip --disable-pip-version-check install --quiet --no-deps "$@"; }
 if [ -z "${PYTHON:-}" ]; then
-    tools/setup_env.sh
-    # timm is compared with, and nothing else needs it.
+    "$root/tools/setup_env.sh"
+    # To compare with. It is no requirement.
     "$python" -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("timm"))' ||
-        "$python" -m pip --disable-pip-version-check install --quiet --no-deps timm==1.0.31 ||
-        echo "== timm is not compared with: it cannot be installed"
+        pip timm==1.0.31 || echo "== timm cannot be installed, and is not compared with"
 elif [ -n "$wheels" ]; then
-    "$python" -m pip --disable-pip-version-check install --quiet --no-deps "$wheels"/*.whl
+    pip "$wheels"/*.whl
 fi
-export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
-exec "$python" tools/benchmarks/gpu_check.py ${arguments[@]+"${arguments[@]}"}
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+exec "$python" "$root/tools/benchmarks/gpu_check.py" ${arguments[@]+"${arguments[@]}"}

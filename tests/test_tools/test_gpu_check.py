@@ -8,6 +8,7 @@ import zipfile
 import pytest
 import torch
 from helpers.common import ROOT
+from mmcv.ops import nms
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 
 PARTS = ['tests', 'optimizers', 'loop', 'hooks', *(f'train-float{x}' for x in ('32', '16'))]
@@ -157,13 +158,14 @@ def test_waits_for_the_gpu_are_counted(benchmark_modules, monkeypatch):
     assert (host_syncs(step), modes) == (2, ['warn', 'default'])
 
 
-def test_mmcvs_roi_align_has_no_bfloat16(benchmark_modules):
-    """So mixed precision extracts in float32."""
-    from mixed_precision import Float32RoIExtractor
+def test_mmcvs_ops_have_no_bfloat16(benchmark_modules):
+    """So the parts for mixed precision are float32 where these come in."""
+    from mixed_precision import Float32RoIExtractor, Float32RPNHead
 
     layer = dict(type='RoIAlign', output_size=2, sampling_ratio=1)
     features = [torch.ones(1, 3, 8, 8, dtype=torch.bfloat16)]
-    rois = torch.tensor([[0.0, 0.0, 0.0, 16.0, 16.0]])
+    boxes = torch.tensor([[0.0, 0.0, 16.0, 16.0]])
+    rois = torch.cat([torch.zeros(1, 1), boxes], 1)
     stock, ours = (
         kind(layer, out_channels=3, featmap_strides=[4])
         for kind in (SingleRoIExtractor, Float32RoIExtractor)
@@ -171,3 +173,7 @@ def test_mmcvs_roi_align_has_no_bfloat16(benchmark_modules):
     with pytest.raises(RuntimeError, match="not implemented for 'BFloat16'"):
         stock(features, rois)
     assert ours(features, rois).equal(torch.ones(1, 3, 2, 2))
+    with pytest.raises(RuntimeError, match='expected scalar type Float but found BFloat16'):
+        nms(boxes.bfloat16(), torch.ones(1), 0.5)
+    scores, deltas = Float32RPNHead(in_channels=3, feat_channels=3).bfloat16()(features)
+    assert {x.dtype for x in scores + deltas} == {torch.float32}

@@ -138,7 +138,7 @@ def no_pytest() -> str | None:
     return None if importlib.util.find_spec('pytest') else 'pytest is not installed'
 
 
-# The reason why a need is not met, None if it is.
+# The reason why a need is not met, None if it is. A device is a GPU, but for a rehearsal.
 REASONS: dict[str, Callable[[], str | None]] = dict(
     device=no_gpu,
     gpu=no_gpu,
@@ -205,11 +205,11 @@ def first_line(*words: str) -> str:
 
 
 def apex() -> str:
-    """Return Apex's version, or the reason why LAMB does not run on it."""
+    """Return the module of Apex's FusedLAMB, or the reason why LAMB does not run on it."""
     try:
         from mmdet_largebatch.optimizers.apex_lamb import find_fused_lamb
 
-        return f'its FusedLAMB is there ({find_fused_lamb().__module__})'
+        return find_fused_lamb().__module__
     except Exception as error:
         return ' '.join(str(error).split())
 
@@ -280,7 +280,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     """Run the parts and write the report; return the exit status."""
     args = parse_args()
-    work_dir = args.work_dir or Path('work_dirs/gpu_check') / time.strftime('%Y%m%d_%H%M%S')
+    work_dir = args.work_dir or ROOT / 'work_dirs/gpu_check' / time.strftime('%Y%m%d_%H%M%S')
     work_dir = work_dir.resolve()
     args.shapes = args.shapes and args.shapes.resolve()
     path = (args.out or work_dir / 'report.md').resolve()
