@@ -102,7 +102,7 @@ COMMANDS = {
     'python tools/benchmarks/update.py --shapes data/shapes': By('tests/test_global_batch/test_exact_sum.py::test_the_error_on_gradients_of_mask_rcnn_r50'),
     'bash tools/gpu_check.sh': By('tests/test_tools/test_gpu_check.py::test_without_a_gpu_every_part_is_skipped_with_its_reason'),
     'bash tools/gpu_check.sh --wheels wheels': By('tests/test_tools/test_gpu_check.py::test_without_a_gpu_every_part_is_skipped_with_its_reason'),
-    'pip wheel --no-build-isolation --wheel-dir wheels -r requirements.txt': INSTALLS,
+    '.venv/bin/pip wheel --no-build-isolation --wheel-dir wheels -r requirements.txt': INSTALLS,
     'bash tools/run_tests.sh tests/test_cuda_paths.py': By('tests/test_cuda_paths.py'),
     'git clone https://github.com/NVIDIA/apex ../apex': APEX,
     'APEX_SOURCE=../apex bash tools/run_tests.sh tests/test_optimizers/test_nvidias_class.py': APEX,
