@@ -7,6 +7,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from helpers.fake_cuda import FakeCuda, MixedDevices
+from helpers.optimizers.apex_emulation import AmpC
+from helpers.optimizers.nvidias_apex import APEX_SOURCE, importable
 from mmengine.optim import OptimWrapper
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
@@ -101,18 +103,33 @@ class StandIn(torch.optim.Optimizer):
             torch._foreach_mul_([p.grad for p in group['params']], 2.0)
 
 
-def test_the_wrapper_of_apex_reads_nothing_back(monkeypatch):
-    monkeypatch.setattr(apex_lamb, 'find_fused_lamb', lambda: StandIn)
+@pytest.fixture(params=['a stand-in', "NVIDIA's class"])
+def fused_lamb(request, monkeypatch):
+    """The class below LAMB: with APEX_SOURCE, NVIDIA's Python code on an emulated extension."""
+    if request.param == 'a stand-in':
+        monkeypatch.setattr(apex_lamb, 'find_fused_lamb', lambda: StandIn)
+        yield
+    elif not APEX_SOURCE:
+        pytest.skip('APEX_SOURCE is not set: see test_nvidias_class.py')
+    else:
+        with importable(AmpC('cuda')):
+            yield
+
+
+def test_the_wrapper_of_apex_reads_nothing_back(fused_lamb):
     with FakeCuda() as gpu:
-        params, groups = make(dense=True)
-        params[3].grad = torch.randn((4, 3, 3, 3), device=GPU).to(memory_format=torch.channels_last)
-        optimizer = LAMB(groups, backend='auto')
+        params, groups = make()
+        optimizer = LAMB(groups, backend='apex')
         seen = []
-        optimizer.observer = lambda *numbers: seen.append(numbers)
-        optimizer.step()
-    assert optimizer.running_backend == 'apex'
+        for observer in (None, lambda *numbers: seen.append(numbers)):
+            optimizer.observer = observer
+            give_gradients(params)
+            # Another memory format than its parameter's, which is copied.
+            params[3].grad = params[3].grad.to(memory_format=torch.channels_last)
+            optimizer.step()
     assert (gpu.reads, len(seen)) == ([], len(SHAPES) - 1)
     assert all(p.grad is None for p in params if p.numel())
+    assert [group['step'] for group in optimizer.param_groups] == [2, 2]
 
 
 def test_parameters_on_a_cpu_too_need_a_read():
