@@ -36,7 +36,8 @@ pip() { "$python" -m pip --disable-pip-version-check install --quiet --no-deps "
 if [ -z "${PYTHON:-}" ]; then
     "$root/tools/setup_env.sh"
     # To compare with. It is no requirement.
-    "$python" -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("timm"))' ||
+    "$python" -c 'import importlib.util as u, sys, torch
+sys.exit(torch.cuda.is_available() and not u.find_spec("timm"))' ||
         pip timm==1.0.31 || echo "== timm cannot be installed, and is not compared with"
 elif [ -n "$wheels" ]; then
     pip "$wheels"/*.whl

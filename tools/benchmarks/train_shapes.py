@@ -2,9 +2,9 @@
 
     python tools/benchmarks/train_shapes.py --dtype float16 --work-dir DIR [--shapes DIR] [--short]
 
-`tools/dist_train.sh` starts it, on a GPU under nccl. float16 and bfloat16 are MMEngine's
-AmpOptimWrapper. MMCV's RoIAlign and NMS do not take bfloat16: RoIAlign and the outputs of the RPN
-are float32 (mixed_precision.py). On a CPU, MMEngine has bfloat16 alone.
+The launcher of `tools/dist_train.sh` starts it, on a GPU under nccl. float16 and bfloat16 are
+MMEngine's AmpOptimWrapper. MMCV's RoIAlign and NMS do not take bfloat16: RoIAlign and the outputs of
+the RPN are float32 (mixed_precision.py). On a CPU, MMEngine has bfloat16 alone.
 
 Images a second are the median over the log after the first epoch: loading and augmentation are in
 it, evaluation and checkpoints are not. The exit status is 1 if the box AP is below 0.7; on a CPU it
@@ -49,8 +49,9 @@ def command(args: argparse.Namespace) -> list[str]:
         options += [f'optim_wrapper.dtype={args.dtype}']
         if not torch.cuda.is_available():
             options += ['optim_wrapper.type=CPUAmpOptimWrapper']
-    words = ['tools/dist_train.sh', config, '1', '--work-dir', str(args.work_dir.resolve())]
-    return [*words, '--cfg-options', *options]
+    # As dist_train.sh does; that needs an interpreter of the name python.
+    words = [sys.executable, 'tools/launch.py', 'train.py', config, '1']
+    return [*words, '--work-dir', str(args.work_dir.resolve()), '--cfg-options', *options]
 
 
 def row(run: Run, dtype: str) -> dict[str, str]:
@@ -84,10 +85,10 @@ def parse_args() -> argparse.Namespace:
 @one_line_errors(parse_args)
 def main(args: argparse.Namespace) -> None:
     """Train, and print a table of one row."""
-    # The python of this environment, and mixed_precision.py.
-    folders = dict(PATH=Path(sys.executable).parent, PYTHONPATH=Path(__file__).resolve().parent)
-    environment = {x: f'{folder}:{os.environ.get(x, "")}' for x, folder in folders.items()}
-    done = subprocess.run(command(args), cwd=ROOT, env=os.environ | environment, stdout=sys.stderr)
+    # The package, and mixed_precision.py.
+    folders = [str(ROOT), str(Path(__file__).resolve().parent), os.environ.get('PYTHONPATH', '')]
+    environment = os.environ | dict(PYTHONPATH=os.pathsep.join(folders))
+    done = subprocess.run(command(args), cwd=ROOT, env=environment, stdout=sys.stderr)
     if done.returncode:
         sys.exit(done.returncode)
     run = read_run(args.work_dir)
