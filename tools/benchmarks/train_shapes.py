@@ -3,8 +3,8 @@
     python tools/benchmarks/train_shapes.py --dtype float16 --work-dir DIR [--shapes DIR] [--short]
 
 The launcher of `tools/dist_train.sh` starts it, on a GPU under nccl. float16 and bfloat16 are
-MMEngine's AmpOptimWrapper. MMCV's RoIAlign and NMS do not take bfloat16: RoIAlign and the outputs of
-the RPN are float32 (mixed_precision.py). On a CPU, MMEngine has bfloat16 alone.
+MMEngine's AmpOptimWrapper. MMCV's RoIAlign and NMS do not take bfloat16, so RoIAlign and the RPN's
+outputs are float32 (mixed_precision.py). On a CPU, MMEngine has bfloat16 alone.
 
 Images a second are the median over the log after the first epoch: loading and augmentation are in
 it, evaluation and checkpoints are not. The exit status is 1 if the box AP is below 0.7; on a CPU it
