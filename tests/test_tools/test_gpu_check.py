@@ -13,6 +13,7 @@ from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 
 PARTS = ['tests', 'optimizers', 'loop', 'hooks', *(f'train-float{x}' for x in ('32', '16'))]
 PARTS.append('train-bfloat16')
+without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason='of a machine without a GPU')
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def write_wheel(folder, name):
         wheel.writestr(f'{info}/RECORD', '')
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason='of a machine without a GPU')
+@without_gpu
 def test_without_a_gpu_every_part_is_skipped_with_its_reason(command, tmp_path):
     """With a wheel that a machine without a network lacks."""
     wheels, report = tmp_path / 'wheels', tmp_path / 'new/report.md'
@@ -65,6 +66,7 @@ def test_without_a_gpu_every_part_is_skipped_with_its_reason(command, tmp_path):
     assert f'== report: {report}' in done.stdout
 
 
+@without_gpu
 @pytest.mark.slow
 @pytest.mark.multiprocess
 def test_a_rehearsal_on_a_cpu(command, shapes, tmp_path):
@@ -133,6 +135,7 @@ def test_a_folder_of_wheels_that_is_not_there(command):
     assert (done.returncode, done.stderr) == (2, line)
 
 
+@without_gpu
 def test_reasons_beside_the_gpu(module, monkeypatch, tmp_path):
     """As on a GPU with the CPU's build of MMCV."""
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
