@@ -98,9 +98,13 @@ COMMANDS = {
     'bash tools/run_tests.sh -m whole tests/test_global_batch/test_every_detector.py -rP': By('tests/test_global_batch/test_every_detector.py'),
     'bash tools/run_tests.sh tests/test_global_batch/test_rank_means.py': By('tests/test_global_batch/test_rank_means.py'),
     'bash tools/run_tests.sh tests/test_global_batch/test_exact_sum.py': By('tests/test_global_batch/test_exact_sum.py'),
-    'python tools/benchmarks/loop.py --shapes data/shapes': 'benchmark_loop',
     'python tools/benchmarks/update.py --part exact_sum means --pairs 60': By('tests/test_tools/test_benchmark_update.py'),
+    'python tools/benchmarks/loop.py --shapes data/shapes': By('tests/test_tools/test_gpu_check.py::test_a_rehearsal_on_a_cpu'),
     'python tools/benchmarks/update.py --shapes data/shapes': By('tests/test_global_batch/test_exact_sum.py::test_the_error_on_gradients_of_mask_rcnn_r50'),
+    'bash tools/gpu_check.sh': By('tests/test_tools/test_gpu_check.py::test_without_a_gpu_every_part_is_skipped_with_its_reason'),
+    'bash tools/gpu_check.sh --wheels wheels': By('tests/test_tools/test_gpu_check.py::test_without_a_gpu_every_part_is_skipped_with_its_reason'),
+    '.venv/bin/pip wheel --no-build-isolation --wheel-dir wheels -r requirements.txt': INSTALLS,
+    'bash tools/run_tests.sh tests/test_cuda_paths.py': By('tests/test_cuda_paths.py'),
     'git clone https://github.com/NVIDIA/apex ../apex': APEX,
     'APEX_SOURCE=../apex bash tools/run_tests.sh tests/test_optimizers/test_nvidias_class.py': APEX,
     '.venv/bin/pip install --no-deps timm==1.0.31 pytorch-optimizer==4.1.0 mmpretrain==1.2.0': INSTALLS,
@@ -281,15 +285,6 @@ def test_the_folder_of_the_recipes_is_printed(line, command):
     assert (folder / Path(SHAPES).relative_to('configs')).is_file()
     # No library's noise either.
     assert done.stderr == ''
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('line', [x for x in SHORT if COMMANDS[x] == 'benchmark_loop'])
-def test_benchmark_of_the_loop(line, tool, shapes):
-    words = words_of(line)
-    words[words.index('--shapes') + 1] = shapes
-    done = tool(*words, '--pairs', 1, '--part', 'update', process=True)
-    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_lines_of_the_log_are_those_that_are_quoted():

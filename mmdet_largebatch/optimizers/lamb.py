@@ -307,4 +307,4 @@ def _clip_divisor(params: list[Trained], max_grad_norm: float | None) -> Tensor 
     G = global_norm(grads)
     if isinstance(G, float):
         return G / bound if G > bound else 1.0
-    return (G / bound).masked_fill_(~(G > bound), 1.0)
+    return (G / bound).masked_fill_((G > bound).logical_not(), 1.0)

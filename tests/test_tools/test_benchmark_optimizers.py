@@ -3,6 +3,7 @@
 What it says of speed is not tested: only that its tables follow from the times that it writes down.
 """
 
+import copy
 import json
 import statistics
 from dataclasses import asdict
@@ -63,6 +64,18 @@ def test_a_row_for_each_optimizer_that_is_installed(measured):
     for name in (*NEEDS, 'Apex-FusedLAMB'):
         (line,) = [line for line in markdown.splitlines() if line.startswith('- left out: ')]
         assert (f'{name} (' in line) == (name not in installed)
+
+
+def test_columns_of_a_gpu(measured):
+    """Counted there alone: kernels and waits, here numbers in their place."""
+    from report import as_markdown
+
+    report = copy.deepcopy(measured[1])
+    for number, result in enumerate(report['results'].values()):
+        result.update(kernels=number, host_syncs=100 + number)
+    rows = table(as_markdown(report)).values()
+    counts = [(row['kernel launches'], row['waits for the GPU']) for row in rows]
+    assert counts == [(str(x), str(100 + x)) for x in range(len(counts))]
 
 
 def test_parameters_are_those_of_the_model_that_are_trained(measured):

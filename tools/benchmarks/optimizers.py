@@ -31,7 +31,14 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from peers import ENTRIES, Entry, Unavailable, versions
 from report import Report, as_markdown, draw, machine
-from step import Contestant, Problem, kernel_launches, of_one_element, recipe_groups
+from step import (
+    Contestant,
+    Problem,
+    host_syncs,
+    kernel_launches,
+    of_one_element,
+    recipe_groups,
+)
 from torch.utils.benchmark import timer
 from tqdm import tqdm
 
@@ -86,6 +93,8 @@ def measure(report: Report, groups: list, chosen: dict[Entry, type], args) -> No
         if device == 'cuda':
             full.write_gradients()
             result['kernels'] = kernel_launches(full.optimizer.step)
+            full.write_gradients()
+            result['host_syncs'] = host_syncs(full.optimizer.step)
         timed = dict(seconds=full.time, one_element_seconds=reduced.time)
         timed['kernel_seconds'] = reduced.time_kernels
         report['results'][entry.name] = result | {name: [] for name in timed}

@@ -23,7 +23,7 @@ OURS, PEER = '#0072B2', '#E69F00'
 
 # All that was measured: `about` (lines to print), `tensors`, `parameters` and `largest` (elements),
 # `left_out` (reasons by name), `copied_bytes_a_second` (by round), and `results` by name: the
-# fields of an Entry, `peak_bytes`, `kernels` (on a GPU), and by round `seconds`,
+# fields of an Entry, `peak_bytes`, on a GPU `kernels` and `host_syncs`, and by round `seconds`,
 # `one_element_seconds` and `kernel_seconds`.
 Report = dict[str, Any]
 
@@ -71,7 +71,10 @@ def _row(report: Report, name: str) -> dict[str, str]:
         'peak memory, x largest tensor': f'{result["peak_bytes"] / (4 * report["largest"]):.3f}',
         'Python, %': f'{100 * np.median(outside / result["seconds"]):.1f}',
     }
-    return row | ({'kernel launches': str(result['kernels'])} if 'kernels' in result else {})
+    if 'kernels' in result:
+        row['kernel launches'] = str(result['kernels'])
+        row['waits for the GPU'] = str(result['host_syncs'])
+    return row
 
 
 def as_markdown(report: Report) -> str:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -200,3 +201,16 @@ def kernel_launches(step: Callable[[], Any]) -> int:
         torch.cuda.synchronize()
     # cudaLaunchKernel, cudaLaunchKernelExC, cuLaunchKernel and their like.
     return sum(event.name.startswith(('cudaLaunch', 'cuLaunch')) for event in profiled.events())
+
+
+def host_syncs(step: Callable[[], Any]) -> int:
+    """Count how often a step waits for the GPU, as PyTorch's ``set_sync_debug_mode`` sees it."""
+    torch.cuda.synchronize()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        torch.cuda.set_sync_debug_mode('warn')
+        try:
+            step()
+        finally:
+            torch.cuda.set_sync_debug_mode('default')
+    return sum('called a synchronizing CUDA operation' in str(x.message) for x in caught)
