@@ -18,6 +18,7 @@ from ..results import settings
 from ..schedulers import warmup_step_factor
 from ..utils.runner import find_hook
 from .advice import advise
+from .counts import count_checkpoints, count_evaluations
 from .dry_runner import DryRunner, dry_run
 from .optimizer import Backend, GroupSetting, group_settings, lamb_backend, state_bytes, trainable
 
@@ -58,6 +59,8 @@ class Plan:
             ``accumulative_counts`` straddles epochs.
         updates (int): Updates of the schedule.
         max_updates (int, optional): Updates after which the training is cut, None for all.
+        evaluations (int): Evaluations of the training.
+        checkpoints (int): Checkpoints of the training, without those by time.
         lr (float): The base LR of the schedule, after scaling.
         lr_from (str): Source of ``lr``.
         lr_published (str): LR of published recipes, empty if none is known.
@@ -95,6 +98,8 @@ class Plan:
     updates_per_epoch: float
     updates: int
     max_updates: int | None
+    evaluations: int
+    checkpoints: int
     lr: float
     lr_from: str
     lr_published: str
@@ -169,6 +174,8 @@ def make_plan(cfg: Config, ranks: int | None = None, images: int | None = None) 
             updates_per_epoch=per_epoch,
             updates=ceil(loop.max_iters / accumulated),
             max_updates=loop.end if counted and loop.end < loop.max_iters else None,
+            evaluations=count_evaluations(runner),
+            checkpoints=count_checkpoints(runner),
             lr_published='',
             first_lr=float(lrs[0]),
             last_lr=float(lrs[-1]),
