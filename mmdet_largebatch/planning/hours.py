@@ -164,6 +164,11 @@ def _assumptions(
     """Return what the rows assume, one line each."""
     lines = list(times.assumptions)
     lines.append('the times of micro-batches are independent; an update waits for its slowest rank')
+    if times.first_pass is None and any(plan.two_passes for plan in plans):
+        lines.append(
+            'reduce_mean takes a first pass where a rank has several micro-batches; only --measure '
+            'knows its time'
+        )
     parallel = [(plan, row) for plan, row in zip(plans, rows, strict=True) if plan.ranks > 1]
     if parallel:
         plan, row = parallel[-1]

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from ..checks import invalid
 from ..compat import accumulative_counts
 from ..global_batch import GlobalBatchTrainLoop
+from ..global_batch.collectives import calls_reduce_mean
 from ..hooks import WarmupStepLRHook
 from ..optimizers import LAMB
 from ..results import settings
@@ -82,6 +83,8 @@ class Plan:
         state_bytes (int, optional): Optimizer state on each rank, None if unknown.
         gradient_bytes (int): Bytes that a rank all-reduces in an update, 0 on one rank.
         exact_sum (bool): True if gradients are added as integers.
+        two_passes (bool): True if micro-batches are computed in two passes, since the model calls
+            ``reduce_mean`` and a rank has several of an update.
         warnings (list[str]): Settings that deserve a second look.
         lrs (np.ndarray): LR of each update, float64 of shape (updates,).
     """
@@ -121,6 +124,7 @@ class Plan:
     state_bytes: int | None
     gradient_bytes: int
     exact_sum: bool
+    two_passes: bool
     warnings: list[str]
     lrs: np.ndarray = field(repr=False)
 
@@ -191,6 +195,7 @@ def make_plan(cfg: Config, ranks: int | None = None, images: int | None = None) 
                 p.numel() * (8 if exact_sum else p.element_size()) for p in params if ranks > 1
             ),
             exact_sum=exact_sum,
+            two_passes=counted and micro_batches > ranks and calls_reduce_mean(runner.model),
             warnings=[],
             state_bytes=state_bytes(optimizer),
         )

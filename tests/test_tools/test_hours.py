@@ -231,15 +231,25 @@ def test_a_loader_that_is_too_slow_is_named(hours, small, tmp_path, monkeypatch,
 def test_two_passes_are_measured_apart(shapes, tmp_path, monkeypatch):
     """FCOS all-reduces its normalisers, so that there is a first pass; RetinaNet does not."""
     monkeypatch.setattr(measured_times, 'MICRO_BATCHES', 8)
-    found = {}
-    for name in ('fcos', 'retinanet'):
-        cfg = training(name, shapes, tmp_path, micro_batches=4)
-        found[name] = measure(cfg, make_plan(cfg, 1))
+    names = 'fcos', 'retinanet'
+    cfgs = {name: training(name, shapes, tmp_path, micro_batches=4) for name in names}
+    found = {name: measure(cfg, make_plan(cfg, 1)) for name, cfg in cfgs.items()}
     times = found['fcos']
+    assert make_plan(cfgs['fcos'], 2).two_passes and not make_plan(cfgs['fcos'], 4).two_passes
+    assert not make_plan(cfgs['retinanet'], 2).two_passes
     assert found['retinanet'].first_pass is None
     assert len(times.first_pass) == len(times.micro_batches) == 8
     assert 0 < times.first_pass.mean() < times.micro_batches.mean()
     assert times.assumptions[2].startswith('reduce_mean: a first pass of')
+
+
+def test_a_first_pass_whose_time_is_not_known_is_said(shapes, tmp_path):
+    cfg = training('fcos', shapes, tmp_path, micro_batches=4)
+    said = []
+    for ranks in (2, 4):
+        hours = estimate_hours([make_plan(cfg, ranks)], Times('test', np.full(9, 0.25)), cfg)
+        said.append('reduce_mean takes a first pass' in ' '.join(hours.assumptions))
+    assert said == [True, False]
 
 
 @pytest.mark.slow
