@@ -37,8 +37,6 @@ ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 # Micro-batches of an update, the mean time of one in seconds, and their CV.
 MICRO_BATCHES, MEAN, CV = 8, 0.05, 0.3
-# Micro-batches of each of the two processes.
-SHARES = (1, 4)
 # Updates before the ones that count: first calls allocate.
 UNTIMED = 5
 HEAD = 'part|processes|micro-batches each|predicted, ms|found, ms|found / predicted|required'
@@ -126,21 +124,24 @@ def trained(cfg: Config, updates: int, folder: Path) -> float:
     cfg.default_hooks.checkpoint = dict(type='AtomicCheckpointHook', interval=1000)
     path, work_dir = folder / 'config.py', folder / 'work'
     cfg.dump(path)
-    subprocess.run(
+    path_of_python = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
+    done = subprocess.run(
         ['tools/dist_train.sh', path, '2', '--work-dir', work_dir],
         cwd=ROOT,
-        check=True,
-        stdout=sys.stderr,
-        env=os.environ | dict(OMP_NUM_THREADS='1'),
+        capture_output=True,
+        text=True,
+        env=os.environ | dict(OMP_NUM_THREADS='1', PATH=path_of_python),
     )
+    if done.returncode:
+        sys.exit(done.stderr[-3000:])
     seconds = [logged.seconds for logged in read_run(work_dir).updates]
     return float(np.mean(seconds[UNTIMED:]))
 
 
-def measure_training(shapes: Path, updates: int) -> list[list]:
-    """Return a row for each share of the micro-batches."""
+def measure_training(shapes: Path, updates: int, shares: list[int]) -> list[list]:
+    """Return a row for each number of micro-batches of a process."""
     rows = []
-    for share in SHARES:
+    for share in shares:
         cfg = training_config(shapes, share)
         plan = make_plan(cfg, 2)
         kind = torch.int64 if plan.exact_sum else torch.float32
@@ -167,6 +168,9 @@ def parse_args() -> argparse.Namespace:
     parts = ['sleeps', 'measure']
     parser.add_argument('--part', nargs='+', choices=parts, default=parts, help='what to compare')
     parser.add_argument('--updates', type=int, default=100, help='updates that are timed')
+    parser.add_argument(
+        '--shares', nargs='+', type=int, default=[1, 4], help='micro-batches of a process (measure)'
+    )
     parser.add_argument('--rounds', type=int, default=1, help='times that all is repeated')
     return parser.parse_args()
 
@@ -179,12 +183,12 @@ def main(args: argparse.Namespace) -> None:
         shapes = args.shapes or Path(folder) / 'shapes'
         if args.shapes is None and 'measure' in args.part:
             tool = ROOT / 'tools/make_shapes.py'
-            subprocess.run([sys.executable, tool, '--out', shapes], check=True, stdout=sys.stderr)
+            subprocess.run([sys.executable, tool, '--out', shapes], check=True, capture_output=True)
         for _ in range(args.rounds):
             if 'sleeps' in args.part:
                 rows += measure_sleeps(args.updates)
             if 'measure' in args.part:
-                rows += measure_training(shapes.resolve(), args.updates)
+                rows += measure_training(shapes.resolve(), args.updates, args.shares)
     lines = [HEAD.split('|'), ['---'] * len(rows[0]), *rows]
     print(*(f'| {" | ".join(map(str, line))} |' for line in lines), sep='\n')
 
