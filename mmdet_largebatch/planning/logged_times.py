@@ -54,7 +54,7 @@ def times_like(
     ranks, micro_batches = _layout(run, plan, work_dir)
     stride, averaged = _window(run)
     if spread is None:
-        spread = _spread(seconds[stride - 1 :: stride], averaged, ranks, micro_batches, work_dir)
+        spread = _spread(seconds[stride - 1 :: stride], averaged, ranks, micro_batches)
         said = 'by the differences of successive log lines'
     else:
         said = 'by --spread'
@@ -118,9 +118,7 @@ def _window(run: Run) -> tuple[int, int]:
     return ceil(averaged / interval), averaged
 
 
-def _spread(
-    means: np.ndarray, averaged: int, ranks: int, micro_batches: int, work_dir: str | Path
-) -> float:
+def _spread(means: np.ndarray, averaged: int, ranks: int, micro_batches: int) -> float:
     """Return the CV of micro-batches under which the logged means vary as they do.
 
     Differences of successive means (von Neumann) leave out what changes slowly, and their median

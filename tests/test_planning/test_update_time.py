@@ -174,15 +174,15 @@ def test_one_spread_reproduces_the_efficiency_of_public_trainings_on_64_gpus():
 
     cv = min(np.arange(0.3, 0.7, 0.02), key=misfit)
     predicted = {name: predicted_efficiency(*pair, cv) for name, pair in pairs.items()}
-    assert cv == pytest.approx(0.46, abs=0.03)
-    assert 0.57 < min(predicted.values()) and max(predicted.values()) < 0.73
-    for name, efficiency in predicted.items():
-        assert efficiency == pytest.approx(found[name], rel=0.17), name
-    assert np.mean(list(predicted.values())) == pytest.approx(0.65, abs=0.02)
+    assert cv == pytest.approx(0.46, abs=0.021)
+    # The table of the page; found is 0.59 to 0.71, and each is met to within 16 %.
+    shown = dict(V100=0.68, A100=0.59, H100=0.72)
+    assert predicted == pytest.approx(shown, abs=0.01)
+    assert predicted == pytest.approx(found, rel=0.16)
     # Not fitted, and too high: 256 GPUs of one image each.
     few, _, many = PUBLIC['V100']
     assert found_efficiency(few, many) == pytest.approx(0.37, abs=0.005)
-    assert predicted_efficiency(few, many, cv) == pytest.approx(0.43, abs=0.03)
+    assert predicted_efficiency(few, many, cv) == pytest.approx(0.43, abs=0.01)
 
 
 def test_the_events_of_an_update_are_added_up():

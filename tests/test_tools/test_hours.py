@@ -15,6 +15,7 @@ from mmcv.transforms import BaseTransform
 from mmdet.registry import TRANSFORMS
 from mmengine.config import Config
 
+from mmdet_largebatch import SettingError
 from mmdet_largebatch.planning import (
     Times,
     draw_hours,
@@ -76,6 +77,11 @@ def test_a_speed_that_is_said(hours):
         assert row['evaluation_seconds'] is row['checkpoint_seconds'] is None
     assert printed['source'] == '--images-per-second'
     assert 'evaluation and checkpoints are not included' in ' '.join(printed['assumptions'])
+
+
+def test_without_gpus_the_row_is_that_of_the_recipe(hours):
+    rows, _ = hours(LAMB, '--images', TRAIN2017, *SAID)
+    assert list(rows) == [64]
 
 
 def test_uneven_micro_batches_cost_more_on_more_gpus(hours):
@@ -250,6 +256,15 @@ def test_a_first_pass_whose_time_is_not_known_is_said(shapes, tmp_path):
         hours = estimate_hours([make_plan(cfg, ranks)], Times('test', np.full(9, 0.25)), cfg)
         said.append('reduce_mean takes a first pass' in ' '.join(hours.assumptions))
     assert said == [True, False]
+
+
+def test_weights_that_cannot_be_fetched_are_told(shapes, tmp_path):
+    """Nobody listens on the discard port of this machine."""
+    weights = dict(type='Pretrained', checkpoint='http://127.0.0.1:9/weights.pth')
+    changes = {'model.backbone.init_cfg': weights}
+    cfg = training('retinanet', shapes, tmp_path, micro_batches=4, **changes)
+    with pytest.raises(SettingError, match='^--measure: the initial weights cannot be read'):
+        measure(cfg, make_plan(cfg, 1))
 
 
 @pytest.mark.slow
