@@ -26,3 +26,4 @@ bench: env
 	python tools/make_shapes.py
 	python tools/benchmarks/optimizers.py
 	python tools/benchmarks/loop.py --shapes data/shapes
+	python tools/benchmarks/planner.py --shapes data/shapes

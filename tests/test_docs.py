@@ -76,6 +76,10 @@ COMMANDS = {
     'git clone https://github.com/NVIDIA/apex && cd apex': APEX,
     'APEX_CPP_EXT=1 APEX_CUDA_EXT=1 pip install -v --no-build-isolation .': APEX,
     f'python tools/plan.py {LAMB} --gpus 8 --images 117266 --plot lr.png': 'plan',
+    f'python tools/plan.py {LAMB} --images 117266 --gpus 1 8 16 64 --images-per-second 8 --spread 0.2 --bandwidth 25 --price 2.5 --plot hours.png': 'hours',
+    'python tools/plan.py CONFIG --gpus 1 8 16 64 --measure': By('tests/test_tools/test_hours.py::test_times_that_are_measured'),
+    'python tools/plan.py CONFIG --gpus 1 8 16 64 --like WORK_DIR': By('tests/test_tools/test_hours.py::test_times_of_an_earlier_run'),
+    'python tools/benchmarks/planner.py --shapes data/shapes': By('tests/test_tools/test_benchmark_planner.py::test_both_parts_print_predicted_and_found'),
     TRAIN.format('8xb2-sgd-1x'): RECIPES,
     TRAIN.format('8xb2-lamb-1x'): RECIPES,
     TRAIN.format('64xb2-lamb-1x'): RECIPES,
@@ -219,12 +223,13 @@ def quoted(page, beginning):
     return block
 
 
-@pytest.mark.parametrize('line', [x for x in SHORT if COMMANDS[x] == 'plan'])
+@pytest.mark.parametrize('line', [x for x in SHORT if COMMANDS[x] in ('plan', 'hours')])
 def test_plan_prints_what_the_page_shows(line, tool, tmp_path):
     name, config, *words = words_of(line)
     done = tool(name, ROOT / config, *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(quoted('docs/tools.md', 'ranks ') + '\n')
+    page, begin = dict(plan=('tools', 'ranks '), hours=('hours', '  GPUs'))[COMMANDS[line]]
+    assert done.stdout.startswith(quoted(f'docs/{page}.md', begin) + '\n')
     assert (tmp_path / words[-1]).stat().st_size > 0
 
 

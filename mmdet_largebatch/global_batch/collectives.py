@@ -70,6 +70,15 @@ def collectives(model: nn.Module) -> dict[str, set[str]]:
     return found
 
 
+def calls_reduce_mean(model: nn.Module) -> bool:
+    """Return True if the code of a module calls mmdet's ``reduce_mean``.
+
+    Args:
+        model (nn.Module): The model.
+    """
+    return any(MEAN in found for found in collectives(model).values())
+
+
 def is_sync_bn(module: nn.Module) -> bool:
     """Return True for batch norm with statistics over ranks that trains them.
 

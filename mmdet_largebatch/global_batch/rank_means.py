@@ -14,7 +14,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..errors import SettingError
-from .collectives import MEAN, collectives
+from .collectives import calls_reduce_mean
 
 # Both passes compute the same numbers. A larger difference is no rounding.
 RTOL = 1e-3
@@ -59,7 +59,7 @@ class RankMeans:
         #: Whether an update needs the first pass. All do until one is known.
         self.probing = micro_batches > ranks
         self.intercepts = self.probing or (exact and micro_batches > 1)
-        self._in_code = self.probing and any(MEAN in c for c in collectives(model).values())
+        self._in_code = self.probing and calls_reduce_mean(model)
         self._width = 0
         self._first = True
         self._warned = False

@@ -16,25 +16,19 @@ import torch
 import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.hooks import ParamSchedulerHook
-from mmengine.logging import MessageHub, MMLogger
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.registry import DefaultScope
-from mmengine.runner import EpochBasedTrainLoop, Runner
-from mmengine.visualization import Visualizer
+from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.data import Dataset
 
 from ..checks import check
-from ..compat import instances
 from ..errors import SettingError
 from ..global_batch import GlobalBatchTrainLoop
 from ..hooks import WarmupStepLRHook
 from ..utils.runner import find_hook
 from ..utils.type_names import type_name
-
-# A Runner leaves its own instance of each of these behind as MMEngine's current one.
-GLOBALS = (DefaultScope, MMLogger, MessageHub, Visualizer)
+from .quiet_runner import QuietRunner, restored_globals
 
 
 class CountedImages(Dataset):
@@ -53,7 +47,7 @@ class CountedImages(Dataset):
         return self.images
 
 
-class DryRunner(Runner):
+class DryRunner(QuietRunner):
     """Runner that builds a training, computes nothing and writes no file.
 
     The model has no weights: it is on PyTorch's meta device, or on the CPU where it cannot be built
@@ -78,16 +72,6 @@ class DryRunner(Runner):
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Return the model as it is."""
         return model
-
-    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
-        """Return a logger of errors alone, without a file."""
-        return MMLogger.get_instance(self.experiment_name, log_level='ERROR')
-
-    def dump_config(self) -> None:
-        """Write nothing."""
-
-    def _log_env(self, env_cfg: dict) -> None:
-        """Log nothing. MMEngine would start programs to ask for their versions."""
 
     def prepare(self) -> None:
         """Do the part of ``Runner.train`` that precedes the first update and concerns the LR.
@@ -179,20 +163,15 @@ def dry_run(cfg: Config, ranks: int, images: int | None) -> Iterator[DryRunner]:
         )
         check(sampler == 'DefaultSampler', '--images', images, wanted)
         cfg.train_dataloader.dataset = dict(type=CountedImages, images=images)
-    before = {kind: set(instances(kind)) for kind in GLOBALS}
     dist.init_process_group('fake', rank=0, world_size=ranks, store=FakeStore())
     try:
-        with TemporaryDirectory() as folder:
+        with TemporaryDirectory() as folder, restored_globals():
             cfg.work_dir, cfg.experiment_name = folder, Path(folder).name
             runner = DryRunner.from_cfg(cfg)
             runner.prepare()
             yield runner
     finally:
         dist.destroy_process_group()
-        # Left behind, the logger of errors would become the current one.
-        for kind, names in before.items():
-            for name in set(instances(kind)) - names:
-                del instances(kind)[name]
 
 
 def _harmless(cfg: Config) -> Config:

@@ -12,12 +12,14 @@ from torch.utils.data import DataLoader
 from ..checks import invalid
 from ..compat import accumulative_counts
 from ..global_batch import GlobalBatchTrainLoop
+from ..global_batch.collectives import calls_reduce_mean
 from ..hooks import WarmupStepLRHook
 from ..optimizers import LAMB
 from ..results import settings
 from ..schedulers import warmup_step_factor
 from ..utils.runner import find_hook
 from .advice import advise
+from .counts import count_checkpoints, count_evaluations
 from .dry_runner import DryRunner, dry_run
 from .optimizer import Backend, GroupSetting, group_settings, lamb_backend, state_bytes, trainable
 
@@ -58,6 +60,8 @@ class Plan:
             ``accumulative_counts`` straddles epochs.
         updates (int): Updates of the schedule.
         max_updates (int, optional): Updates after which the training is cut, None for all.
+        evaluations (int): Evaluations of the training.
+        checkpoints (int): Checkpoints of the training, without those by time.
         lr (float): The base LR of the schedule, after scaling.
         lr_from (str): Source of ``lr``.
         lr_published (str): LR of published recipes, empty if none is known.
@@ -79,6 +83,8 @@ class Plan:
         state_bytes (int, optional): Optimizer state on each rank, None if unknown.
         gradient_bytes (int): Bytes that a rank all-reduces in an update, 0 on one rank.
         exact_sum (bool): True if gradients are added as integers.
+        two_passes (bool): True if micro-batches are computed in two passes, since the model calls
+            ``reduce_mean`` and a rank has several of an update.
         warnings (list[str]): Settings that deserve a second look.
         lrs (np.ndarray): LR of each update, float64 of shape (updates,).
     """
@@ -95,6 +101,8 @@ class Plan:
     updates_per_epoch: float
     updates: int
     max_updates: int | None
+    evaluations: int
+    checkpoints: int
     lr: float
     lr_from: str
     lr_published: str
@@ -116,6 +124,7 @@ class Plan:
     state_bytes: int | None
     gradient_bytes: int
     exact_sum: bool
+    two_passes: bool
     warnings: list[str]
     lrs: np.ndarray = field(repr=False)
 
@@ -169,6 +178,8 @@ def make_plan(cfg: Config, ranks: int | None = None, images: int | None = None) 
             updates_per_epoch=per_epoch,
             updates=ceil(loop.max_iters / accumulated),
             max_updates=loop.end if counted and loop.end < loop.max_iters else None,
+            evaluations=count_evaluations(runner),
+            checkpoints=count_checkpoints(runner),
             lr_published='',
             first_lr=float(lrs[0]),
             last_lr=float(lrs[-1]),
@@ -184,6 +195,7 @@ def make_plan(cfg: Config, ranks: int | None = None, images: int | None = None) 
                 p.numel() * (8 if exact_sum else p.element_size()) for p in params if ranks > 1
             ),
             exact_sum=exact_sum,
+            two_passes=counted and micro_batches > ranks and calls_reduce_mean(runner.model),
             warnings=[],
             state_bytes=state_bytes(optimizer),
         )

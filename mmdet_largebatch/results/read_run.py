@@ -199,18 +199,20 @@ def _position(record: Record) -> tuple[int, int, int]:
 
 
 def _update(record: Record, accumulated: int) -> LoggedUpdate:
-    seconds = record.get('time')
+    seconds, waited = record.get('time'), record.get('data_time')
     return LoggedUpdate(
         update=math.ceil(record['step'] / accumulated),
         epoch=record['epoch'],
         loss=record.get('loss'),
         seconds=seconds and seconds * accumulated,
+        waited=waited and waited * accumulated,
     )
 
 
 def _evaluation(record: Record, box: str | None, mask: str | None) -> Evaluation:
     box_ap, mask_ap = (_measured(key and record.get(key)) for key in (box, mask))
-    return Evaluation(record['step'], box_ap, mask_ap, record.get('nothing', False))
+    nothing, seconds = record.get('nothing', False), record.get('time')
+    return Evaluation(record['step'], box_ap, mask_ap, nothing, seconds)
 
 
 def _ap_key(evaluations: list[Record], kind: str) -> str | None:

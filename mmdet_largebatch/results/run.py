@@ -17,12 +17,15 @@ class LoggedUpdate(NamedTuple):
         epoch (int): Epoch of the update, counted from 1.
         loss (float, optional): Loss, a mean over the iterations since the line before.
         seconds (float, optional): Time of an update in seconds, a mean over the same iterations.
+        waited (float, optional): The part of it in which the loop waited for data. Under
+            :class:`GlobalBatchTrainLoop`, for the first micro-batch alone. Defaults to None.
     """
 
     update: int
     epoch: int
     loss: float | None
     seconds: float | None
+    waited: float | None = None
 
 
 class Evaluation(NamedTuple):
@@ -33,12 +36,14 @@ class Evaluation(NamedTuple):
         box_ap (float, optional): Box AP.
         mask_ap (float, optional): Mask AP.
         found_nothing (bool): True if nothing was detected. Defaults to False.
+        seconds (float, optional): Mean time of a batch on a rank, in seconds. Defaults to None.
     """
 
     epoch: int
     box_ap: float | None
     mask_ap: float | None
     found_nothing: bool = False
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
