@@ -26,4 +26,5 @@ bench: env
 	python tools/make_shapes.py
 	python tools/benchmarks/optimizers.py
 	python tools/benchmarks/loop.py --shapes data/shapes
+	python tools/benchmarks/update.py
 	python tools/benchmarks/planner.py --shapes data/shapes
