@@ -76,6 +76,7 @@ COMMANDS = {
     'git clone https://github.com/NVIDIA/apex && cd apex': APEX,
     'APEX_CPP_EXT=1 APEX_CUDA_EXT=1 pip install -v --no-build-isolation .': APEX,
     f'python tools/plan.py {LAMB} --gpus 8 --images 117266 --plot lr.png': 'plan',
+    'python tools/carry_recipe.py mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py --global-batch 128': 'carry',
     TRAIN.format('8xb2-sgd-1x'): RECIPES,
     TRAIN.format('8xb2-lamb-1x'): RECIPES,
     TRAIN.format('64xb2-lamb-1x'): RECIPES,
@@ -221,6 +222,16 @@ def test_plan_prints_what_the_page_shows(line, tool, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(quoted('docs/tools.md', 'ranks ') + '\n')
     assert (tmp_path / words[-1]).stat().st_size > 0
+
+
+@pytest.mark.parametrize('line', [x for x in SHORT if COMMANDS[x] == 'carry'])
+def test_the_carried_recipe_has_the_lines_that_the_page_shows(line, tool, tmp_path):
+    done = tool(*words_of(line), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    [path] = tmp_path.glob('*.py')
+    page = (ROOT / 'docs/carrying.md').read_text()
+    assert f'writes `{path.name}`' in page
+    assert quoted('docs/carrying.md', 'optim_wrapper') + '\n' in path.read_text()
 
 
 @pytest.mark.parametrize('line', [x for x in SHORT if COMMANDS[x] == 'train'])

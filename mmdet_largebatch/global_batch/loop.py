@@ -18,6 +18,7 @@ from ..errors import DivergenceError, SettingError
 from ..hooks.cut_eta_hook import CutEtaHook
 from ..hooks.patient_param_scheduler_hook import be_patient
 from ..utils.record import write_end
+from .auto_scale_lr import follow_auto_scale_lr
 from .layout import log_layout, record_layout
 from .loader import with_global_batch
 from .sampler import EMPTY, GlobalBatchSampler
@@ -93,6 +94,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         **kwargs: Any,
     ) -> None:
         check_train_cfg(max_epochs, global_batch_size, max_updates, exact_sum, kwargs)
+        follow_auto_scale_lr(runner, global_batch_size)
         if isinstance(dataloader, dict):
             dataloader = with_global_batch(dataloader, global_batch_size)
         try:
