@@ -7,7 +7,6 @@ The written config inherits from CONFIG and says only what changes, each line wi
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 from mmengine.config import Config
@@ -142,7 +141,7 @@ def main(args: argparse.Namespace, cfg: Config) -> None:
     except OSError as error:
         raise SettingError(f'--out={out}: cannot be written ({error.strerror}).') from error
     print(summary(changes, batches))
-    print(f'Written: {out}', file=sys.stderr)
+    print(f'Written: {out}')
 
 
 if __name__ == '__main__':

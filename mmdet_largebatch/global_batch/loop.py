@@ -39,6 +39,9 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
     to the order of floating-point sums. Hooks see one iteration an update; logged values are means
     over the global batch.
 
+    With ``auto_scale_lr.enable=True`` (``--auto-scale-lr``) the LR is scaled to the global batch by
+    the rule of the optimizer.
+
     A run resumed within an epoch continues with the next update. A run resumed at the end of an
     epoch begins with the evaluation of that epoch, if due.
 

@@ -160,7 +160,7 @@ class WarmupStepLRHook(Hook):
         followed = getattr(loop, 'global_batch_size', None) is not None
         ok = followed or not (runner.auto_scale_lr or {}).get('enable', False)
         wanted = (
-            f'False with {type(loop).__name__}, since it knows no global batch: use scale_rule and '
+            f'False with {type(loop).__name__}, which knows no global batch: use scale_rule and '
             'base_batch_size of default_hooks.lr instead of --auto-scale-lr'
         )
         check(ok, 'auto_scale_lr.enable', True, wanted)

@@ -43,9 +43,10 @@ def find_batches(cfg: Config, new: int, base: int | None = None) -> Batches:
 
     The old global batch is the first of: ``base``, ``train_cfg.global_batch_size``,
     ``auto_scale_lr.base_batch_size`` and the ``8xb2`` of the file's name. The last two are
-    multiplied by ``optim_wrapper.accumulative_counts``. If they differ, the name is taken, provided
-    that its second number is ``train_dataloader.batch_size``: RTMDet's configs inherit an
-    ``auto_scale_lr`` of 16 for their batch of 256.
+    multiplied by ``optim_wrapper.accumulative_counts``. If they differ, the name is taken where it
+    fits ``train_dataloader.batch_size`` better: its second number is this size, or its product
+    alone is a multiple of it. RTMDet's configs inherit an ``auto_scale_lr`` of 16 for their batch
+    of 256.
 
     Args:
         cfg (Config): The config.
@@ -86,17 +87,24 @@ def _written_batch(cfg: Config, micro_batch: int) -> tuple[int, str]:
     stock = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
     name = Path(cfg.filename).name if cfg.filename else ''
     found = IN_NAME.search(Path(name).stem)
-    named = found and int(found[1]) * int(found[2])
-    if stock is not None and (found is None or named == stock or int(found[2]) != micro_batch):
+    if stock is not None:
         check_positive_integer('auto_scale_lr.base_batch_size', stock)
-        return stock, 'auto_scale_lr.base_batch_size'
-    if found is not None and named:
+        if found is None or not _fits_better(found, stock, micro_batch):
+            return stock, 'auto_scale_lr.base_batch_size'
+    if found is not None:
         source = f"{found[0]} in the file's name"
         if stock is not None:
             source += f', not auto_scale_lr.base_batch_size={stock}'
-        return named, source
+        return int(found[1]) * int(found[2]), source
     wanted = (
         'given by --base-batch, the images of an update that the LR is meant for: '
         f'{name or "the config"} has neither auto_scale_lr.base_batch_size nor a name with 8xb2'
     )
     raise invalid('base_batch', None, wanted)
+
+
+def _fits_better(named: re.Match, stock: int, micro_batch: int) -> bool:
+    """Return True if a file's name is another batch than ``auto_scale_lr``, and rather the one."""
+    batch = int(named[1]) * int(named[2])
+    alone = batch % micro_batch == 0 and stock % micro_batch != 0
+    return batch != stock and (int(named[2]) == micro_batch or alone)

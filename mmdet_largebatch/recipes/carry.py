@@ -2,7 +2,7 @@
 
 from mmengine.config import Config
 
-from ..checks import check
+from ..checks import check, check_positive_integer
 from ..global_batch.remembering import remembering_message
 from ..global_batch.settings import STOCK_SETTINGS
 from ..utils.type_names import type_name
@@ -87,8 +87,7 @@ def _check_loop(cfg: Config) -> None:
     kind = kind or 'EpochBasedTrainLoop'
     wanted = f'EpochBasedTrainLoop or {LOOP}: a training by iterations has no epochs to keep'
     check(kind in ('EpochBasedTrainLoop', LOOP), 'train_cfg.type', kind, wanted)
-    wanted = 'a number of epochs'
-    check(isinstance(loop.get('max_epochs'), int), 'train_cfg.max_epochs', None, wanted)
+    check_positive_integer('train_cfg.max_epochs', loop.get('max_epochs'))
 
 
 def _imports(cfg: Config) -> list[Change]:

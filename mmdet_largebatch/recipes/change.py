@@ -7,6 +7,8 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ..utils.type_names import type_name
+
 Path = tuple[str | int, ...]
 
 
@@ -54,6 +56,12 @@ def apply_changes(cfg: Config, changes: Iterable[Change]) -> Config:
     options = {change.key: deepcopy(change.new) for change in changes if not change.stays}
     changed.merge_from_dict(options)
     return changed
+
+
+def lr_hook_path(cfg: Config) -> Path:
+    """Return the path of :class:`WarmupStepLRHook` in a config that has one."""
+    hooks = cfg.default_hooks
+    return 'default_hooks', next(x for x in hooks if type_name(hooks[x]) == 'WarmupStepLRHook')
 
 
 def value_at(cfg: Any, path: Path) -> Any:

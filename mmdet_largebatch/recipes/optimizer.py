@@ -15,7 +15,7 @@ from ..results.settings import lr_hook
 from ..schedulers.scaling import SCALE_EXPONENTS, SCALE_RULES
 from ..utils.type_names import type_name
 from .base_batch import Batches
-from .change import Change, value_at
+from .change import Change, lr_hook_path, value_at
 from .rules import SGD_SOURCE, scaled_lr, two_stage_sgd_lr
 
 OPTIMIZER = ('optim_wrapper', 'optimizer')
@@ -30,35 +30,36 @@ class Start:
     Args:
         lr (float): LR at the global batch ``batch``.
         batch (int): Images of an update.
-        options (dict[str, Any]): The other settings.
         source (str): Source of the LR.
+        options (dict[str, Any]): The other settings.
+        options_source (str): Source of the weight decay.
     """
 
     lr: float
     batch: int
-    options: dict[str, Any]
     source: str
+    options: dict[str, Any]
+    options_source: str
 
 
+ZOO, SWIN = "MMDetection's model zoo", 'Mask R-CNN of the Swin paper, arXiv 2103.14030'
+ENGINE_ML = 'Training Mask-RCNN 10x Faster with LAMB (Engine ML, 2020)'
 STARTS = {
-    'SGD': Start(0.02, 16, dict(momentum=0.9, weight_decay=1e-4), "MMDetection's model zoo"),
-    'AdamW': Start(
-        1e-4,
-        16,
-        dict(weight_decay=0.05),
-        'Mask R-CNN of the Swin paper, arXiv 2103.14030; not validated on other backbones',
-    ),
+    'SGD': Start(0.02, 16, ZOO, dict(momentum=0.9, weight_decay=1e-4), ZOO),
+    'AdamW': Start(1e-4, 16, SWIN, dict(weight_decay=0.05), SWIN),
     'LARS': Start(
         0.3,
         256,
-        dict(momentum=0.9, weight_decay=5e-4),
         'derived from SimCLR, arXiv 2002.05709, and NOT validated on a detector',
+        dict(momentum=0.9, weight_decay=5e-4),
+        ENGINE_ML,
     ),
     'LAMB': Start(
         5e-3,
         2048,
-        dict(weight_decay=1e-4),
         'derived from ResNet strikes back, arXiv 2110.00476, and NOT validated on a detector',
+        dict(weight_decay=1e-4),
+        ENGINE_ML,
     ),
 }
 # One-stage detectors of MMDetection's model zoo, such as RetinaNet, FCOS and ATSS.
@@ -182,8 +183,11 @@ def _change_optimizer(
     for option, value in start.options.items():
         # Written even if it is the same: all settings of the old optimizer are deleted.
         was = f'{before[option]!r}' if option in before else ''
-        why = f'as in the recipes for {name}'
-        changes.append(Change((*OPTIMIZER, option), None, value, why, was))
+        changes.append(Change((*OPTIMIZER, option), None, value, start.options_source, was))
+    hook = lr_hook(cfg)
+    for option in ('scale_rule', 'base_batch_size') if hook.get('scale_rule') else ():
+        path, why = lr_hook_path(cfg), f'the LR above is the LR of batch {batches.new}'
+        changes.append(Change((*path, option), hook.get(option), None, why))
     if name == 'LAMB':
         for option in ('bias_decay_mult', 'norm_decay_mult'):
             why = 'LAMB adapts only parameters with weight decay; the others get plain Adam steps'
@@ -200,7 +204,11 @@ def _change_optimizer(
 
 def _excluded_from_lars(cfg: Config) -> list[Change]:
     """Take biases and norm parameters out of the adaptation, by parts of their names."""
-    norms = set(norm_types(cfg.get('model')))
+    model = cfg.get('model') or {}
+    norms = set(norm_types(model))
+    if {'encoder', 'decoder'} & set(model):
+        # The default of a transformer, which its config need not name.
+        norms.add('LN')
     keys = ['.bias', *dict.fromkeys(NORM_NAMES[kind] for kind in NORM_NAMES if kind in norms)]
     if norms & {'BN', 'SyncBN', 'GN'}:
         keys.append('.downsample.1.')

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from ..results.settings import WARMUPS, lr_hook
 from ..utils.type_names import type_name
 from .base_batch import Batches
-from .change import Change
+from .change import Change, lr_hook_path, value_at
 from .rules import INTERVAL_SOURCE, WARMUP_SOURCE, carried_updates, rounded, warmup_updates
 
 HOOK = ('default_hooks', 'lr')
@@ -85,13 +85,12 @@ def warmup_and_steps(schedulers: list[dict[str, Any]], max_epochs: Any) -> dict[
 
 
 def _carry_hook(cfg: Config, batches: Batches) -> list[Change]:
-    hooks = cfg.default_hooks
-    key = next(key for key in hooks if type_name(hooks[key]) == 'WarmupStepLRHook')
-    old = hooks[key].get('warmup_iters')
+    path = (*lr_hook_path(cfg), 'warmup_iters')
+    old = value_at(cfg, path)
     if not old:
         return []
     new = warmup_updates(old, batches.per_iteration, batches.new)
-    return [Change(('default_hooks', key, 'warmup_iters'), old, new, _warmup_rule(old, batches))]
+    return [Change(path, old, new, _warmup_rule(old, batches))]
 
 
 def _warmup_rule(old: int, batches: Batches) -> str:

@@ -81,8 +81,11 @@ def base_lr(cfg: Config, ranks: int | None) -> float | None:
     if hook and hook.get('scale_rule'):
         batch, base, rule = global_batch(cfg, ranks), hook['base_batch_size'], hook['scale_rule']
     elif stock.get('enable') and 'global_batch_size' in cfg.train_cfg:
+        name = type_name(optimizer_config(cfg))
+        if name not in SCALE_RULES:
+            return None
         batch, base = cfg.train_cfg.global_batch_size, stock['base_batch_size']
-        rule = SCALE_RULES[type_name(optimizer_config(cfg))].name
+        rule = SCALE_RULES[name].name
     elif stock.get('enable'):
         # MMEngine's own scaling ignores accumulative_counts.
         micro_batch, base, rule = _micro_batch(cfg), stock['base_batch_size'], 'linear'

@@ -12,6 +12,7 @@ from mmengine.hub import get_config
 
 from mmdet_largebatch import SettingError, carry_recipe
 from mmdet_largebatch.compat import config_path
+from mmdet_largebatch.planning import make_plan
 from mmdet_largebatch.recipes import recipe_text
 
 MASK_RCNN = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
@@ -246,6 +247,19 @@ def test_a_recipe_of_this_project_is_carried_again():
     }
 
 
+def test_a_hook_that_scales_the_lr_goes_on_to_do_so():
+    cfg = Config.fromfile(ROOT / 'configs/mask_rcnn/mask-rcnn_r50_fpn_8xb2-sgd-1x_coco.py')
+    cfg.default_hooks.lr.update(scale_rule='linear', base_batch_size=16)
+    carried, _ = carry_recipe(cfg, 128)
+    assert carried.optim_wrapper.optimizer.lr == 0.02
+    assert carried.default_hooks.lr.scale_rule == 'linear'
+    # The LR of another optimizer is that of the new batch.
+    changed, _ = carry_recipe(cfg, 128, 'LAMB')
+    assert changed.optim_wrapper.optimizer.lr == 0.00125
+    assert changed.default_hooks.lr.scale_rule is None
+    assert changed.default_hooks.lr.base_batch_size is None
+
+
 @pytest.mark.parametrize(
     ('name', 'optimizer', 'said'),
     [
@@ -262,9 +276,22 @@ def test_what_no_rule_is_known_for_is_said(name, optimizer, said, tmp_path):
     text = written(name, changes, tmp_path).read_text()
     assert said in ' '.join(text.replace('#', '').split())
     assert cfg.optim_wrapper.optimizer.type == optimizer
-    if optimizer == 'LAMB':
+    if name == DINO and optimizer == 'LAMB':
         # DINO's own clipping would be a second one.
         assert cfg.optim_wrapper.clip_grad is None
+
+
+@pytest.mark.parametrize(
+    ('name', 'norms'),
+    [(MASK_RCNN, {'.bn', '.downsample.1.'}), (DINO, {'.bn', '.downsample.1.', '.gn', 'norm'})],
+)
+def test_lars_leaves_out_biases_and_norms(name, norms):
+    cfg, _ = carry_recipe(stock(name), 128, 'LARS')
+    keys = cfg.optim_wrapper.paramwise_cfg.custom_keys
+    left_out = {key for key, options in keys.items() if options.get('lars_exclude')}
+    assert left_out == {'.bias'} | norms
+    # Those of the config stay.
+    assert ('backbone' in keys) == (name == DINO)
 
 
 def test_an_optimizer_without_a_rule_keeps_its_lr():
@@ -327,6 +354,8 @@ def test_refused_in_one_line(name, change, arguments, message):
         ('mask-rcnn_r50_4xb2-1x_coco.py', 16, None, 8),
         # It does not fit: the name is older than the config.
         ('mask-rcnn_r50_4xb8-1x_coco.py', 16, None, 16),
+        # Of both numbers only that of the name can be made of micro-batches of 2.
+        ('mask-rcnn_r50_4xb8-1x_coco.py', 15, None, 32),
         ('mask-rcnn_r50_4xb2-1x_coco.py', 16, 64, 64),
         ('resnext32xb8d.py', 16, None, 16),
     ],
@@ -336,3 +365,12 @@ def test_where_the_base_batch_comes_from(name, auto, given, batch, tmp_path):
     path.write_text(f'_base_ = {MASK_RCNN!r}\nauto_scale_lr = {dict(base_batch_size=auto)}\n')
     cfg, changes = carry_recipe(Config.fromfile(path), 128, base_batch=given)
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(0.02 * 128 / batch)
+
+
+def test_a_pure_python_config_is_carried_in_python():
+    """Its types are classes; the plan builds what it resolves to."""
+    cfg = Config.fromfile(ROOT / 'tests/helpers/pure_python/base.py')
+    carried, changes = carry_recipe(cfg, 32)
+    plan = make_plan(carried, 1, 512)
+    assert (plan.global_batch, plan.schedule) == (32, 'WarmupStepLRHook')
+    assert plan.lr == pytest.approx(2 * cfg.optim_wrapper.optimizer.lr)
