@@ -5,7 +5,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..results.settings import WARMUPS, lr_hook
+from ..results.settings import lr_hook, warmup_iterations
 from ..utils.type_names import type_name
 from .base_batch import Batches
 from .change import Change, lr_hook_path, value_at
@@ -14,7 +14,7 @@ from .rules import INTERVAL_SOURCE, WARMUP_SOURCE, carried_updates, rounded, war
 HOOK = ('default_hooks', 'lr')
 # Arguments of MMEngine's schedulers that count steps, and those that are values of the parameter.
 POSITIONS = ('begin', 'end')
-LENGTHS = ('T_max', 'total_steps', 'step_size', 'milestones')
+LENGTHS = ('T_max', 'total_steps', 'step_size', 'milestones', 'warmup_iters')
 VALUES = ('eta_min', 'eta_max', 'min_value')
 # Arguments that leave LinearLR and MultiStepLR as WarmupStepLR is.
 PLAIN = {'type', 'begin', 'end', 'by_epoch', 'verbose', '_scope_'}
@@ -133,25 +133,28 @@ def _carry_schedulers(
         paths: list[tuple[str | int, ...]] = [('param_scheduler',)]
     else:
         paths = [('param_scheduler', index) for index in range(len(schedulers))]
-    position, warmup = _positions(schedulers, batches)
+    warmup = warmup_iterations(cfg, None) or 0
+    position = _positions(warmup, batches)
     for path, scheduler in zip(paths, schedulers, strict=True):
-        kind, by_epoch = type_name(scheduler), scheduler.get('by_epoch', True)
+        kind = type_name(scheduler)
+        by_epoch = scheduler.get('by_epoch', kind != 'WarmupStepLR')
         for name in (*POSITIONS, *LENGTHS):
             old: Any = scheduler.get(name)
             if by_epoch or not isinstance(old, (int, list, tuple)) or old == 0:
                 continue
             begin, end = scheduler.get('begin', 0), scheduler.get('end')
+            why = f'iterations, the same number of images: {INTERVAL_SOURCE}'
             if not isinstance(old, int):
                 new: Any = [carried_updates(step, batches.iterations_ratio) for step in old]
-            elif name == 'T_max' and end is not None and old == end - begin:
-                new = position(end) - position(begin)
+            elif name == 'warmup_iters' or (name in POSITIONS and old == warmup):
+                new = warmup_updates(old, batches.per_iteration, batches.new)
+                why = _warmup_rule(old, batches)
             elif name in POSITIONS:
                 new = position(old)
+            elif name == 'T_max' and end is not None and old == end - begin:
+                new = position(end) - position(begin)
             else:
                 new = carried_updates(old, batches.iterations_ratio)
-            why = f'iterations, the same number of images: {INTERVAL_SOURCE}'
-            if name in POSITIONS and old == warmup:
-                why = _warmup_rule(warmup, batches)
             changes.append(Change((*path, name), old, new, why))
         for name in VALUES if kind.endswith('LR') else ():
             if scheduler.get(name):
@@ -161,21 +164,13 @@ def _carry_schedulers(
     return changes
 
 
-def _positions(
-    schedulers: list[dict[str, Any]], batches: Batches
-) -> tuple[Callable[[int], int], int]:
-    """Return the map from iterations to updates, and the old length of the warmup."""
-    warmup = 0
-    for scheduler in schedulers:
-        factor = scheduler.get('start_factor', scheduler.get('factor', 1 / 3))
-        starts = type_name(scheduler) in WARMUPS and factor < 1 and not scheduler.get('begin')
-        if starts and not scheduler.get('by_epoch', True):
-            warmup = max(warmup, scheduler.get('end') or 0)
+def _positions(warmup: int, batches: Batches) -> Callable[[int], int]:
+    """Return the map from iterations to updates, given the old length of the warmup."""
     carried = warmup_updates(warmup, batches.per_iteration, batches.new)
 
     def position(iteration: int) -> int:
         if iteration <= warmup:
-            return round(iteration * carried / warmup) if warmup else 0
+            return round(iteration * carried / warmup)
         return max(carried, carried_updates(iteration, batches.iterations_ratio))
 
-    return position, warmup
+    return position

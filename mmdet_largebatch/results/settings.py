@@ -111,6 +111,20 @@ def warmup_updates(cfg: Config, iterations_per_epoch: int | None) -> int | None:
         if epochs is None:
             return hook.get('warmup_iters') or 0
         return iterations_per_epoch and math.floor(epochs * iterations_per_epoch + 0.5)
+    reached = warmup_iterations(cfg, iterations_per_epoch)
+    return None if reached is None else math.ceil(reached / iterations_per_update(cfg))
+
+
+def warmup_iterations(cfg: Config, iterations_per_epoch: int | None) -> int | None:
+    """Return the length of the warmup of MMEngine's schedulers.
+
+    Args:
+        cfg (Config): Config.
+        iterations_per_epoch (int, optional): Iterations of the train loop per epoch.
+
+    Returns:
+        int, optional: Iterations; 0 without a warmup, None if it is in epochs of unknown length.
+    """
     reached = 0
     for scheduler in _schedulers(cfg):
         # Both factors default to 1/3. A factor of 1 or more starts a decay.
@@ -125,7 +139,7 @@ def warmup_updates(cfg: Config, iterations_per_epoch: int | None) -> int | None:
         if not (length and unit):
             return None
         reached = max(reached, length * unit)
-    return math.ceil(reached / iterations_per_update(cfg))
+    return reached
 
 
 def evaluates_last_epoch(cfg: Config) -> bool:

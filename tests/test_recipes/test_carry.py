@@ -161,6 +161,11 @@ SCHEDULES = [
     ),
     ([dict(type='OneCycleLR', by_epoch=False, eta_max=0.02, total_steps=80000)],
      {'0.total_steps': 10000, '0.eta_max': 0.16}),
+    # In updates, of this project.
+    (
+        [dict(type='WarmupStepLR', warmup_iters=500, milestones=[58640])],
+        {'0.warmup_iters': 625, '0.milestones': [7330]},
+    ),
     # In epochs: nothing but the LR that it names.
     (
         [dict(type='CosineAnnealingLR', T_max=12, eta_min=0.001, convert_to_iter_based=True)],
