@@ -8,6 +8,7 @@ import sys
 from contextlib import redirect_stdout
 from importlib.util import find_spec
 from io import StringIO
+from typing import Any
 from warnings import catch_warnings, filterwarnings
 
 from .version import __version__
@@ -46,6 +47,16 @@ for _line in _printed.getvalue().splitlines():
         print(_line, file=sys.stderr)
 from .errors import DivergenceError, SettingError  # noqa: E402
 
+
+def __getattr__(name: str) -> Any:
+    """Import `carry_recipe` at its first use: no training needs pandas and matplotlib."""
+    if name == 'carry_recipe':
+        from .recipes import carry_recipe
+
+        return carry_recipe
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
 __all__ = [
     'AtomicCheckpointHook',
     'DivergenceError',
@@ -63,5 +74,6 @@ __all__ = [
     'WarmupStepLR',
     'WarmupStepLRHook',
     '__version__',
+    'carry_recipe',
     'registry',
 ]

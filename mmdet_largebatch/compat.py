@@ -100,6 +100,11 @@ def lazy_dict(cfg: Config) -> dict[str, Any]:
     return cfg._to_lazy_dict()
 
 
+def is_pure_python(path: str) -> bool:
+    """Return True for a config that imports its bases (``read_base``); no public test exists."""
+    return Config._is_lazy_import(path)
+
+
 def config_path(name: str) -> str:
     """Return the file of ``PACKAGE::FOLDER/FILE.py``; ``get_config`` would install the package."""
     return Config._get_cfg_path(name, '')[0]

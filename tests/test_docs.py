@@ -80,6 +80,7 @@ COMMANDS = {
     'python tools/plan.py CONFIG --gpus 1 8 16 64 --measure': By('tests/test_tools/test_hours.py::test_times_that_are_measured'),
     'python tools/plan.py CONFIG --gpus 1 8 16 64 --like WORK_DIR': By('tests/test_tools/test_hours.py::test_times_of_an_earlier_run'),
     'python tools/benchmarks/planner.py --shapes data/shapes': By('tests/test_tools/test_benchmark_planner.py::test_both_parts_print_predicted_and_found'),
+    'python tools/carry_recipe.py mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py --global-batch 128': 'carry',
     TRAIN.format('8xb2-sgd-1x'): RECIPES,
     TRAIN.format('8xb2-lamb-1x'): RECIPES,
     TRAIN.format('64xb2-lamb-1x'): RECIPES,
@@ -231,6 +232,16 @@ def test_plan_prints_what_the_page_shows(line, tool, tmp_path):
     page, begin = dict(plan=('tools', 'ranks '), hours=('hours', '  GPUs'))[COMMANDS[line]]
     assert done.stdout.startswith(quoted(f'docs/{page}.md', begin) + '\n')
     assert (tmp_path / words[-1]).stat().st_size > 0
+
+
+@pytest.mark.parametrize('line', [x for x in SHORT if COMMANDS[x] == 'carry'])
+def test_the_carried_recipe_has_the_lines_that_the_page_shows(line, tool, tmp_path):
+    done = tool(*words_of(line), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    [path] = tmp_path.glob('*.py')
+    page = (ROOT / 'docs/carrying.md').read_text()
+    assert f'writes `{path.name}`' in page
+    assert quoted('docs/carrying.md', 'optim_wrapper') + '\n' in path.read_text()
 
 
 @pytest.mark.parametrize('line', [x for x in SHORT if COMMANDS[x] == 'train'])

@@ -23,7 +23,10 @@ CLASSES = [
     for kind in (getattr(mmdet_largebatch, name) for name in mmdet_largebatch.__all__)
     if inspect.isclass(kind) and not issubclass(kind, Exception)
 ]
-TOOLS = ('train', 'test', 'plan', 'sweep', 'results', 'draw_detections', 'make_shapes')
+TOOLS = (
+    *('train', 'test', 'carry_recipe', 'plan', 'sweep', 'results', 'draw_detections'),
+    'make_shapes',
+)
 
 
 @pytest.mark.parametrize('name', MODULES)

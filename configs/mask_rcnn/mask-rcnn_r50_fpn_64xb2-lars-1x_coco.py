@@ -3,7 +3,7 @@ _base_ = '../_base_/mask-rcnn_r50_fpn_coco.py'
 
 train_cfg = dict(global_batch_size=128)
 # As in the SGD recipe.
-default_hooks = dict(lr=dict(warmup_iters=625))
+default_hooks = dict(lr=dict(warmup_iters=625), logger=dict(interval=6))
 
 # The LR is derived and NOT validated on COCO: no published LR for LARS on Mask R-CNN was found. It
 # is SimCLR's rule for LARS at eta 1e-3, 0.3 * batch / 256 (arXiv 2002.05709). Biases and norm

@@ -3,5 +3,9 @@ _base_ = '../_base_/mask-rcnn_r50_fpn_coco.py'
 
 train_cfg = dict(global_batch_size=128)
 optim_wrapper = dict(optimizer=dict(lr=0.16))
-# The warmup of MLPerf training 3.1's reference point for SGD at this batch and LR.
-default_hooks = dict(lr=dict(warmup_iters=625))
+default_hooks = dict(
+    # The warmup of MLPerf training 3.1's reference point for SGD at this batch and LR.
+    lr=dict(warmup_iters=625),
+    # A log line for as many images as in the baseline: 50 * 16 / 128.
+    logger=dict(interval=6),
+)

@@ -4,7 +4,7 @@ import argparse
 
 from mmengine.config import Config
 
-from ..errors import SettingError
+from ..checks import invalid
 from ..utils.record import keep_record
 from . import (
     add_common_arguments,
@@ -24,7 +24,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--work-dir', help='folder of logs and checkpoints')
     parser.add_argument('--amp', action='store_true', help='mixed precision, on a GPU')
     parser.add_argument(
-        '--auto-scale-lr', action='store_true', help='refused; see default_hooks.lr.scale_rule'
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the LR from auto_scale_lr.base_batch_size to the global batch',
     )
     parser.add_argument(
         '--resume',
@@ -41,10 +43,11 @@ def main(args: argparse.Namespace, cfg: Config) -> None:
     """Build the runner of the config and train."""
     begin_tool()
     if args.auto_scale_lr:
-        raise SettingError(
-            '--auto-scale-lr is not used: set default_hooks.lr.scale_rule (linear or sqrt) '
-            'and default_hooks.lr.base_batch_size, the global batch that the LR is meant for.'
-        )
+        stock = cfg.get('auto_scale_lr')
+        if not isinstance(stock, dict) or stock.get('base_batch_size') is None:
+            wanted = 'dict(base_batch_size=N), the batch of the LR, with --auto-scale-lr'
+            raise invalid('auto_scale_lr', stock, wanted)
+        stock['enable'] = True
     if args.amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')

@@ -18,6 +18,7 @@ from ..errors import DivergenceError, SettingError
 from ..hooks.cut_eta_hook import CutEtaHook
 from ..hooks.patient_param_scheduler_hook import be_patient
 from ..utils.record import write_end
+from .auto_scale_lr import follow_auto_scale_lr
 from .layout import log_layout, record_layout
 from .loader import with_global_batch
 from .sampler import EMPTY, GlobalBatchSampler
@@ -37,6 +38,9 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
     trajectory is therefore the same on any number of ranks and data workers, and over restarts, up
     to the order of floating-point sums. Hooks see one iteration an update; logged values are means
     over the global batch.
+
+    With ``auto_scale_lr.enable=True`` (``--auto-scale-lr``) the LR is scaled to the global batch by
+    the rule of the optimizer.
 
     A run resumed within an epoch continues with the next update. A run resumed at the end of an
     epoch begins with the evaluation of that epoch, if due.
@@ -93,6 +97,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         **kwargs: Any,
     ) -> None:
         check_train_cfg(max_epochs, global_batch_size, max_updates, exact_sum, kwargs)
+        follow_auto_scale_lr(runner, global_batch_size)
         if isinstance(dataloader, dict):
             dataloader = with_global_batch(dataloader, global_batch_size)
         try:

@@ -11,11 +11,10 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from ..checks import check, invalid, is_number
 from ..compat import accumulative_counts, resumes, train_loop
 from ..errors import SettingError
+from ..schedulers.scaling import SCALE_EXPONENTS, scale_factor
 from ..schedulers.warmup_step_lr import WarmupStepLR, check_schedule
 from ..utils.record import note
 from ..utils.runner import find_hook, is_training
-
-SCALE_EXPONENTS = {'linear': 1.0, 'sqrt': 0.5}
 
 
 @HOOKS.register_module()
@@ -123,7 +122,7 @@ class WarmupStepLRHook(Hook):
             if global_batch is None:
                 wanted = f'None: no batch size can be read off {type(loop.dataloader).__name__}'
                 raise invalid(f'{type(self).__name__}.scale_rule', self.scale_rule, wanted)
-            scale = (global_batch / self.base_batch_size) ** SCALE_EXPONENTS[self.scale_rule]
+            scale = scale_factor(self.scale_rule, global_batch, self.base_batch_size)
         for group in optim_wrapper.param_groups:
             group['lr'] *= scale
         self.scheduler = WarmupStepLR(
@@ -157,10 +156,12 @@ class WarmupStepLRHook(Hook):
         others = [type(scheduler).__name__ for scheduler in runner.param_schedulers or []]
         wanted = f'None: {type(self).__name__} is the schedule'
         check(not others, 'param_scheduler', others, wanted)
-        ok = not (runner.auto_scale_lr or {}).get('enable', False)
+        # GlobalBatchTrainLoop has set scale_rule by then.
+        followed = getattr(loop, 'global_batch_size', None) is not None
+        ok = followed or not (runner.auto_scale_lr or {}).get('enable', False)
         wanted = (
-            'False, since it knows no global batch and would scale the LR a second time: use '
-            'scale_rule and base_batch_size of default_hooks.lr instead of --auto-scale-lr'
+            f'False with {type(loop).__name__}, which knows no global batch: use scale_rule and '
+            'base_batch_size of default_hooks.lr instead of --auto-scale-lr'
         )
         check(ok, 'auto_scale_lr.enable', True, wanted)
         wanted = "dict(type='ParamSchedulerHook'), which steps the schedule"

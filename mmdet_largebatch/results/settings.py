@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ..errors import SettingError
-from ..hooks.warmup_step_lr_hook import SCALE_EXPONENTS
+from ..schedulers.scaling import SCALE_RULES, scale_factor
 from ..utils.type_names import type_name
 
 # Keys that belong to the machine and the start, not to the recipe.
@@ -79,15 +79,20 @@ def base_lr(cfg: Config, ranks: int | None) -> float | None:
     if lr is None:
         return None
     if hook and hook.get('scale_rule'):
-        batch, base = global_batch(cfg, ranks), hook['base_batch_size']
-        exponent = SCALE_EXPONENTS[hook['scale_rule']]
+        batch, base, rule = global_batch(cfg, ranks), hook['base_batch_size'], hook['scale_rule']
+    elif stock.get('enable') and 'global_batch_size' in cfg.train_cfg:
+        name = type_name(optimizer_config(cfg))
+        if name not in SCALE_RULES:
+            return None
+        batch, base = cfg.train_cfg.global_batch_size, stock['base_batch_size']
+        rule = SCALE_RULES[name].name
     elif stock.get('enable'):
         # MMEngine's own scaling ignores accumulative_counts.
-        micro_batch, base, exponent = _micro_batch(cfg), stock['base_batch_size'], 1.0
+        micro_batch, base, rule = _micro_batch(cfg), stock['base_batch_size'], 'linear'
         batch = ranks and micro_batch and ranks * micro_batch
     else:
         return lr
-    return batch and lr * (batch / base) ** exponent
+    return batch and lr * scale_factor(rule, batch, base)
 
 
 def warmup_updates(cfg: Config, iterations_per_epoch: int | None) -> int | None:
@@ -106,6 +111,20 @@ def warmup_updates(cfg: Config, iterations_per_epoch: int | None) -> int | None:
         if epochs is None:
             return hook.get('warmup_iters') or 0
         return iterations_per_epoch and math.floor(epochs * iterations_per_epoch + 0.5)
+    reached = warmup_iterations(cfg, iterations_per_epoch)
+    return None if reached is None else math.ceil(reached / iterations_per_update(cfg))
+
+
+def warmup_iterations(cfg: Config, iterations_per_epoch: int | None) -> int | None:
+    """Return the length of the warmup of MMEngine's schedulers.
+
+    Args:
+        cfg (Config): Config.
+        iterations_per_epoch (int, optional): Iterations of the train loop per epoch.
+
+    Returns:
+        int, optional: Iterations; 0 without a warmup, None if it is in epochs of unknown length.
+    """
     reached = 0
     for scheduler in _schedulers(cfg):
         # Both factors default to 1/3. A factor of 1 or more starts a decay.
@@ -120,7 +139,7 @@ def warmup_updates(cfg: Config, iterations_per_epoch: int | None) -> int | None:
         if not (length and unit):
             return None
         reached = max(reached, length * unit)
-    return math.ceil(reached / iterations_per_update(cfg))
+    return reached
 
 
 def evaluates_last_epoch(cfg: Config) -> bool:

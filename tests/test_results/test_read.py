@@ -167,6 +167,16 @@ def test_settings_of_our_hook(tmp_path, hook, lr, warmup):
     assert (run.lr, run.warmup_updates) == (pytest.approx(lr), warmup)
 
 
+@pytest.mark.parametrize(('optimizer', 'lr'), [('SGD', 0.08), ('LAMB', 0.04)])
+def test_auto_scale_lr_of_the_global_batch(tmp_path, optimizer, lr):
+    """0.02 at batch 4 for global batch 16: x 4, or x 2. MMEngine's own knows ranks alone."""
+    auto = dict(enable=True, base_batch_size=4)
+    text = stock_config(dict(SGD, optimizer=optimizer), auto_scale_lr=auto)
+    text += "train_cfg = dict(type='GlobalBatchTrainLoop', max_epochs=2, global_batch_size=16)\n"
+    run = read_run(write(tmp_path, updates(SGD, 1, 200), dict(SGD, ranks=3), text=text))
+    assert run.lr == pytest.approx(lr)
+
+
 def test_one_recipe_with_another_seed_place_and_start(tmp_path):
     plain = read_run(write(tmp_path / 'a', whole(SGD), SGD))
     place = dict(work_dir='there', resume=True, load_from='epoch_3.pth', launcher='pytorch')

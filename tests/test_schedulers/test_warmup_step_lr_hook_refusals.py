@@ -110,7 +110,7 @@ def test_bad_settings_are_refused_at_construction(settings, message):
         (
             dict(),
             {'auto_scale_lr': dict(enable=True, base_batch_size=16)},
-            'auto_scale_lr.enable=True. Must be False, since it knows no global ',
+            'auto_scale_lr.enable=True. Must be False with EpochBasedTrainLoop, which knows no ',
         ),
         (
             dict(scale_rule='sqrt', base_batch_size=8),

@@ -131,6 +131,18 @@ def test_stock_accumulation_and_auto_scaling_are_planned_as_mmengine_does_them()
     assert made.warnings == []
 
 
+@pytest.mark.parametrize(
+    ('recipe', 'lr', 'lr_from'),
+    [
+        ('64xb2-sgd-1x', 1.28, 'by the linear rule: 0.16 at batch 16, x 8'),
+        ('64xb2-lamb-1x', 0.00353553, 'by the sqrt rule: 0.00125 at batch 16, x 2.82843'),
+    ],
+)
+def test_auto_scaling_under_the_global_batch_goes_by_the_optimizer(recipe, lr, lr_from):
+    made = plan(COCO.format(recipe), auto_scale_lr=dict(enable=True, base_batch_size=16))
+    assert (made.lr, made.lr_from) == (pytest.approx(lr, rel=1e-5), lr_from)
+
+
 def stepped(schedulers, lr, iterations, per_epoch):
     """Return the LR of each iteration, by stepping MMEngine's schedulers."""
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=lr)
@@ -350,7 +362,11 @@ def test_backend_on_a_gpu(options, on_gpu, reason):
         (8, dict(train_cfg__global_batch_size='x'), r"='x'\. Must be an integer >= 1\."),
         (8, dict(optim_wrapper__accumulative_counts=2), r'accumulative_counts=2\. Must be 1'),
         (8, dict(default_hooks__lr__milestones=[8, 12]), 'milestones=.* Must be inside the train'),
-        (8, dict(auto_scale_lr=dict(enable=True, base_batch_size=16)), 'Must be False, since it'),
+        (
+            8,
+            dict(auto_scale_lr=dict(enable=True, base_batch_size=0)),
+            r'base_batch_size=0\. Must be',
+        ),
         (
             8,
             dict(optim_wrapper__optimizer=dict(backend='apex', trust_clip=(0, 1))),

@@ -170,7 +170,7 @@ def test_bad_learning_rate_and_schedule(train):
 
 def test_auto_scale_lr(train):
     done = train(arguments=('--auto-scale-lr',))
-    assert_one_line(done, 'default_hooks.lr.scale_rule', 'base_batch_size')
+    assert_one_line(done, 'Invalid auto_scale_lr=None. Must be dict(base_batch_size=N)')
 
 
 def test_amp_and_slurm_without_a_gpu(train):
