@@ -93,6 +93,8 @@ COMMANDS = {
     'default_hooks.lr.warmup_epochs=0.5': 'train',
     f'python tools/sweep.py {LAMB} --lr 0.000625 0.00125 0.0025 --warmup-iters 625 1250 --gpus 8 '
     '--updates 2000': By('tests/test_tools/test_sweep.py::test_every_combination_is_trained_and_a_diverged_one_is_a_result'),
+    'python tools/sweep.py configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py --seeds 0 1 2 --jobs 2 '
+    '--table docs/results/shapes.csv': By('tests/test_tools/test_reproduce.py::test_both_stages_and_the_figure'),
     'tools/dist_test.sh CONFIG CHECKPOINT 8': By('tests/test_tools/test_train_and_test.py::test_evaluation_alone_gives_the_same_ap_on_one_and_on_two_processes'),
     'python tools/draw_detections.py CONFIG CHECKPOINT --out detections.png': By('tests/test_tools/test_train_and_test.py::test_detections_are_drawn'),
     'python tools/make_shapes.py': By('tests/test_tools/test_make_shapes.py::test_pycocotools_reads_it'),

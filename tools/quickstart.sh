@@ -56,8 +56,5 @@ fi
 echo "== Evaluation"
 logged python tools/test.py $config "$work/epoch_$epochs.pth" --work-dir "$work/test"
 logged python tools/draw_detections.py $config "$work/epoch_$epochs.pth" --out "$work/detections.png"
-# The AP of the last evaluation in the log.
-ap() { grep -o "coco/$1_mAP: [0-9.]*" "$log" | tail -n 1 | cut -d ' ' -f 2; }
-echo "== box AP  $(ap bbox)"
-echo "== mask AP $(ap segm)"
+python tools/expected_ap.py "$log" docs/results/shapes.csv "$epochs"
 echo "== picture $work/detections.png"

@@ -240,3 +240,32 @@ def test_the_tool_lists_all_of_them_and_the_diverged_one(stock, resumed, diverge
     assert read == logged_ap(logs(stock)[0])
     assert (tmp_path / 'out/curves.png').read_bytes().startswith(b'\x89PNG')
     assert not (tmp_path / 'out/heatmap.png').exists()
+
+
+@pytest.mark.parametrize(
+    ('box', 'epochs', 'said'),
+    [
+        # Mean 0.82, standard deviation 0.02, and 4.303, the 97.5 % quantile of Student's t with 2
+        # degrees of freedom (any table): 0.82 +- 4.303 x 0.02 x sqrt(4/3).
+        (0.919, 12, '0.721 to 0.919 over 3 seeds, so this is as expected'),
+        (0.92, 12, '0.721 to 0.919 over 3 seeds, so this is not as expected: see docs/results.md'),
+        (0.1, 1, 'not known for so few epochs'),
+    ],
+)
+def test_the_quickstart_says_whether_its_ap_is_as_expected(tmp_path, box, epochs, said):
+    rows = [('LAMB', 0.80), ('LAMB', 0.82), ('LAMB', 0.84), ('SGD', 0.1)]
+    table = ['optimizer,epochs,box_ap,mask_ap', *(f'{kind},12,{ap},0.5' for kind, ap in rows)]
+    (tmp_path / 'table.csv').write_text('\n'.join(table))
+    # Of an earlier epoch, and of the last evaluation.
+    (tmp_path / 'log').write_text(f'coco/bbox_mAP: 0.2000\ncoco/bbox_mAP: {box:.4f}\n')
+    done = subprocess.run(
+        [sys.executable, ROOT / 'tools/expected_ap.py', 'log', 'table.csv', str(epochs)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [
+        f'== box  AP  {box:.3f} (expected: {said})',
+        '== mask AP  none: no object was found',
+    ]
