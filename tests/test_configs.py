@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.common import ROOT
+from helpers.common import ROOT, without_scope
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.hub import get_config
@@ -87,13 +87,6 @@ def test_settings(name):
     hook = cfg.default_hooks.lr
     assert (hook.type, hook.milestones, hook.gamma) == ('WarmupStepLRHook', milestones, 0.1)
     assert cfg.param_scheduler is None
-
-
-def without_scope(node):
-    """A config without the `_scope_` that MMEngine puts into what it inherits across packages."""
-    if isinstance(node, dict):
-        return {key: without_scope(node[key]) for key in node if key != '_scope_'}
-    return [without_scope(item) for item in node] if isinstance(node, (list, tuple)) else node
 
 
 @pytest.mark.parametrize('name', [name for name in RECIPES if name.startswith('mask_rcnn')])

@@ -14,6 +14,13 @@ def unpadded(table: str) -> str:
     return re.sub(' +', ' ', table)
 
 
+def without_scope(node):
+    """A config without the `_scope_` that MMEngine puts into what it inherits across packages."""
+    if isinstance(node, dict):
+        return {key: without_scope(node[key]) for key in node if key != '_scope_'}
+    return [without_scope(item) for item in node] if isinstance(node, (list, tuple)) else node
+
+
 def data_options(root: Path) -> list[str]:
     """`--cfg-options` that put another folder in the place of a shapes recipe's data."""
     options = [

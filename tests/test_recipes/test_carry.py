@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import pytest
-from helpers.common import ROOT
+from helpers.common import ROOT, without_scope
 from mmengine.config import Config
 from mmengine.hub import get_config
 
@@ -29,13 +29,6 @@ def stock(name):
 @lru_cache
 def read(name):
     return Config.fromfile(config_path(name))
-
-
-def plain(node):
-    """A config without the `_scope_` that MMEngine puts into what it inherits across packages."""
-    if isinstance(node, dict):
-        return {key: plain(node[key]) for key in node if key != '_scope_'}
-    return [plain(item) for item in node] if isinstance(node, (list, tuple)) else node
 
 
 def leaves(node, path=()):
@@ -64,7 +57,7 @@ def test_the_recipes_at_batch_128_come_from_the_1x_config(recipe, optimizer, tmp
     _, changes = carry_recipe(stock(MASK_RCNN), 128, optimizer)
     cfg = Config.fromfile(written(MASK_RCNN, changes, tmp_path))
     ours = Config.fromfile(ROOT / f'configs/mask_rcnn/mask-rcnn_r50_fpn_{recipe}_coco.py')
-    assert plain(cfg.to_dict()) == plain(ours.to_dict())
+    assert without_scope(cfg.to_dict()) == without_scope(ours.to_dict())
 
 
 def assigned(path):
@@ -75,7 +68,7 @@ def assigned(path):
 
 def test_the_recipe_of_sgd_line_for_line(tmp_path):
     """The file has the lines of the project's two recipe files that differ from the 1x config's."""
-    base = leaves(plain(get_config(MASK_RCNN).to_dict()))
+    base = leaves(without_scope(get_config(MASK_RCNN).to_dict()))
     _, changes = carry_recipe(stock(MASK_RCNN), 128)
     carried = assigned(written(MASK_RCNN, changes, tmp_path))
     shared = assigned(ROOT / 'configs/_base_/mask-rcnn_r50_fpn_coco.py')

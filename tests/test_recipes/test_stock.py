@@ -4,6 +4,7 @@ from pathlib import Path
 
 import mmdet
 import pytest
+from helpers.common import without_scope
 from mmengine.config import Config
 
 from mmdet_largebatch import SettingError, carry_recipe
@@ -59,7 +60,7 @@ def test_carried_loaded_and_planned(name, tmp_path):
     path = tmp_path / 'recipe.py'
     path.write_text(recipe_text(f'mmdet::{name}', changes, 'A recipe.'))
     cfg = Config.fromfile(path)
-    assert plain(cfg.to_dict()) == plain(carried.to_dict())
+    assert without_scope(cfg.to_dict()) == without_scope(carried.to_dict())
     lines = path.read_text().splitlines()
     assert all(len(line) <= 100 for line in lines if not line.startswith('_base_ = '))
 
@@ -77,13 +78,6 @@ def test_carried_loaded_and_planned(name, tmp_path):
         # The schedule over epochs has the same shape.
         new_lr, old_lr = (x.lrs[int(fraction * len(x.lrs))] for x in (plan, old))
         assert new_lr == pytest.approx(old_lr * ratio, rel=0.01)
-
-
-def plain(node):
-    """A config without the `_scope_` that MMEngine puts into what it inherits across packages."""
-    if isinstance(node, dict):
-        return {key: plain(node[key]) for key in node if key != '_scope_'}
-    return [plain(item) for item in node] if isinstance(node, (list, tuple)) else node
 
 
 @pytest.mark.parametrize('name', sorted(BY_ITERATIONS))
