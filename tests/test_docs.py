@@ -98,7 +98,6 @@ COMMANDS = {
     'tools/dist_test.sh CONFIG CHECKPOINT 8': By('tests/test_tools/test_train_and_test.py::test_evaluation_alone_gives_the_same_ap_on_one_and_on_two_processes'),
     'python tools/draw_detections.py CONFIG CHECKPOINT --out detections.png': By('tests/test_tools/test_train_and_test.py::test_detections_are_drawn'),
     'python tools/make_shapes.py': By('tests/test_tools/test_make_shapes.py::test_pycocotools_reads_it'),
-    'tools/dist_train.sh configs/shapes/mask-rcnn_r18_fpn_2xb8-sgd-1x_shapes.py 2': LAUNCHED,
     'python tools/results.py work_dirs/sgd work_dirs/lars work_dirs/lamb --out results': 'results',
     'python tools/results.py work_dirs/sgd work_dirs/lamb --out results': 'results',
     'bash tools/run_tests.sh tests/test_global_batch/test_trajectory.py -rP': By('tests/test_global_batch/test_trajectory.py'),
