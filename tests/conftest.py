@@ -13,6 +13,13 @@ from helpers.tools import run_here
 from mmengine.registry import init_default_scope
 
 
+def pytest_collection_modifyitems(items):
+    """Files with long tests first: tools/run_tests.sh gives whole files to two processes."""
+    marked = ('slow', 'multiprocess')
+    long = {item.path for item in items if any(map(item.get_closest_marker, marked))}
+    items.sort(key=lambda item: item.path not in long)
+
+
 def pytest_runtest_setup(item):
     if item.get_closest_marker('gpu') and not torch.cuda.is_available():
         pytest.skip('needs a GPU')

@@ -130,6 +130,7 @@ def small(cfg: Config, root: Path, work_dir: Path) -> Config:
 
 
 @pytest.mark.parametrize('name', RECIPES)
+@pytest.mark.slow
 def test_two_updates(name, request, tmp_path):
     on_coco = name.startswith('mask_rcnn')
     root = request.getfixturevalue('shapes_as_coco' if on_coco else 'shapes')

@@ -226,6 +226,7 @@ def quoted(page, beginning):
 
 
 @pytest.mark.parametrize('line', [x for x in SHORT if COMMANDS[x] in ('plan', 'hours')])
+@pytest.mark.slow
 def test_plan_prints_what_the_page_shows(line, tool, tmp_path):
     name, config, *words = words_of(line)
     done = tool(name, ROOT / config, *words, cwd=tmp_path)
@@ -246,6 +247,7 @@ def test_the_carried_recipe_has_the_lines_that_the_page_shows(line, tool, tmp_pa
 
 
 @pytest.mark.parametrize('line', [x for x in SHORT if COMMANDS[x] == 'train'])
+@pytest.mark.slow
 def test_options_of_a_training(line, tool, shapes, tmp_path):
     """On one process, cut after an update; what was set stands in the config that it kept."""
     options = shlex.split(line)[4:]
@@ -262,6 +264,7 @@ def test_options_of_a_training(line, tool, shapes, tmp_path):
 
 
 @pytest.mark.parametrize('line', [x for x in SHORT if COMMANDS[x] == 'miniature'])
+@pytest.mark.slow
 def test_each_sweep_of_the_miniature_has_a_place_for_its_values(line, command, tmp_path, shapes):
     """Its commands are printed in place of being run, and their configs made: 78 trainings."""
     done = command(*shlex.split(line), PYTHON='echo', DATA=str(shapes), OUT=str(tmp_path))

@@ -12,4 +12,4 @@ tools/setup_env.sh
 source .venv${STACK:+-$STACK}/bin/activate
 echo "== Tests"
 # Two processes: the long tests mostly wait. A file stays in one, with what its tests share.
-exec python -m pytest -n 2 --dist loadfile "${chosen[@]}" "$@"
+exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "${chosen[@]}" "$@"

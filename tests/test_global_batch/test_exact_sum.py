@@ -37,6 +37,7 @@ def logged(folder):
     return [{k: v for k, v in line.items() if 'loss' in k or k == 'grad_norm'} for line in lines]
 
 
+@pytest.mark.slow
 def test_a_recipe_has_the_same_bits_on_1_2_and_3_processes(tmp_path, shapes, command):
     """Checkpoints, logs, and each rank's weights."""
     options = dict(option.split('=') for option in data_options(shapes)) | SMALL

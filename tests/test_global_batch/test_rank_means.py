@@ -216,6 +216,7 @@ def test_an_argument_that_depends_on_another_mean(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['fcos', 'atss'])
+@pytest.mark.slow
 def test_losses_of_stock_mmdetection_on_4_ranks(trained, name):
     """4 processes of one micro-batch in MMEngine's own loop under DDP, and 4 micro-batches in this
     loop on 1 process and on 3. The first 3 updates are one epoch."""

@@ -89,6 +89,7 @@ def never_cut(tmp_path_factory, shapes, config_as_it_is):
 @pytest.mark.parametrize(
     'cut', [7, *(pytest.param(cut, marks=pytest.mark.whole) for cut in (2, 5, 13))]
 )
+@pytest.mark.slow
 def test_cut_and_resumed_with_mmengines_schedule(never_cut, tmp_path, cut):
     """5 updates an epoch, LR 0.02, a warmup from x 0.1, halved after epochs 1 and 2."""
     first = train(tmp_path / 'work', *CUT, dict(train_cfg=dict(max_updates=cut)))
@@ -111,6 +112,7 @@ class FindNothing(Hook):
         runner.model.roi_head.test_cfg.score_thr = 2.0 if runner.epoch == 2 else 0.0
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_finds_nothing_has_no_ap_of_the_one_before(tmp_path, shapes):
     annotations = f'{shapes}/annotations/instances_val.json'
     nothing = dict(

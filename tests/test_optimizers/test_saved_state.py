@@ -37,6 +37,7 @@ def fuzz(command, cases):
     return counts
 
 
+@pytest.mark.slow
 def test_states_changed_at_random_are_refused_or_right(command):
     fuzz(command, 400)
 

@@ -439,6 +439,7 @@ PARAMS = [
 
 
 @pytest.mark.parametrize('row', PARAMS)
+@pytest.mark.slow
 def test_trains_as_stock(row, tmp_path):
     if row.needs:
         pytest.importorskip(row.needs)

@@ -48,6 +48,7 @@ WHOLE = [pytest.param(name, marks=pytest.mark.whole) for name in TRAINED if name
 
 
 @pytest.mark.parametrize('name', [*SHORT, *WHOLE])
+@pytest.mark.slow
 def test_carried_loaded_and_planned(name, tmp_path):
     """The written file is the carried config; its plan is the old plan in the new batch."""
     if 'convnext' in name:

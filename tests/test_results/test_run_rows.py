@@ -52,6 +52,7 @@ def test_a_row_replaces_the_row_with_its_key(tmp_path):
     assert sorted(x.name for x in tmp_path.iterdir()) == ['rows.csv', 'run']
 
 
+@pytest.mark.slow
 def test_processes_append_at_once_and_no_row_is_lost(tmp_path):
     path = tmp_path / 'rows.csv'
     code = (

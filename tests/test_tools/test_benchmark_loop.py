@@ -24,6 +24,7 @@ def module(monkeypatch):
         ('IterBasedTrainLoop', 2, 2),
     ],
 )
+@pytest.mark.slow
 def test_each_loop_resumes(module, shapes, tmp_path, loop, read, read_new):
     first, new = module.resume(loop, 0, shapes, tmp_path)
     assert (first[1], new[1]) == (read, read_new)

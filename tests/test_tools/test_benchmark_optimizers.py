@@ -56,6 +56,7 @@ def table(markdown):
     return {row[0]: dict(zip(head, row, strict=True)) for row in rows}
 
 
+@pytest.mark.slow
 def test_a_row_for_each_optimizer_that_is_installed(measured):
     markdown, times, _ = measured
     installed = {*LEAST, *(name for name, package in NEEDS.items() if find_spec(package))}

@@ -41,6 +41,7 @@ def write_wheel(folder, name):
 
 
 @without_gpu
+@pytest.mark.slow
 def test_without_a_gpu_every_part_is_skipped_with_its_reason(command, tmp_path):
     """With a wheel that a machine without a network lacks."""
     wheels, report = tmp_path / 'wheels', tmp_path / 'new/report.md'
@@ -92,6 +93,7 @@ def test_a_rehearsal_on_a_cpu(command, shapes, tmp_path):
     assert row.endswith(' | 4 | done |')
 
 
+@pytest.mark.slow
 def test_a_part_that_fails_or_hangs_does_not_end_the_others(module, monkeypatch, tmp_path):
     hangs = 'import subprocess; print("begun", flush=True); subprocess.run(["sleep", "100"])'
     programs = dict(

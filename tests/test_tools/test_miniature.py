@@ -6,7 +6,8 @@ import sys
 import pytest
 from helpers.common import data_options
 
-pytestmark = pytest.mark.slow
+# The experiment is done; its tools are tested by test_sweep.py and test_reproduce.py.
+pytestmark = pytest.mark.whole
 
 # On the 20 pictures of the tests, an epoch is 2 updates of 16, or one of 128.
 SHORT = ['default_hooks.lr.warmup_iters=1']

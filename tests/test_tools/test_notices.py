@@ -80,6 +80,7 @@ class Metadata(http.server.BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 def test_the_notice_of_aws_becomes_a_sigterm(command):
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Metadata)
     Thread(target=server.serve_forever, daemon=True).start()

@@ -49,6 +49,7 @@ def assert_one_line(done, path):
 
 
 @pytest.mark.parametrize('way', ['resume', 'resume the newest', 'load_from', 'test', 'draw'])
+@pytest.mark.slow
 def test_refused_in_one_line(way, files, shapes, tmp_path, tool):
     path, marker = files
     recipe_data(shapes, tmp_path)

@@ -22,6 +22,7 @@ def train(tool, shapes, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_hooks_taken_out_and_no_data_workers(train):
     names = ('lr', 'divergence', 'preemption', 'checkpoint', 'visualization', 'timer')
     done = train(*NO_WORKERS, *(f'default_hooks.{name}=None' for name in names))
@@ -78,6 +79,7 @@ def broken(shapes, tmp_path):
         ('val', None, NO_WORKERS),
     ],
 )
+@pytest.mark.slow
 def test_a_picture_that_cannot_be_read_is_named(train, broken, split, content, options):
     root, path = broken(split, content)
     done = train(*options, root=root)

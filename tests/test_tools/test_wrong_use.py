@@ -90,6 +90,7 @@ def test_no_such_checkpoint(train, evaluate):
 
 
 @pytest.mark.parametrize('content', [b'', b'not a checkpoint', b'PK\x03\x04 truncated'])
+@pytest.mark.slow
 def test_broken_checkpoint(evaluate, tmp_path, content):
     checkpoint = tmp_path / 'broken.pth'
     checkpoint.write_bytes(content)
