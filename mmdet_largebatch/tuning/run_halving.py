@@ -49,8 +49,8 @@ def halve(sweep: Sweep, cfg: Config) -> str:
                 point.cost for point in known if point not in waiting
             )
             if not begun:
-                sweep.bar.initial = halving.remaining_cost({}) - left
-                sweep.bar.reset(total=halving.remaining_cost({}))
+                total = halving.remaining_cost({})
+                sweep.begin_bar(total - left, total)
                 begun = True
             sweep.bar.total = sweep.bar.n + left
             sweep.bar.set_description('in full' if waiting[0].full else 'quarter-runs')

@@ -69,6 +69,12 @@ class Sweep:
             add_row(self.args.table, row_of(run, self.keys[trial], code_commit()))
         return run is not None
 
+    def begin_bar(self, done: int, total: int) -> None:
+        """Show what was finished before, and keep it out of the estimated time."""
+        self.bar.reset(total=total)
+        self.bar.initial = self.bar.n = self.bar.last_print_n = done
+        self.bar.refresh()
+
     def train(self, trials: list[Trial], cost: int = 1) -> None:
         """Train trials.
 
@@ -105,8 +111,6 @@ def train_all(sweep: Sweep, cfg: Config) -> None:
     )
     sweep.add(trials, cfg)
     sweep.compared = trials
-    # `initial` keeps finished trials out of the estimated time.
     waiting = [trial for trial in trials if not sweep.is_done(trial)]
-    sweep.bar.initial = len(trials) - len(waiting)
-    sweep.bar.reset(total=len(trials))
+    sweep.begin_bar(len(trials) - len(waiting), len(trials))
     sweep.train(waiting)

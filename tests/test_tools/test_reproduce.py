@@ -58,6 +58,7 @@ def test_both_stages_and_the_figure(shapes, command, tool, tmp_path):
         add_row(results / 'shapes_small_tune.csv', row)
     done = command('tools/reproduce.sh', 'tune', *options, **settings)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert '-00:00' not in done.stderr
     # Its second seed fails, and the winner is the other.
     assert 'Winner by the worse of its two seeds: LR 0.001, warmup 0.\n' in done.stdout
     assert 'LRs added beyond the edge of the grid: 0.004.\n' in done.stdout

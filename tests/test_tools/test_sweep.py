@@ -96,6 +96,8 @@ def test_what_is_finished_is_left_alone_and_the_grid_can_grow(swept, shapes, too
     assert done.returncode == 0, done.stderr[-3000:]
     assert starts(folder) == before | {'lr0.002_warmup2': 1}
     assert list(rows_of(folder)) == ['lr0.001_warmup2', 'lr0.002_warmup2']
+    # The bar begins with the finished one, which has no part in the estimated time.
+    assert '| 1/2 [' in done.stderr and '-00:00' not in done.stderr
 
 
 def test_another_recipe_in_the_same_folder_is_refused(swept, shapes, tool):
