@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -123,3 +124,16 @@ def _check_number(name: str, value: Any) -> None:
 
 def _is_pair(value: Any) -> bool:
     return isinstance(value, (tuple, list)) and len(value) == 2 and all(map(_is_real, value))
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return at most three names, and how many more there are.
+
+    Args:
+        names (Sequence[str]): The names.
+
+    Returns:
+        str: Such as ``a, b, c and 2 more``.
+    """
+    more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+    return f'{", ".join(names[:3])}{more}'

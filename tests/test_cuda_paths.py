@@ -155,7 +155,7 @@ def test_clipping_by_the_wrapper_is_one_read_of_mmengines():
 
 
 class Runner:
-    """What the hooks ask of a runner."""
+    """A runner with the two counters that the hooks read."""
 
     iter = epoch = 0
 

@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from ..checks import listed
 from .collectives import MEAN, collectives
 
 
@@ -45,12 +46,11 @@ def uneven_message(model: nn.Module, ranks: int, micro_batches: int) -> str | No
     if not calls:
         return None
     names = [f'{name} ({", ".join(sorted(what))})' for name, what in calls.items()]
-    more = f' and {len(names) - 3} more' if len(names) > 3 else ''
     divisors = [str(n) for n in range(1, micro_batches + 1) if micro_batches % n == 0]
     fitting = ' or '.join(filter(None, (', '.join(divisors[:-1]), divisors[-1])))
     return (
         f'{ranks} ranks cannot share the {micro_batches} micro-batches of an update evenly, and '
-        f'the model communicates between the ranks in each: {", ".join(names[:3])}{more}. Must be '
+        f'the model communicates between the ranks in each: {listed(names)}. Must be '
         f'{fitting} ranks, or another train_cfg.global_batch_size.'
     )
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from ..checks import listed
 from ..utils.type_names import type_name
 
 INSTEAD = {'CachedMosaic': 'Mosaic', 'CachedMixUp': 'MixUp'}
@@ -80,8 +81,7 @@ def changing_state_message(names: list[str]) -> str | None:
     """
     if not names:
         return None
-    more = f' and {len(names) - 3} more' if len(names) > 3 else ''
     return (
-        f'Each micro-batch changes {", ".join(names[:3])}{more}, on its own rank alone. If a loss '
+        f'Each micro-batch changes {listed(names)}, on its own rank alone. If a loss '
         'depends on it, this training depends on the number of ranks.'
     )

@@ -1,4 +1,4 @@
-"""What a forward pass may change is as before after a restore, in the same objects."""
+"""State of a model around a forward pass: restored in the same objects, and named if it changed."""
 
 from collections import Counter, deque
 from copy import deepcopy

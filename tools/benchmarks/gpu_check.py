@@ -51,7 +51,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a part: ``passed``, ``failed`` or ``skipped``, a reason, and its output."""
+    """A part that ``passed``, ``failed`` or was ``skipped``, with a reason and its output."""
 
     part: Part
     result: str
