@@ -12,33 +12,16 @@ continue (mmdet_largebatch/tuning/halving.py).
 """
 
 import argparse
-import fcntl
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from mmengine.config import Config
-from tqdm import tqdm
 
-from ..errors import SettingError
 from ..results import write_report
 from ..results.run_rows import read_rows
-from ..tuning import Stopped, Sweep, finished_run, halve, train_all
-from ..utils.exit_codes import PREEMPTED
-from . import ConfigOptions, check_output, check_work_dir, look_at_data, one_line_errors
-
-
-def number_from(least: int, kind: type = int) -> Callable[[str], float]:
-    """Return an argparse ``type`` that accepts numbers from ``least`` on."""
-
-    def read(text: str) -> float:
-        value = kind(text)
-        if not value >= least:
-            raise argparse.ArgumentTypeError(f'{text} is below {least}')
-        return value
-
-    read.__name__ = kind.__name__
-    return read
+from ..tuning import Sweep, finished_run, halve, train_all
+from . import check_output, check_work_dir, look_at_data, one_line_errors
+from .trainings import add_training_arguments, in_folder, number_from, set_work_dir
 
 
 def parse_args() -> argparse.Namespace:
@@ -82,15 +65,9 @@ def parse_args() -> argparse.Namespace:
         '(with --halving runs.csv in --work-dir)',
     )
     add('--updates', type=number_from(1), help='cut each run short after this many updates')
-    add('--gpus', type=number_from(1), default=1, help='ranks of one training (1)')
-    add('--jobs', type=number_from(1), default=1, help='trainings at a time (1)')
-    add('--work-dir', type=Path, help='parent of the work folders (work_dirs/sweep_CONFIG)')
-    add(
-        '--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='as of train.py'
-    )
-    parser.set_defaults(launcher='none', local_rank=0)
+    add_training_arguments(parser, 'sweep')
     args = parser.parse_args()
-    args.work_dir = args.work_dir or Path('work_dirs') / f'sweep_{Path(args.config).stem}'
+    set_work_dir(args, 'sweep')
     if args.halving:
         args.table = args.table or args.work_dir / 'runs.csv'
         args.seeds = args.seeds or [0, 1]
@@ -109,34 +86,9 @@ def main(args: argparse.Namespace, cfg: Config) -> None:
     if args.table:
         check_output('--table', args.table, ['.csv'])
         read_rows(args.table)
-    with open(args.work_dir / 'sweep.lock', 'w') as lock:
-        try:
-            # Trainings hold the lock too: one may still be saving after the sweep has exited.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise SettingError(
-                f'--work-dir {args.work_dir}: a sweep, or a training of one, is still running '
-                'there. Must be another folder, or wait for it.'
-            ) from error
+    with in_folder(args, Sweep, 'quarter-run' if args.halving else 'run') as sweep:
         look_at_data(cfg, ['train', 'val'])
-        concluded = ''
-        unit = 'quarter-run' if args.halving else 'run'
-        # The delay keeps the bar off the terminal until its total is known.
-        with tqdm(unit=unit, delay=1e-9) as bar:
-            sweep = Sweep(args, bar, lock.fileno())
-            try:
-                if args.halving:
-                    concluded = halve(sweep, cfg)
-                else:
-                    train_all(sweep, cfg)
-            except Stopped as stopped:
-                done = sum(map(sweep.is_done, sweep.trials))
-                bar.write(
-                    f'Stopped ({stopped}): {done} of {len(sweep.trials)} runs are finished. The '
-                    'same command goes on.',
-                    file=sys.stderr,
-                )
-                sys.exit(PREEMPTED if str(stopped) == 'SIGTERM' else 128 + stopped.signum)
+        concluded = halve(sweep, cfg) if args.halving else train_all(sweep, cfg)
     # With --halving, the runs of a quarter of the updates: the full runs are in the table.
     runs = [run for trial in sweep.compared if (run := finished_run(trial)) is not None]
     if runs:
@@ -150,7 +102,7 @@ def main(args: argparse.Namespace, cfg: Config) -> None:
         print(f'Rows of the runs: {args.table}')
     print(concluded, end='')
     if sweep.failed:
-        print(f'{len(sweep.failed)} of {len(sweep.trials)} runs failed.', file=sys.stderr)
+        print(f'{len(sweep.failed)} of {len(sweep.known)} runs failed.', file=sys.stderr)
         sys.exit(1)
 
 

@@ -122,7 +122,7 @@ def carry_optimizer(
     elif name not in SCALE_RULES and rule is None:
         changes = [Change(path, lr, lr, f'no rule is known for the LR of {name}: {TUNE}')]
     else:
-        new, why = _scaled(cfg, lr, batches.base, batches.new, name, rule)
+        new, why = lr_at_batch(cfg, lr, batches.base, batches.new, name, rule)
         changes = [Change(path, lr, new, why)]
     if 'weight_decay' in optimizer:
         decay = optimizer.weight_decay
@@ -138,10 +138,23 @@ def is_two_stage(cfg: Config) -> bool:
     return isinstance(kind, type) and issubclass(kind, TwoStageDetector)
 
 
-def _scaled(
-    cfg: Config, lr: float, base: int, new: int, name: str, rule: str | None
+def lr_at_batch(
+    cfg: Config, lr: float, base: int, new: int, name: str, rule: str | None = None
 ) -> tuple[float, str]:
-    """Return the LR of an optimizer at another batch, and why."""
+    """Scale the LR of an optimizer to another batch.
+
+    Args:
+        cfg (Config): The config, of which the detector is looked at.
+        lr (float): LR at the global batch ``base``.
+        base (int): Images of an update that the LR is meant for.
+        new (int): Images of an update.
+        name (str): Class name of the optimizer.
+        rule (str, optional): ``'linear'`` or ``'sqrt'``; None takes the rule of the optimizer,
+            which must have one. Defaults to None.
+
+    Returns:
+        tuple[float, str]: The LR, and the reason with its source.
+    """
     ratio = f'{new / base:g} x the images'
     if rule is not None:
         return scaled_lr(lr, base, new, rule), f'{rule} rule, as asked for, {ratio}'
@@ -170,7 +183,7 @@ def _change_optimizer(
     """Put another optimizer in, with an LR of its own."""
     start, two_stage = STARTS[name], is_two_stage(cfg)
     lr = start.lr if name != 'SGD' or two_stage else ONE_STAGE_SGD_LR
-    new, why = _scaled(cfg, lr, start.batch, batches.new, name, rule)
+    new, why = lr_at_batch(cfg, lr, start.batch, batches.new, name, rule)
     why = f'{lr:g} at batch {start.batch} ({start.source}); {why}'
     if name in ('SGD', 'AdamW'):
         why += f'; {name} is not the optimizer that this config was tuned with, {TUNE}'

@@ -1,4 +1,4 @@
-"""Run and stop the training processes of a sweep."""
+"""Run and stop training processes, several at a time."""
 
 import os
 import signal
@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ..errors import SettingError
-from .trials import Trial
+from .training_job import TrainingJob
 
 POLL_SECONDS = 0.2
 
 
 class Stopped(Exception):
-    """Raised after a signal, once the runs of a sweep have exited.
+    """Raised after a signal, once the trainings have exited.
 
     Args:
         signum (int): Signal.
@@ -29,31 +29,32 @@ class Stopped(Exception):
         self.signum = signum
 
 
-def run_trials(
-    trials: Sequence[Trial],
+def run_jobs(
+    trainings: Sequence[TrainingJob],
     gpus: int,
     jobs: int,
     lock: int,
-    ended: Callable[[Trial, int], None],
+    ended: Callable[[TrainingJob, int], None],
 ) -> None:
-    """Train the trials, several at a time, each from its newest checkpoint.
+    """Run trainings, several at a time, each from its newest checkpoint.
 
-    On Ctrl-C or SIGTERM the running trials save and exit. A second signal does not wait for them.
+    On Ctrl-C or SIGTERM the running trainings save and exit. A second signal does not wait for
+    them.
 
     Args:
-        trials (Sequence[Trial]): Trials, with their configs written.
-        gpus (int): Ranks of one trial.
-        jobs (int): Trials at a time. Each has its own GPUs.
+        trainings (Sequence[TrainingJob]): Trainings, with their configs written.
+        gpus (int): Ranks of one training.
+        jobs (int): Trainings at a time. Each has its own GPUs.
         lock (int): File descriptor that every process keeps open.
-        ended (Callable[[Trial, int], None]): Called after each trial with its exit code.
+        ended (Callable[[TrainingJob, int], None]): Called after each training with its exit code.
 
     Raises:
         SettingError: If there are too few GPUs.
         Stopped: If a signal was received.
     """
     devices = _devices(gpus, jobs)
-    waiting = deque(trials)
-    running: dict[int, tuple[Trial, subprocess.Popen]] = {}
+    waiting = deque(trainings)
+    running: dict[int, tuple[TrainingJob, subprocess.Popen]] = {}
     signals: list[int] = []
     handlers = {
         signum: signal.signal(signum, lambda signum, frame: signals.append(signum))
@@ -63,13 +64,13 @@ def run_trials(
         while (waiting or running) and not signals:
             for slot in range(jobs):
                 if waiting and slot not in running:
-                    trial = waiting.popleft()
-                    running[slot] = trial, _start(trial, gpus, jobs, devices[slot], lock)
+                    job = waiting.popleft()
+                    running[slot] = job, _start(job, gpus, jobs, devices[slot], lock)
             time.sleep(POLL_SECONDS)
-            for slot, (trial, process) in list(running.items()):
+            for slot, (job, process) in list(running.items()):
                 if process.poll() is not None:
                     del running[slot]
-                    ended(trial, process.returncode)
+                    ended(job, process.returncode)
     finally:
         _terminate([process for _, process in running.values()], signals)
         for signum, handler in handlers.items():
@@ -105,22 +106,22 @@ def _devices(gpus: int, jobs: int) -> list[dict[str, str]]:
 
 
 def _start(
-    trial: Trial, gpus: int, jobs: int, devices: dict[str, str], lock: int
+    job: TrainingJob, gpus: int, jobs: int, devices: dict[str, str], lock: int
 ) -> subprocess.Popen:
-    words = [trial.config, '--work-dir', trial.folder, '--resume']
+    words: list[str] = job.arguments
     environment = dict(os.environ, **devices)
     if gpus == 1:
         words = ['mmdet_largebatch.cli.train', *words]
         threads = max(1, (os.cpu_count() or 1) // jobs)
         environment.setdefault('OMP_NUM_THREADS', str(threads))
     else:
-        words = ['mmdet_largebatch.cli.torchrun', 'train.py', words[0], gpus, *words[1:]]
+        words = ['mmdet_largebatch.cli.torchrun', 'train.py', words[0], str(gpus), *words[1:]]
         environment['PORT'] = str(_free_port())
-    trial.folder.mkdir(parents=True, exist_ok=True)
-    with open(trial.output, 'ab') as output:
-        # In its own session, so that Ctrl-C reaches the sweep alone.
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with open(job.output, 'ab') as output:
+        # In its own session, so that Ctrl-C reaches the tool alone.
         return subprocess.Popen(
-            list(map(str, [sys.executable, '-m', *words])),
+            [sys.executable, '-m', *words],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

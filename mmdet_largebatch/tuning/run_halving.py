@@ -1,7 +1,5 @@
 """Train a recipe by successive halving."""
 
-import sys
-
 from mmengine.config import Config
 
 from ..results.run_rows import read_rows
@@ -41,7 +39,7 @@ def halve(sweep: Sweep, cfg: Config) -> str:
         if new:
             grid = halving.grid(scores)
             text = f'The best LR is at the edge of the grid, which gets LR {new[0]:g}.'
-            sweep.bar.write(text, file=sys.stderr)
+            sweep.say(text)
         known = {point: trial_of(point) for point in missing}
         waiting = [point for point, trial in known.items() if not sweep.is_done(trial)]
         if waiting:

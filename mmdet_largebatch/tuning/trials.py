@@ -1,7 +1,7 @@
-"""List the trials of a sweep, write their configs and read their results."""
+"""List the trials of a sweep, and make their configs."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import product
@@ -10,20 +10,15 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..checkpoints.atomic_file import AtomicFileBackend
 from ..checks import check, invalid
 from ..errors import SettingError
-from ..results import Run, read_run
 from ..results.settings import check_by_epoch, lr_hook, optimizer_config
-from ..utils.config_text import config_text
 from ..utils.type_names import type_name
-
-# Diverged and NaN runs count as finished.
-FINISHED = ('done', 'diverged', 'nan')
+from .training_job import TrainingJob
 
 
 @dataclass(frozen=True)
-class Trial:
+class Trial(TrainingJob):
     """One run of a sweep. None keeps the recipe's value.
 
     Args:
@@ -33,20 +28,9 @@ class Trial:
         seed (int, optional): Seed.
     """
 
-    folder: Path
     lr: float | None
     warmup_iters: int | None
     seed: int | None
-
-    @property
-    def config(self) -> Path:
-        """Path: Config, next to the work folder."""
-        return self.folder.with_name(f'{self.folder.name}.py')
-
-    @property
-    def output(self) -> Path:
-        """Path: Output of the processes."""
-        return self.folder / 'output.txt'
 
 
 def combinations(
@@ -156,58 +140,3 @@ def _log_locally(cfg: Config) -> None:
     backends = list(visualizer.get('vis_backends') or [])
     if 'LocalVisBackend' not in map(type_name, backends):
         visualizer.vis_backends = [*backends, dict(type='LocalVisBackend')]
-
-
-def write_config(trial: Trial, cfg: Config) -> None:
-    """Write the config of a trial. A trial that has started must have the same config.
-
-    Args:
-        trial (Trial): Trial.
-        cfg (Config): Config of the trial.
-
-    Raises:
-        SettingError: If the trial was started with another config.
-    """
-    if trial.config.exists() and trial.folder.exists():
-        before = Config.fromfile(trial.config, import_custom_modules=False)
-        for key, old, new in _differences(before.to_dict(), cfg.to_dict()):
-            raise SettingError(
-                f'--work-dir {trial.folder.parent} holds a sweep with other settings: {key} is '
-                f'{new} now and was {old}. Must be another folder, or the same settings.'
-            )
-    else:
-        trial.config.parent.mkdir(parents=True, exist_ok=True)
-        AtomicFileBackend().put_text(config_text(cfg), trial.config)
-
-
-def _differences(old: Any, new: Any, key: str = '') -> Iterator[tuple[str, Any, Any]]:
-    """Yield the key and both values of each difference between two configs."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in {**old, **new}:
-            where = f'{key}.{name}' if key else name
-            yield from _differences(old.get(name), new.get(name), where)
-    elif _plain(old) != _plain(new):
-        yield key, old, new
-
-
-def _plain(value: Any) -> Any:
-    """Convert tuples to lists, which a command line does not tell apart."""
-    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
-
-
-def finished_run(trial: Trial) -> Run | None:
-    """Return the run of a finished trial.
-
-    Args:
-        trial (Trial): Trial.
-
-    Returns:
-        Run, optional: Run; None if the trial is not finished.
-    """
-    if not trial.folder.is_dir():
-        return None
-    try:
-        run = read_run(trial.folder)
-    except SettingError:
-        return None  # Stopped before it logged anything.
-    return run if run.status in FINISHED else None

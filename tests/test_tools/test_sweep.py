@@ -105,7 +105,9 @@ def test_another_recipe_in_the_same_folder_is_refused(swept, shapes, tool):
     arguments = ('--lr', '0.001', '--warmup-iters', 2, '--updates', 3)
     done = tool(*words(shapes, folder, *arguments))
     assert done.returncode == 2
-    assert 'holds a sweep with other settings: optim_wrapper.optimizer.type is LAMB' in done.stderr
+    assert (
+        'holds trainings with other settings: optim_wrapper.optimizer.type is LAMB' in done.stderr
+    )
     assert done.stderr.count('error: ') == 1 and 'Traceback' not in done.stderr
 
 
@@ -156,11 +158,11 @@ def test_a_setting_that_the_training_refuses_ends_the_sweep_in_its_words(shapes,
 def test_two_sweeps_do_not_share_a_folder(shapes, tool, tmp_path):
     import fcntl
 
-    with open(tmp_path / 'sweep.lock', 'w') as lock:
+    with open(tmp_path / 'trainings.lock', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = tool(*words(shapes, tmp_path, '--lr', '0.1'))
     assert done.returncode == 2
-    assert f'--work-dir {tmp_path}: a sweep, or a training of one, is still running' in done.stderr
+    assert f'--work-dir {tmp_path}: trainings are still running there' in done.stderr
 
 
 def test_a_training_that_fails_by_itself_is_named(shapes, tool, tmp_path):

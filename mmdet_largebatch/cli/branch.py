@@ -1,0 +1,187 @@
+"""Find the LR, or the largest batch, by short trainings from one state on the same images.
+
+    python tools/branch.py CONFIG CHECKPOINT --lr 0.005 0.01 0.02 0.04
+    python tools/branch.py CONFIG CHECKPOINT --global-batch 64 128 256 512
+
+Each branch resumes from the checkpoint and sees the same images with the same random draws, so
+that branches are compared in pairs. The LR is held constant. Without CHECKPOINT the recipe is
+warmed up first. On Ctrl-C the running branches save and exit; the same command goes on, and one
+with more --updates extends the branches. A table, the losses and a picture are written to
+--work-dir/results.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mmengine.config import Config
+
+from ..checkpoints import trust_checkpoints
+from ..planning import make_plan
+from ..recipes.rules import rounded
+from ..results.settings import optimizer_config
+from ..tuning.branch_report import write_branches
+from ..tuning.branches import check_recipe
+from ..tuning.branching import (
+    FACTORS,
+    SHORTEST,
+    Branching,
+    branch_over_batches,
+    branch_over_lrs,
+    find_start,
+    lrs_of_batches,
+    plans_of_batches,
+)
+from ..tuning.comparison import EDGE_MARGIN, Compared, compare, edge, largest_batch, suggested_lr
+from . import check_checkpoint, check_work_dir, look_at_data, one_line_errors
+from .trainings import add_training_arguments, in_folder, number_from, set_work_dir
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description='Train branches from one state, and compare them')
+    add = parser.add_argument
+    add('config', help='config file')
+    add('checkpoint', nargs='?', help='checkpoint of a training (the recipe is warmed up first)')
+    add(
+        '--lr',
+        nargs='+',
+        type=number_from(0, float),
+        default=[],
+        help="LRs of the branches (a quarter to four times the recipe's); with --global-batch one "
+        "LR, of the recipe's batch",
+    )
+    add(
+        '--global-batch',
+        nargs='+',
+        type=number_from(1),
+        default=[],
+        help='global batches of the branches, each with its LR by the rule of the optimizer',
+    )
+    add(
+        '--updates',
+        type=number_from(SHORTEST),
+        default=100,
+        help='updates of a branch (100); with --global-batch those of the largest batch',
+    )
+    add('--halving', action='store_true', help='drop the worse half of the LRs at each stage')
+    add(
+        '--tolerance',
+        type=number_from(0, float),
+        default=0.01,
+        help="tolerated excess over the smallest batch's loss, as a fraction of it (0.01)",
+    )
+    add('--lr-rule', choices=['linear', 'sqrt'], help="rule of the LR (the optimizer's)")
+    add('--trust-checkpoint', action='store_true', help='load a checkpoint that names code')
+    add_training_arguments(parser, 'branch')
+    args = parser.parse_args()
+    set_work_dir(args, 'branch')
+    if args.global_batch:
+        if len(args.lr) > 1:
+            parser.error("--global-batch takes one --lr, that of the recipe's batch")
+        if args.halving:
+            parser.error('--halving cannot be combined with --global-batch')
+        if len(set(args.global_batch)) < 2:
+            parser.error('--global-batch needs two batches or more')
+    elif len(set(args.lr)) == 1:
+        parser.error('--lr needs two LRs or more')
+    return args
+
+
+@one_line_errors(parse_args)
+def main(args: argparse.Namespace, cfg: Config) -> None:
+    """Train branches, compare them, and say what to put into the config."""
+    cfg.work_dir = str(args.work_dir)
+    check_recipe(cfg)
+    check_checkpoint('CHECKPOINT', args.checkpoint)
+    check_work_dir(cfg)
+    trust_checkpoints(args.trust_checkpoint)
+    over, out = bool(args.global_batch), args.work_dir / 'results'
+    with in_folder(args, Branching, 'img') as branching:
+        look_at_data(cfg, ['train'])
+        plan = make_plan(cfg, args.gpus)
+        plans = plans_of_batches(cfg, plan, args.global_batch, args.gpus)
+        checkpoint = args.checkpoint and Path(args.checkpoint)
+        start = find_start(branching, cfg, checkpoint, plan, at_epoch_end=over)
+        if over:
+            lr = args.lr[0] if args.lr else plan.lr * start.lr_factor
+            lrs = lrs_of_batches(cfg, lr, plan.global_batch, list(plans), args.lr_rule)
+            curves = branch_over_batches(branching, cfg, start, plans, lrs)
+        else:
+            grid = args.lr or [rounded(plan.lr * start.lr_factor * x) for x in FACTORS]
+            curves = branch_over_lrs(branching, cfg, start, plan, list(dict.fromkeys(grid)))
+    compared = compare(curves, min(plans) if over else None)
+    setting = 'global_batch' if over else 'lr'
+    print(write_branches(compared, setting, out), end='')
+    if over:
+        print(batch_conclusion(compared, args.tolerance), end='')
+    else:
+        scale = plan.lr / optimizer_config(cfg)['lr']
+        print(lr_conclusion(compared, scale), end='')
+    print(f'Table, losses and picture: {out}')
+    if all(one.diverged for one in compared):
+        sys.exit(1)
+
+
+def lr_conclusion(compared: list[Compared], scale: float) -> str:
+    """Return the lines on the edge of stability and on the suggested LR.
+
+    Args:
+        compared (list[Compared]): Branches with several LRs.
+        scale (float): LR of the training / LR of the config.
+
+    Returns:
+        str: The lines.
+    """
+    low, high = edge(compared)
+    if high is None:
+        lines = [f'No LR diverged: the edge of stability is above {low:g}.']
+    elif low is None:
+        return f'Every LR diverged, down to {high:g}. Try lower ones with --lr.\n'
+    else:
+        lines = [f'Edge of stability: between LR {low:g} and {high:g}.']
+    lr = suggested_lr(compared)
+    assert lr is not None
+    stable = [one for one in compared if one.whole and not one.diverged]
+    best = min(stable, key=lambda one: one.loss).curve.value
+    reason = f'the largest LR within one standard error of the best ({best:g})'
+    if high is not None:
+        reason += f', at most the smallest LR that diverged / {EDGE_MARGIN:g}'
+    lines.append(f'Suggested LR: {lr:g}, {reason}.')
+    values = [one.curve.value for one in compared]
+    if best in (values[0], values[-1]) and high is None:
+        lines.append(f'The best LR {best:g} is at the edge of the grid: try LRs beyond it.')
+    lines += ['', f'    optim_wrapper = dict(optimizer=dict(lr={lr / scale:.6g}))', '', '']
+    return '\n'.join(lines)
+
+
+def batch_conclusion(compared: list[Compared], tolerance: float) -> str:
+    """Return the lines on the largest batch.
+
+    Args:
+        compared (list[Compared]): Branches with several batches.
+        tolerance (float): Tolerated excess over the smallest batch's loss, as a fraction of it.
+
+    Returns:
+        str: The lines.
+    """
+    batch = largest_batch(compared, tolerance)
+    smallest = compared[0].curve.value
+    lr = next(one.curve.lr for one in compared if one.curve.value == batch)
+    lines = [
+        f'Largest batch within {100 * tolerance:g} % of the loss of batch {smallest:g}: {batch:g}.'
+    ]
+    if batch == compared[-1].curve.value:
+        lines.append('It is the largest that was tried: a larger one may do as well.')
+    lines += [
+        '',
+        f'    train_cfg = dict(global_batch_size={batch:g})',
+        f'    optim_wrapper = dict(optimizer=dict(lr={lr:g}))',
+        '',
+        '',
+    ]
+    return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+    main()
