@@ -194,4 +194,12 @@ def _last_blocks(curve: Curve, end: int) -> np.ndarray:
 
 
 def _standard_error(blocks: np.ndarray) -> float:
-    return float(blocks.std(ddof=1) / np.sqrt(len(blocks))) if np.isfinite(blocks).all() else np.nan
+    """Return the standard error of the mean of blocks, without their linear trend.
+
+    Losses fall during a branch, and two branches part. That is no noise.
+    """
+    if not np.isfinite(blocks).all():
+        return np.nan
+    places = np.arange(len(blocks))
+    rest = blocks - np.polyval(np.polyfit(places, blocks, 1), places)
+    return float(np.sqrt((rest**2).sum() / (len(blocks) - 2) / len(blocks)))
