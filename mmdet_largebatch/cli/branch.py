@@ -149,7 +149,7 @@ def lr_conclusion(compared: list[Compared], scale: float) -> str:
         reason += f', at most the smallest LR that diverged / {EDGE_MARGIN:g}'
     lines.append(f'Suggested LR: {lr:g}, {reason}.')
     values = [one.curve.value for one in compared]
-    if best in (values[0], values[-1]) and high is None:
+    if best == values[0] or (best == values[-1] and high is None):
         lines.append(f'The best LR {best:g} is at the edge of the grid: try LRs beyond it.')
     lines += ['', f'    optim_wrapper = dict(optimizer=dict(lr={lr / scale:.6g}))', '', '']
     return '\n'.join(lines)
