@@ -119,8 +119,10 @@ def find_start(
     write_config(job, warm_up)
     branching.known.append(job)
     if not branching.is_done(job):
+        images = updates * plan.global_batch
+        branching.bar.reset(total=images)
         branching.bar.set_description('warm-up')
-        branching.train([job], updates * plan.global_batch)
+        branching.train([job], images)
     path, _ = newest_checkpoint([folder])
     if branching.failed or path is None:
         raise SettingError(f'warm_up failed: see {job.output}.')

@@ -93,34 +93,32 @@ def compare(curves: Sequence[Curve], against: float | None = None) -> list[Compa
     curves = sorted(curves, key=lambda curve: curve.value)
     images = max(_length(curve) for curve in curves)
     begin = _first_loss(curves)
-    losses = [_last_blocks(curve, _length(curve)).mean() for curve in curves]
-    grew = [
-        curve.broken or not loss <= DIVERGED * begin
-        for curve, loss in zip(curves, losses, strict=True)
+    losses = [
+        np.inf if curve.broken else float(_last_blocks(curve, _length(curve)).mean())
+        for curve in curves
     ]
+    grew = [not loss <= DIVERGED * begin for loss in losses]
     whole = [_length(curve) > images - curve.batch for curve in curves]
     every = range(len(curves))
     candidates = [index for index in every if whole[index] and not grew[index]]
     best = min(candidates or every, key=lambda index: losses[index])
     if against is not None:
         best = [curve.value for curve in curves].index(against)
-    compared = []
-    for index, curve in enumerate(curves):
-        end = min(_length(curve), _length(curves[best]))
-        own, other = (_last_blocks(one, end) for one in (curve, curves[best]))
-        usable = not (curve.broken or curves[best].broken)
-        compared.append(
-            Compared(
-                curve=curve,
-                loss=np.inf if curve.broken else float(losses[index]),
-                difference=float((own - other).mean()) if usable else np.inf,
-                error=_standard_error(own - other) if usable else np.nan,
-                unpaired_error=float(np.hypot(_standard_error(own), _standard_error(other))),
-                diverged=bool(grew[index]),
-                whole=whole[index],
-            )
-        )
-    return compared
+    return [
+        _beside(curve, curves[best], losses[index], grew[index], whole[index])
+        for index, curve in enumerate(curves)
+    ]
+
+
+def _beside(curve: Curve, best: Curve, loss: float, diverged: bool, whole: bool) -> Compared:
+    """Compare a branch with the best one, over the second half of the shorter of both."""
+    difference, error, unpaired = np.inf, np.nan, np.nan
+    if not (curve.broken or best.broken):
+        end = min(_length(curve), _length(best))
+        own, other = _last_blocks(curve, end), _last_blocks(best, end)
+        difference, error = float((own - other).mean()), _standard_error(own - other)
+        unpaired = float(np.hypot(_standard_error(own), _standard_error(other)))
+    return Compared(curve, loss, difference, error, unpaired, diverged, whole)
 
 
 def edge(compared: Sequence[Compared]) -> tuple[float | None, float | None]:
@@ -188,8 +186,6 @@ def _first_loss(curves: Sequence[Curve]) -> float:
 
 def _last_blocks(curve: Curve, end: int) -> np.ndarray:
     """Return the means of the blocks in the second half of the images up to ``end``."""
-    if curve.broken:
-        return np.full(BLOCKS, np.inf)
     return curve.block_means(np.linspace(end / 2, end, BLOCKS + 1))
 
 
@@ -198,8 +194,6 @@ def _standard_error(blocks: np.ndarray) -> float:
 
     Losses fall during a branch, and two branches part. That is no noise.
     """
-    if not np.isfinite(blocks).all():
-        return np.nan
     places = np.arange(len(blocks))
     rest = blocks - np.polyval(np.polyfit(places, blocks, 1), places)
     return float(np.sqrt((rest**2).sum() / (len(blocks) - 2) / len(blocks)))
