@@ -22,17 +22,17 @@ from ..recipes.rules import rounded
 from ..results.settings import optimizer_config
 from ..tuning.branch_report import write_branches
 from ..tuning.branches import check_recipe
-from ..tuning.branching import (
+from ..tuning.branching import Branching
+from ..tuning.comparison import EDGE_MARGIN, Compared, edge, largest_batch, suggested_lr
+from ..tuning.run_branches import (
     FACTORS,
     SHORTEST,
-    Branching,
     branch_over_batches,
     branch_over_lrs,
     find_start,
     lrs_of_batches,
     plans_of_batches,
 )
-from ..tuning.comparison import EDGE_MARGIN, Compared, compare, edge, largest_batch, suggested_lr
 from . import check_checkpoint, check_work_dir, look_at_data, one_line_errors
 from .trainings import add_training_arguments, in_folder, number_from, set_work_dir
 
@@ -64,6 +64,12 @@ def parse_args() -> argparse.Namespace:
         default=100,
         help='updates of a branch (100); with --global-batch those of the largest batch',
     )
+    add(
+        '--decay-updates',
+        type=number_from(0),
+        help='further updates with a tenth of the LR, in which branches are compared (half of '
+        '--updates); 0 for none',
+    )
     add('--halving', action='store_true', help='drop the worse half of the LRs at each stage')
     add(
         '--tolerance',
@@ -76,6 +82,10 @@ def parse_args() -> argparse.Namespace:
     add_training_arguments(parser, 'branch')
     args = parser.parse_args()
     set_work_dir(args, 'branch')
+    if args.decay_updates is None:
+        args.decay_updates = args.updates // 2
+    if 0 < args.decay_updates < SHORTEST / 2:
+        parser.error(f'argument --decay-updates: {args.decay_updates} is below {SHORTEST // 2}')
     if args.global_batch:
         if len(args.lr) > 1:
             parser.error("--global-batch takes one --lr, that of the recipe's batch")
@@ -106,11 +116,10 @@ def main(args: argparse.Namespace, cfg: Config) -> None:
         if over:
             lr = args.lr[0] if args.lr else plan.lr * start.lr_factor
             lrs = lrs_of_batches(cfg, lr, plan.global_batch, list(plans), args.lr_rule)
-            curves = branch_over_batches(branching, cfg, start, plans, lrs)
+            compared = branch_over_batches(branching, cfg, start, plans, lrs)
         else:
             grid = args.lr or [rounded(plan.lr * start.lr_factor * x) for x in FACTORS]
-            curves = branch_over_lrs(branching, cfg, start, plan, list(dict.fromkeys(grid)))
-    compared = compare(curves, min(plans) if over else None)
+            compared = branch_over_lrs(branching, cfg, start, plan, list(dict.fromkeys(grid)))
     setting = 'global_batch' if over else 'lr'
     print(write_branches(compared, setting, out), end='')
     if over:

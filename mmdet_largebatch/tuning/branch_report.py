@@ -30,7 +30,8 @@ def as_frame(compared: Sequence[Compared], setting: str) -> pd.DataFrame:
         dict(
             global_batch=one.curve.batch,
             lr=one.curve.lr,
-            updates=len(one.curve.losses),
+            updates=len(one.curve.constant),
+            decay_updates=one.curve.decayed,
             images=len(one.curve.losses) * one.curve.batch,
             loss=one.loss,
             difference=one.difference,
@@ -49,7 +50,7 @@ def status(one: Compared) -> str:
     """Return the status of a branch."""
     if one.diverged:
         return 'diverged'
-    return 'done' if one.whole else f'dropped after update {len(one.curve.losses)}'
+    return 'done' if one.whole else f'dropped after {len(one.curve.constant)} updates'
 
 
 def as_markdown(frame: pd.DataFrame) -> str:
@@ -65,7 +66,10 @@ def as_markdown(frame: pd.DataFrame) -> str:
         {
             'LR': frame.lr.map('{:g}'.format),
             'global batch': frame.global_batch.map(str),
-            'updates': frame.updates.map(str),
+            'updates': [
+                f'{updates} + {decay}' if decay else str(updates)
+                for updates, decay in zip(frame.updates, frame.decay_updates, strict=True)
+            ],
             'images': frame.images.map(str),
             'loss': frame.loss.map(_loss),
             'difference (standard error)': [

@@ -1,6 +1,5 @@
 """List branches of a training, and make their configs."""
 
-import math
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,57 +7,73 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..checks import check
+from ..hooks.atomic_saving_hook import RESTART
 from ..results.settings import check_by_epoch, optimizer_config
 from ..utils.type_names import type_name
 from .branch_start import BranchStart
 from .training_job import TrainingJob
 
 LOOP = 'GlobalBatchTrainLoop'
+# Factor of the LR after a branch: that of a step decay in MMDetection's schedules.
+DECAY = 0.1
 
 
 @dataclass(frozen=True)
 class Branch(TrainingJob):
     """A short training from a state that other branches begin from too.
 
+    Its length is given on the command line, not in its config, so that it can grow.
+
     Args:
         lr (float): LR, held constant.
         batch (int): Images of an update.
         begin (BranchStart): State that it begins from.
         updates (int): Updates that it makes.
+        max_epochs (int): Epochs of the recipe.
+        trust (bool): Load a checkpoint that names code. Defaults to False.
     """
 
     lr: float
     batch: int
     begin: BranchStart
     updates: int
+    max_epochs: int
+    trust: bool = False
 
     @property
     def end(self) -> int:
         """int: Update of the whole training at which it ends."""
         return self.begin.update + self.updates
 
+    @property
+    def arguments(self) -> list[str]:
+        """list[str]: Arguments of ``train.py``."""
+        # One more than needed: cut short, it saves its end as a restart file.
+        epochs = self.end // (self.begin.updates_per_epoch or 1) + 1
+        lengths = dict(max_updates=self.end, max_epochs=max(self.max_epochs, epochs))
+        trust = ['--trust-checkpoint'] if self.trust else []
+        options = [f'train_cfg.{name}={value}' for name, value in lengths.items()]
+        return [*super().arguments, *trust, '--cfg-options', *options]
 
-def make_branch(
-    folder: Path, lr: float, batch: int, begin: BranchStart, updates: int, max_epochs: int
-) -> Branch:
-    """Make a branch, to be trained by ``train.py`` with the config of :func:`branch_config`.
+    def decayed(self, updates: int) -> 'Branch':
+        """Return the branch that goes on from this one with a tenth of its LR.
 
-    Args:
-        folder (Path): Work folder.
-        lr (float): LR.
-        batch (int): Images of an update.
-        begin (BranchStart): State to begin from.
-        updates (int): Updates to make.
-        max_epochs (int): Epochs of the recipe.
+        Args:
+            updates (int): Updates to make.
 
-    Returns:
-        Branch: The branch. Its length is given on the command line, so that it can grow.
-    """
-    branch = Branch(folder, lr, batch, begin, updates, start=begin.path)
-    epochs = math.ceil(branch.end / (begin.updates_per_epoch or 1))
-    lengths = dict(max_updates=branch.end, max_epochs=max(max_epochs, epochs))
-    options = [f'train_cfg.{name}={value}' for name, value in lengths.items()]
-    return replace(branch, words=('--cfg-options', *options))
+        Returns:
+            Branch: The branch, in a folder beside this one.
+        """
+        epoch = self.end // (self.begin.updates_per_epoch or 1)
+        path = self.folder / RESTART.format(self.end)
+        return replace(
+            self,
+            folder=self.folder.with_name(f'{self.folder.name}_decay{self.end}'),
+            start=path,
+            lr=self.lr * DECAY,
+            begin=replace(self.begin, path=path, epoch=epoch, update=self.end),
+            updates=updates,
+        )
 
 
 def check_recipe(cfg: Config) -> None:

@@ -3,8 +3,7 @@
 Branches begin from one state and see the same images with the same random draws. Most of the noise
 of the loss is therefore common to them, and cancels in the difference of two branches. The standard
 error of that difference is taken from the means of blocks of images, since the differences of
-neighbouring updates are correlated (the method of batch means: Law and Kelton, Simulation Modeling
-and Analysis).
+neighbouring updates are correlated (batch means: Law and Kelton, Simulation Modeling and Analysis).
 """
 
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Blocks of images that the second half of a branch is cut into.
+# Blocks of images that losses are compared in.
 BLOCKS = 10
 # A branch diverged if its loss is this many times the loss that the branches began with.
 DIVERGED = 1.5
@@ -29,13 +28,16 @@ class Curve:
         lr (float): LR.
         batch (int): Images of an update.
         losses (np.ndarray): Loss of each update, float64 of shape (updates,).
+        decayed (int): The last updates, which have a lower LR. Defaults to 0.
         broken (bool): True if the training stopped at a loss or gradient that is not finite.
+            Defaults to False.
     """
 
     value: float
     lr: float
     batch: int
     losses: np.ndarray
+    decayed: int = 0
     broken: bool = False
 
     @property
@@ -43,17 +45,24 @@ class Curve:
         """np.ndarray: Images learnt from by the end of each update, shape (updates,)."""
         return self.batch * np.arange(1, len(self.losses) + 1)
 
-    def block_means(self, edges: np.ndarray) -> np.ndarray:
-        """Return the mean loss of each block of images.
+    @property
+    def constant(self) -> np.ndarray:
+        """np.ndarray: Losses of the updates with the branch's LR."""
+        return self.losses[: len(self.losses) - self.decayed]
 
-        Args:
-            edges (np.ndarray): Bounds of the blocks in images, shape (blocks + 1,).
+    def blocks(self) -> np.ndarray:
+        """Return the means of the blocks of images in which branches are compared.
 
         Returns:
-            np.ndarray: Means, shape (blocks,). An update belongs to the block of its middle image.
+            np.ndarray: Means over equal numbers of images, shape (10,), of the second half of the
+            updates after the LR decay, or of all updates without one. An update belongs to the
+            block of its middle image.
         """
+        end = self.batch * len(self.losses)
+        begin = end - self.batch * (self.decayed or len(self.losses)) / 2
+        edges = np.linspace(begin, end, BLOCKS + 1)
         block = np.digitize(self.images - self.batch / 2, edges) - 1
-        return np.array([self.losses[block == index].mean() for index in range(len(edges) - 1)])
+        return np.array([self.losses[block == index].mean() for index in range(BLOCKS)])
 
 
 @dataclass(frozen=True)
@@ -62,12 +71,12 @@ class Compared:
 
     Args:
         curve (Curve): The branch.
-        loss (float): Mean loss over the second half of its images; infinite if it is broken.
+        loss (float): Mean loss over its blocks; infinite if it diverged.
         difference (float): Its loss less that of the best branch, on the same images.
         error (float): Standard error of ``difference``, from the paired blocks.
         unpaired_error (float): Standard error without pairing, for comparison.
-        diverged (bool): True if it is broken, or its loss grew.
-        whole (bool): False if it was dropped before the end.
+        diverged (bool): True if the branch diverged.
+        whole (bool): False if it was dropped before the end. Defaults to True.
     """
 
     curve: Curve
@@ -76,11 +85,32 @@ class Compared:
     error: float
     unpaired_error: float
     diverged: bool
-    whole: bool
+    whole: bool = True
+
+
+def diverged(curves: Sequence[Curve]) -> list[bool]:
+    """Find the branches that diverged.
+
+    A branch diverged if it is broken, or if its mean loss over the second half of the updates with
+    its LR is 1.5 times the loss at the start: the mean of the first tenth of these updates in the
+    branch with the lowest value.
+
+    Args:
+        curves (Sequence[Curve]): Branches.
+
+    Returns:
+        list[bool]: One for each branch.
+    """
+    lowest = min(curves, key=lambda curve: curve.value).constant
+    limit = DIVERGED * lowest[: max(1, len(lowest) // 10)].mean()
+    return [
+        curve.broken or not curve.constant[len(curve.constant) // 2 :].mean() <= limit
+        for curve in curves
+    ]
 
 
 def compare(curves: Sequence[Curve], against: float | None = None) -> list[Compared]:
-    """Compare branches with the best of them, or with one of them.
+    """Compare branches of the same number of images with the best of them, or with one of them.
 
     Args:
         curves (Sequence[Curve]): Branches, at least one.
@@ -91,34 +121,22 @@ def compare(curves: Sequence[Curve], against: float | None = None) -> list[Compa
         list[Compared]: The branches, by increasing value.
     """
     curves = sorted(curves, key=lambda curve: curve.value)
-    images = max(_length(curve) for curve in curves)
-    begin = _first_loss(curves)
-    losses = [
-        np.inf if curve.broken else float(_last_blocks(curve, _length(curve)).mean())
-        for curve in curves
-    ]
-    grew = [not loss <= DIVERGED * begin for loss in losses]
-    whole = [_length(curve) > images - curve.batch for curve in curves]
-    every = range(len(curves))
-    candidates = [index for index in every if whole[index] and not grew[index]]
-    best = min(candidates or every, key=lambda index: losses[index])
-    if against is not None:
-        best = [curve.value for curve in curves].index(against)
-    return [
-        _beside(curve, curves[best], losses[index], grew[index], whole[index])
-        for index, curve in enumerate(curves)
-    ]
-
-
-def _beside(curve: Curve, best: Curve, loss: float, diverged: bool, whole: bool) -> Compared:
-    """Compare a branch with the best one, over the second half of the shorter of both."""
-    difference, error, unpaired = np.inf, np.nan, np.nan
-    if not (curve.broken or best.broken):
-        end = min(_length(curve), _length(best))
-        own, other = _last_blocks(curve, end), _last_blocks(best, end)
-        difference, error = float((own - other).mean()), _standard_error(own - other)
-        unpaired = float(np.hypot(_standard_error(own), _standard_error(other)))
-    return Compared(curve, loss, difference, error, unpaired, diverged, whole)
+    bad = dict(zip((curve.value for curve in curves), diverged(curves), strict=True))
+    blocks = {curve.value: curve.blocks() for curve in curves if not bad[curve.value]}
+    if against is None and blocks:
+        against = min(blocks, key=lambda value: blocks[value].mean())
+    compared = []
+    for curve in curves:
+        loss, difference, error, unpaired = np.inf, np.inf, np.nan, np.nan
+        if curve.value in blocks:
+            own = blocks[curve.value]
+            loss = float(own.mean())
+            if against in blocks:
+                best = blocks[against]
+                difference, error = float((own - best).mean()), _standard_error(own - best)
+                unpaired = float(np.hypot(_standard_error(own), _standard_error(best)))
+        compared.append(Compared(curve, loss, difference, error, unpaired, bad[curve.value]))
+    return compared
 
 
 def edge(compared: Sequence[Compared]) -> tuple[float | None, float | None]:
@@ -131,8 +149,7 @@ def edge(compared: Sequence[Compared]) -> tuple[float | None, float | None]:
         tuple[float or None, float or None]: The largest LR below the smallest one that diverged,
         and the latter. None where there is no such LR.
     """
-    diverged = [one.curve.value for one in compared if one.diverged]
-    high = min(diverged, default=None)
+    high = min((one.curve.value for one in compared if one.diverged), default=None)
     stable = [one.curve.value for one in compared if high is None or one.curve.value < high]
     return max(stable, default=None), high
 
@@ -158,6 +175,8 @@ def suggested_lr(compared: Sequence[Compared]) -> float | None:
 def largest_batch(compared: Sequence[Compared], tolerance: float) -> float:
     """Return the largest batch whose loss is within a tolerance of the smallest batch's.
 
+    This is the measure of the critical batch size of Merrill et al. 2025 (arXiv 2505.23971).
+
     Args:
         compared (Sequence[Compared]): Branches with several batches, compared with the smallest.
         tolerance (float): Tolerated difference as a fraction of the smallest batch's loss.
@@ -168,25 +187,10 @@ def largest_batch(compared: Sequence[Compared], tolerance: float) -> float:
     smallest, *larger = compared
     found = smallest.curve.value
     for one in larger:
-        if one.diverged or one.difference > tolerance * smallest.loss:
+        if one.diverged or not one.difference <= tolerance * smallest.loss:
             break
         found = one.curve.value
     return found
-
-
-def _length(curve: Curve) -> int:
-    return curve.batch * len(curve.losses)
-
-
-def _first_loss(curves: Sequence[Curve]) -> float:
-    """Return the loss at the start: a tenth of the branch that has moved least."""
-    curve = curves[0]
-    return float(curve.losses[: max(1, len(curve.losses) // BLOCKS)].mean())
-
-
-def _last_blocks(curve: Curve, end: int) -> np.ndarray:
-    """Return the means of the blocks in the second half of the images up to ``end``."""
-    return curve.block_means(np.linspace(end / 2, end, BLOCKS + 1))
 
 
 def _standard_error(blocks: np.ndarray) -> float:

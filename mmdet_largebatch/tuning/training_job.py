@@ -24,12 +24,10 @@ class TrainingJob:
         folder (Path): Work folder.
         start (Path, optional): Checkpoint to resume from while the work folder has none.
             Defaults to None.
-        words (tuple[str, ...]): Further arguments of ``train.py``. Defaults to ().
     """
 
     folder: Path
     start: Path | None = field(default=None, kw_only=True)
-    words: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property
     def config(self) -> Path:
@@ -47,7 +45,7 @@ class TrainingJob:
         resume = ['--resume']
         if self.start is not None and not any(self.folder.glob('*.pth')):
             resume.append(str(self.start))
-        return [str(self.config), '--work-dir', str(self.folder), *resume, *self.words]
+        return [str(self.config), '--work-dir', str(self.folder), *resume]
 
 
 def write_config(job: TrainingJob, cfg: Config) -> None:

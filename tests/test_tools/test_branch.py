@@ -16,7 +16,7 @@ from helpers.common import PYTHONPATH, ROOT, unpadded
 from helpers.quadratic import config
 
 from mmdet_largebatch.results import read_run
-from mmdet_largebatch.tuning.branching import stages
+from mmdet_largebatch.tuning.run_branches import stages
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +59,8 @@ def over_lrs(recipe, trained, tool, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('PYTHONPATH', PYTHONPATH)
         words = (recipe, trained / 'restart_40.pth', '--lr', 4, 0.125, 2, '--updates', 40)
-        return folder, tool('branch.py', *words, '--jobs', 2, '--work-dir', folder)
+        more = ('--decay-updates', 20, '--jobs', 2, '--work-dir', folder)
+        return folder, tool('branch.py', *words, *more)
 
 
 def test_the_edge_of_stability_is_found(over_lrs):
@@ -73,8 +74,9 @@ def test_the_edge_of_stability_is_found(over_lrs):
     frame = branches_of(folder)
     assert list(frame.lr) == [0.125, 2, 4]
     assert list(frame.status) == ['done', 'done', 'diverged']
-    assert list(frame.updates[:2]) == [40, 40] and list(frame.images[:2]) == [320, 320]
-    row = f'| 0.125 | 8 | 40 | 320 | {frame.loss[0]:.4f} | +0.0000 (0.0000) | done |'
+    assert list(frame.updates[:2]) == [40, 40] and list(frame.decay_updates) == [20, 20, 0]
+    assert list(frame.images[:2]) == [480, 480]
+    row = f'| 0.125 | 8 | 40 + 20 | 480 | {frame.loss[0]:.4f} | +0.0000 (0.0000) | done |'
     assert row in unpadded(done.stdout)
     assert (folder / 'results/branches.png').stat().st_size > 10_000
 
@@ -86,11 +88,14 @@ def test_branches_begin_with_the_same_weights_and_images(over_lrs, trained):
     assert first[0] == other[0] == diverged[0] and first[1] != other[1]
 
 
-def test_a_branch_is_the_run_with_this_lr_held_constant(over_lrs, recipe, trained, tool, tmp_path):
-    """Stock commands: train.py resumes the checkpoint with a constant LR from the command line."""
+def test_a_branch_is_the_run_with_this_lr_and_then_a_tenth(
+    over_lrs, recipe, trained, tool, tmp_path
+):
+    """train.py resumes the checkpoint, with LR and decay after update 80 on the command line."""
     options = (
-        'train_cfg.max_updates=80',
-        'default_hooks.lr.milestones=[]',
+        'train_cfg.max_updates=100',
+        # Of 30 updates an epoch: 80 / 30, rounded to whole updates by the hook.
+        'default_hooks.lr.milestones=[2.6667]',
         'default_hooks.lr.warmup_iters=0',
         'default_hooks.logger.interval=1',
         'log_processor.type=LogProcessor',
@@ -100,7 +105,7 @@ def test_a_branch_is_the_run_with_this_lr_held_constant(over_lrs, recipe, traine
     words = (recipe, '--work-dir', tmp_path, '--resume', trained / 'restart_40.pth')
     tool('train.py', *words, '--cfg-options', *options).check_returncode()
     expected = [one.loss for one in read_run(tmp_path).updates]
-    assert list(losses_of(over_lrs[0], 2)) == expected and len(expected) == 40
+    assert list(losses_of(over_lrs[0], 2)) == expected and len(expected) == 60
 
 
 def test_the_same_command_goes_on_and_more_updates_extend_the_branches(
@@ -112,11 +117,12 @@ def test_the_same_command_goes_on_and_more_updates_extend_the_branches(
     }
     before = {lr: losses_of(folder, lr) for lr in (0.125, 2)}
     words = (recipe, trained / 'restart_40.pth', '--lr', 4, 0.125, 2, '--jobs', 2)
-    done = tool('branch.py', *words, '--updates', 44, '--work-dir', folder)
+    more = ('--updates', 44, '--decay-updates', 0, '--work-dir', folder)
+    done = tool('branch.py', *words, *more)
     assert done.returncode == 0, done.stderr
     for lr, losses in before.items():
         longer = losses_of(folder, lr)
-        assert len(longer) == 44 and list(longer[:40]) == list(losses)
+        assert len(longer) == 44 and list(longer[:40]) == list(losses[:40])
     # The diverged branch is not trained again.
     now = {path.name: len(list(path.glob('2*_*'))) for path in folder.glob('lr*') if path.is_dir()}
     assert now == {name: count + (name != 'lr4') for name, count in starts.items()}
@@ -141,6 +147,8 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(recipe, tool, tmp_path):
         0.02,
         '--updates',
         20000,
+        '--decay-updates',
+        0,
         '--work-dir',
         tmp_path / 'a',
         '--jobs',
@@ -177,7 +185,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(recipe, tool, tmp_path):
 
 def test_batches_are_compared_from_an_epochs_end(recipe, trained, tool, tmp_path):
     """From the checkpoint of batch 8 with 30 updates an epoch; 60 at batch 4 and 10 at 24."""
-    batches = ('--global-batch', 24, 4, '--updates', 20, '--jobs', 2)
+    batches = ('--global-batch', 24, 4, '--updates', 40, '--decay-updates', 20, '--jobs', 2)
     words = (*batches, '--work-dir', tmp_path)
     done = tool('branch.py', recipe, trained / 'epoch_1.pth', *words)
     assert done.returncode == 0, done.stderr
@@ -185,11 +193,12 @@ def test_batches_are_compared_from_an_epochs_end(recipe, trained, tool, tmp_path
     assert list(frame.global_batch) == [4, 24]
     # Linear rule of SGD from LR 0.05 at batch 8.
     np.testing.assert_allclose(frame.lr, [0.025, 0.15])
-    assert list(frame.updates) == [120, 20] and list(frame.images) == [480, 480]
+    assert list(frame.updates) == [240, 40] and list(frame.decay_updates) == [120, 20]
+    assert list(frame.images) == [1440, 1440]
     assert 'Largest batch within 1 % of the loss of batch 4: ' in done.stdout
     assert '\n    train_cfg = dict(global_batch_size=' in done.stdout
-    assert {one.update for one in read_run(tmp_path / 'batch24').updates} == set(range(11, 31))
-    assert {one.update for one in read_run(tmp_path / 'batch4').updates} == set(range(61, 181))
+    assert {one.update for one in read_run(tmp_path / 'batch24').updates} == set(range(11, 51))
+    assert {one.update for one in read_run(tmp_path / 'batch4').updates} == set(range(61, 301))
 
     refused = tool('branch.py', recipe, trained / 'restart_40.pth', *words)
     assert refused.returncode == 2
@@ -200,24 +209,25 @@ def test_batches_are_compared_from_an_epochs_end(recipe, trained, tool, tmp_path
 
 
 def test_halving_drops_the_worse_half(recipe, trained, tool, tmp_path):
-    words = (recipe, trained / 'epoch_1.pth', '--lr', 0.01, 0.05, 0.2, '--updates', 40, '--halving')
+    words = (recipe, trained / 'epoch_1.pth', '--lr', 0.01, 0.05, 0.2, '--updates', 80, '--halving')
     done = tool('branch.py', *words, '--jobs', 2, '--work-dir', tmp_path)
     assert done.returncode == 0, done.stderr
     frame = branches_of(tmp_path)
-    assert sorted(frame.updates) == [20, 40, 40]
-    [dropped] = frame[frame.updates == 20].index
-    assert frame.status[dropped] == 'dropped after update 20'
-    # Over the same updates it is the worst.
-    at_20 = [losses_of(tmp_path, lr)[10:20].mean() for lr in frame.lr]
-    assert np.argmax(at_20) == dropped
+    assert sorted(frame.updates) == [40, 80, 80] and sorted(frame.decay_updates) == [20, 40, 40]
+    [dropped] = frame[frame.updates == 40].index
+    assert frame.status[dropped] == 'dropped after 40 updates'
+    # In the second half of the decay after 40 updates it is the worst.
+    folders = [tmp_path / f'lr{lr:g}_decay70' for lr in frame.lr]
+    ends = [np.mean([one.loss for one in read_run(folder).updates][10:]) for folder in folders]
+    assert np.argmax(ends) == dropped
 
 
 def test_stages():
-    """Successive halving of 7 branches: 7 for 25 updates, 4 for 50, 2 for 100."""
-    assert stages(7, 100) == [(7, 25), (4, 50), (2, 100)]
+    """Successive halving of 7 branches: 7 for 50 updates, 4 for 100, 2 for 200."""
+    assert stages(7, 200) == [(7, 50), (4, 100), (2, 200)]
     assert stages(2, 100) == [(2, 100)]
-    # No stage is shorter than 20 updates.
-    assert stages(7, 40) == [(7, 20), (4, 40)]
+    # No stage is shorter than 40 updates.
+    assert stages(7, 100) == [(7, 50), (4, 100)]
 
 
 @pytest.mark.parametrize(
@@ -240,7 +250,7 @@ def test_stages():
         ),
         ({}, ['--lr', 1], 'error: --lr needs two LRs or more'),
         ({}, ['--global-batch', 8, 16, '--halving'], '--halving cannot be combined with'),
-        ({}, ['--lr', 1, 2, '--updates', 5], 'argument --updates: 5 is below 20'),
+        ({}, ['--lr', 1, 2, '--updates', 5], 'argument --updates: 5 is below 40'),
     ],
 )
 def test_a_mistake_is_one_line(tool, trained, tmp_path, options, words, message):
