@@ -5,6 +5,9 @@
 `exact_sum` times an update of the recipe on shapes with `train_cfg.exact_sum` against one without.
 `means` times an update of ATSS R50 in two passes, which give `reduce_mean` the mean over all
 micro-batches, against one pass. It runs on one process, with micro-batches of 2 images.
+`noise_idle` times an update with a `NoiseScaleHook` that is never due against one without the hook,
+`noise_due` one that is measured against one that is not due; both of 2 micro-batches of the recipe
+on shapes, and `_exact` with `train_cfg.exact_sum`.
 Each process holds two runners, one of either kind, which take turns on the same pictures in memory
 and change who goes first. One thread a process; the LR is too low to change the work of a step.
 
@@ -59,7 +62,16 @@ class Compared(NamedTuple):
 COMPARED = dict(
     exact_sum=Compared(('without', 'exact_sum'), 1, 8, 1.05, 60),
     means=Compared(('one pass', 'two passes'), 4, 2, 1.40, 20),
+    **{
+        f'noise_{kind}{exact}': Compared(names, 2, 8, required, 60)
+        for exact in ('', '_exact')
+        for kind, names, required in (
+            ('idle', ('no hook', 'not due'), 1.01),
+            ('due', ('not due', 'due'), 1.10),
+        )
+    },
 )
+NEVER = 10**9
 HEAD = 'part | processes | pairs | {}, ms | {}, ms | ratio (quartiles) | of CPU time | required'
 
 
@@ -85,9 +97,13 @@ def config_of(part: str, shapes: Path, folder: Path, second: bool, ranks: int) -
         for transform in cfg.train_dataloader.dataset.pipeline:
             if transform.type == 'Resize':
                 transform.scale = (256, 256)
+    due = part.startswith('noise_due')
+    if due or (second and part.startswith('noise_idle')):
+        interval = 1 if due and second else NEVER
+        cfg.default_hooks.noise_scale = dict(type='NoiseScaleHook', interval=interval)
     cfg.train_dataloader.batch_size = compared.images
     cfg.train_cfg.update(
-        exact_sum=second and part == 'exact_sum',
+        exact_sum=part.endswith('_exact') or (second and part == 'exact_sum'),
         max_epochs=1000,
         global_batch_size=compared.images * compared.micro_batches * ranks,
     )
