@@ -54,7 +54,8 @@ class NoiseScaleHook(Hook):
 
     Raises:
         SettingError: If a setting is out of its range. When a training begins: if its loop is not a
-            :class:`GlobalBatchTrainLoop`, or an update has one micro-batch.
+            :class:`GlobalBatchTrainLoop`, an update has one micro-batch, or the data set is smaller
+            than an update.
 
     Examples:
         >>> from mmdet.registry import HOOKS
@@ -95,6 +96,11 @@ class NoiseScaleHook(Hook):
             'micro-batches of an update, at least 2'
         )
         check(sampler.micro_batches > 1, 'train_dataloader.batch_size', images, wanted)
+        wanted = (
+            f'at most {len(sampler.sampler.dataset)}, the images of the data set: NoiseScaleHook '
+            'measures updates whose micro-batches are full'
+        )
+        check(sampler.is_full(0), 'train_cfg.global_batch_size', batch, wanted)
 
     def before_train(self, runner: Runner) -> None:
         """Find the components, and drop measurements that do not compare with those to come."""

@@ -298,6 +298,11 @@ ONE = (
             r'^Invalid train_cfg\.global_batch_size=1\. Must be above 1 for NoiseScaleHook\.$',
         ),
         (
+            dict(train_cfg=dict(global_batch_size=32)),
+            r'^Invalid train_cfg\.global_batch_size=32\. Must be at most 12, the images of the '
+            r'data set: NoiseScaleHook measures updates whose micro-batches are full\.$',
+        ),
+        (
             dict(train_cfg=dict(type=Stock)),
             r"^Invalid train_cfg\.type='Stock'\. Must be 'GlobalBatchTrainLoop': "
             r'NoiseScaleHook measures its micro-batches\.$',
