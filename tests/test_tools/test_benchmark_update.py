@@ -48,20 +48,21 @@ def test_the_kinds_make_one_and_two_passes(update, monkeypatch, shapes, tmp_path
 
 
 def test_the_kinds_measure_the_noise_scale_or_not(update, shapes, tmp_path):
-    """In the first update: without the hook, with it, and where it is due."""
+    """Without the hook, with it, and where it is due."""
     from mmengine.registry import init_default_scope
 
     from mmdet_largebatch.hooks import NoiseScaleHook
     from mmdet_largebatch.utils.runner import find_hook
 
     init_default_scope('mmdet')
+    cfg = update.config_of('noise_idle_exact', shapes, tmp_path, False, 1)
+    assert cfg.train_cfg.exact_sum
+    runner = update.runner_of('noise_idle_exact', cfg, False)
+    data = update.updates_data(runner, update.COMPARED['noise_idle'], 3)
     found = []
     for part, second in (('noise_idle', False), ('noise_due', False), ('noise_due', True)):
-        for exact in ('', '_exact'):
-            cfg = update.config_of(part + exact, shapes, tmp_path, second, 1)
-            assert cfg.train_cfg.exact_sum is bool(exact)
-        runner = update.runner_of(part, cfg, second)
-        runner.train_loop.run_iter(0, update.updates_data(runner, update.COMPARED[part], 1))
+        update.set_noise_hook(part, runner, second)
+        runner.train_loop.run_iter(0, data)
         hook = find_hook(runner, NoiseScaleHook)
         found.append(None if hook is None else len(hook.state_dict()['measured']))
     assert found == [None, 0, 1]
