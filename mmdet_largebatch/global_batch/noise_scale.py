@@ -42,25 +42,18 @@ def unbiased_terms(
 
 @dataclass(frozen=True)
 class NoiseScale:
-    """The noise scale, with an interval.
+    """The noise scale in images, with an interval.
 
     Args:
-        trace (float): Mean of tr Sigma over the measurements.
-        square (float): Mean of |G|^2 over the measurements.
-        low (float): Lower end of the interval, in images; NaN if tr Sigma cannot be told from 0,
-            infinite if |G|^2 is below 0 beyond its error.
+        value (float): The noise scale; NaN if one of its terms cannot be told from 0.
+        low (float): Lower end of the interval; NaN if tr Sigma cannot be told from 0, infinite if
+            |G|^2 is below 0 beyond its error.
         high (float): Upper end of the interval; infinite if |G|^2 cannot be told from 0.
     """
 
-    trace: float
-    square: float
-    low: float
-    high: float
-
-    @property
-    def value(self) -> float:
-        """float: The noise scale in images; NaN if one of its terms cannot be told from 0."""
-        return self.trace / self.square if isfinite(self.high) else nan
+    value: float = nan
+    low: float = nan
+    high: float = nan
 
     def line(self, batch: int) -> str:
         """Return a line for the log.
@@ -95,49 +88,50 @@ class NoiseScale:
 
     def scalars(self) -> dict[str, float]:
         """Return the finite values by name, for a vis backend."""
-        values = dict(
-            noise_scale=self.value,
-            noise_scale_low=self.low,
-            noise_scale_high=self.high,
-            gradient_variance=self.trace,
-            gradient_square=self.square,
-        )
+        values = dict(noise_scale=self.value, noise_scale_low=self.low, noise_scale_high=self.high)
         return {name: value for name, value in values.items() if isfinite(value)}
 
 
-def noise_scale(
-    traces: np.ndarray, squares: np.ndarray, confidence: float = CONFIDENCE
-) -> NoiseScale:
+def noise_scale(traces: np.ndarray, squares: np.ndarray, images: int) -> NoiseScale:
     """Estimate the noise scale from measurements in several updates.
 
     Both terms are averaged before their ratio is taken: single values of |G|^2 are often near 0 or
-    negative. The interval is Fieller's (*Some problems in interval estimation*, 1954) for the
-    ratio |G|^2 / tr Sigma, inverted: all u for which the mean of |G|^2 - u tr Sigma is within
-    Student's t of 0.
+    negative. Gradients shrink during a training, by factors of 100 at its begin. So that no
+    measurement outweighs the others, each is taken in units of the mean |g_j|^2 around it: the
+    geometric mean of that of the measurement before and of the one after. These are independent
+    of its noise, which keeps the averages without bias.
+
+    The interval is Fieller's (*Some problems in interval estimation*, 1954) for the ratio
+    |G|^2 / tr Sigma, inverted: all u for which the mean of |G|^2 - u tr Sigma is within Student's t
+    of 0, at a confidence of 95 %.
 
     Args:
         traces (np.ndarray): tr Sigma of each measurement, shape (n,).
         squares (np.ndarray): |G|^2 of each measurement, shape (n,).
-        confidence (float): Confidence level of the interval. Defaults to 0.95.
+        images (int): Images of a micro-batch.
 
     Returns:
-        NoiseScale: The estimate, with unknown ends for a single measurement.
+        NoiseScale: The estimate, unknown for a single measurement.
     """
-    n, S, Q = len(traces), float(traces.mean()), float(squares.mean())
-    unknown = NoiseScale(S, Q, nan, nan)
-    if n < 2 or S <= 0:
-        return unknown
-    t2 = float(students_t.ppf((1 + confidence) / 2, n - 1)) ** 2
-    # In units of the means, whatever the scale of the loss.
-    (ss, sq), (_, qq) = np.cov(traces / S, squares / S) / n * t2
-    ratio, leading = Q / S, 1 - ss
-    if leading <= 0:
-        return unknown
-    # leading u^2 - 2 (ratio - sq) u + ratio^2 - qq <= 0, which u = ratio fulfils.
-    middle = ratio - sq
-    root = sqrt(max(middle**2 - leading * (ratio**2 - qq), 0.0))
-    first, last = (middle - root) / leading, (middle + root) / leading
-    return NoiseScale(S, Q, *(1 / end if end > 0 else inf for end in (last, first)))
+    sizes = squares + traces / images
+    # A component is without gradients while it is frozen.
+    traces, squares, sizes = (x[sizes > 0] for x in (traces, squares, sizes))
+    n = len(sizes)
+    if n < 2:
+        return NoiseScale()
+    around = np.sqrt(np.append(sizes[1], sizes[:-1]) * np.append(sizes[1:], sizes[-2]))
+    traces, squares = traces / around, squares / around
+    S, Q = float(traces.mean()), float(squares.mean())
+    t2 = float(students_t.ppf((1 + CONFIDENCE) / 2, n - 1)) ** 2
+    (ss, sq), (_, qq) = np.cov(traces, squares) / n * t2
+    leading, middle = S**2 - ss, S * Q - sq
+    if S <= 0 or leading <= 0:
+        return NoiseScale()
+    # leading u^2 - 2 middle u + Q^2 - qq <= 0, which u = Q / S fulfils.
+    root = sqrt(max(middle**2 - leading * (Q**2 - qq), 0.0))
+    ends = (middle + root) / leading, (middle - root) / leading
+    low, high = (1 / u if u > 0 else inf for u in ends)
+    return NoiseScale(S / Q if isfinite(high) else nan, low, high)
 
 
 @torch.no_grad()

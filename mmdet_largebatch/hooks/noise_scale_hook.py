@@ -12,7 +12,12 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from ..checks import check, is_number
-from ..global_batch.noise_scale import noise_scale, squares_by_component, unbiased_terms
+from ..global_batch.noise_scale import (
+    NoiseScale,
+    noise_scale,
+    squares_by_component,
+    unbiased_terms,
+)
 from ..optimizers import component_of
 from ..utils.runner import check_loop, is_training, loss_scale, plain_model
 
@@ -25,9 +30,9 @@ class NoiseScaleHook(Hook):
     large as the gradient (McCandlish et al., arXiv 1812.06162). An image at batch B is worth
     ``1 / (1 + B / noise scale)`` of one at a small batch. The log gets a line with a 95 % interval
     over the newest ``window`` measurements, with ``> X`` for a gradient that cannot be told from
-    0. Every vis backend gets ``noise_scale``, ``noise_scale_low``, ``noise_scale_high``,
-    ``gradient_variance`` (tr Sigma) and ``gradient_square`` (|G|^2), if finite, and the same of
-    each component, such as ``backbone/noise_scale``.
+    0. Every vis backend gets ``noise_scale``, ``noise_scale_low`` and ``noise_scale_high``, if
+    known, ``gradient_variance`` and ``gradient_square``, the tr Sigma and |G|^2 of this update
+    alone, and the same of each component, such as ``backbone/noise_scale``.
 
     A due update costs the norms of the gradients, one all-reduce of ``micro-batches x components``
     numbers and one copy from the device to the host. Without ``train_cfg.exact_sum`` it also adds
@@ -174,17 +179,23 @@ class NoiseScaleHook(Hook):
         if not self._is_new:
             return
         self._is_new = False
-        # Shape (measurements, 2, components).
-        table = np.array([terms for _, terms in self._measured])
-        whole = noise_scale(*table.sum(-1).T)
-        scalars = whole.scalars()
+        # Shape (2, measurements, components).
+        table = np.array([terms for _, terms in self._measured]).swapaxes(0, 1)
+        whole, scalars = self._summary(table.sum(-1))
         for index, component in enumerate(self._setting['components']):
             # A frozen component has no gradient.
-            if table[..., index].any():
-                own = noise_scale(*table[..., index].T).scalars()
+            if table[:, -1, index].any():
+                _, own = self._summary(table[..., index])
                 scalars |= {f'{component}/{name}': value for name, value in own.items()}
         runner.visualizer.add_scalars(scalars, step=runner.iter + 1)
         runner.logger.info(whole.line(runner.train_loop.global_batch_size))
+
+    def _summary(self, terms: np.ndarray) -> tuple[NoiseScale, dict[str, float]]:
+        """Return the noise scale and the scalars of tr Sigma and |G|^2, shape (2, measurements)."""
+        traces, squares = terms
+        found = noise_scale(traces, squares, self._setting['images'])
+        newest = dict(gradient_variance=float(traces[-1]), gradient_square=float(squares[-1]))
+        return found, found.scalars() | newest
 
     def after_rollback(self, runner: Runner) -> None:
         """Drop measurements of updates that were rolled back."""

@@ -16,9 +16,9 @@ from helpers.regression import Detector, Regression
 from helpers.small_training import NanOnce, log_of
 from mmengine.config import Config
 from mmengine.runner import EpochBasedTrainLoop
-from scipy.stats import t
 
 from mmdet_largebatch import SettingError
+from mmdet_largebatch.global_batch.noise_scale import noise_scale
 from mmdet_largebatch.hooks import NoiseScaleHook
 from mmdet_largebatch.hooks import noise_scale_hook as module
 from mmdet_largebatch.planning.dry_runner import dry_run
@@ -57,7 +57,7 @@ def terms_of(weights, batches):
 
 @pytest.mark.parametrize('micro_batch', [2, 6])
 @pytest.mark.parametrize('exact', [False, True])
-def test_what_is_written_are_means_over_the_newest_measurements(tmp_path, exact, micro_batch):
+def test_what_is_written(tmp_path, exact, micro_batch):
     noted = MicroBatches()
     runner = noise_runner(
         tmp_path,
@@ -71,22 +71,20 @@ def test_what_is_written_are_means_over_the_newest_measurements(tmp_path, exact,
     runner.train()
     found = written(tmp_path)
     assert list(found) == list(range(2, 21, 2))
+    prefixes = ('', 'backbone/', 'bbox_head/')
     for update, scalars in found.items():
-        newest = range(1, update, 2)[-8:]
-        terms = np.array([terms_of(noted.weights[i], noted.batches[i]) for i in newest])
-        for part, prefix in enumerate(('', 'backbone/', 'bbox_head/')):
-            variance, square = terms[:, part].mean(0)
+        now = terms_of(noted.weights[update - 1], noted.batches[update - 1])
+        for prefix, (variance, square) in zip(prefixes, now, strict=True):
             assert scalars[f'{prefix}gradient_variance'] == pytest.approx(variance, rel=1e-5)
             close = pytest.approx(square, rel=1e-5, abs=1e-6 * variance)
             assert scalars[f'{prefix}gradient_square'] == close
-            if f'{prefix}noise_scale' in scalars:
-                close = pytest.approx(variance / square, rel=1e-4)
-                assert scalars[f'{prefix}noise_scale'] == close
-    assert 'noise_scale' in found[20]
-    # The lower end at the last one, by the definition: t of |G|^2 - tr Sigma / low, 8 values.
-    differences = terms[:, 0, 1] - terms[:, 0, 0] / found[20]['noise_scale_low']
-    score = differences.mean() / differences.std(ddof=1) * np.sqrt(8)
-    assert abs(score) == pytest.approx(t.ppf(0.975, 7), rel=1e-3)
+    # The newest eight of updates 2, 4, ..., 20.
+    terms = np.array([terms_of(noted.weights[i], noted.batches[i]) for i in range(5, 20, 2)])
+    for part, prefix in enumerate(prefixes):
+        expected = noise_scale(terms[:, part, 0], terms[:, part, 1], micro_batch).scalars()
+        assert expected
+        for name, value in expected.items():
+            assert found[20][f'{prefix}{name}'] == pytest.approx(value, rel=1e-3)
 
 
 def test_the_log_has_a_line_for_each(tmp_path):
