@@ -33,6 +33,7 @@ with redirect_stdout(_printed), catch_warnings():
     from .hooks import (
         AtomicCheckpointHook,
         DivergenceHook,
+        NoiseScaleHook,
         PreemptionHook,
         RunRecordHook,
         TrustRatioHook,
@@ -67,6 +68,7 @@ __all__ = [
     'LARS',
     'LoadImageOnce',
     'MergedGroupsConstructor',
+    'NoiseScaleHook',
     'PreemptionHook',
     'RunRecordHook',
     'SettingError',

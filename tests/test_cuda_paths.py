@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import (
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from mmdet_largebatch.global_batch.micro_batch_gradients import NOT_FINITE, MicroBatchGradients
-from mmdet_largebatch.hooks import DivergenceHook, TrustRatioHook
+from mmdet_largebatch.hooks import DivergenceHook, NoiseScaleHook, TrustRatioHook
 from mmdet_largebatch.optimizers import LAMB, LARS, _cpu_kernels, apex_lamb, lamb
 
 GPU = 'cuda:0'
@@ -155,17 +155,24 @@ def test_clipping_by_the_wrapper_is_one_read_of_mmengines():
 
 
 class Runner:
-    """A runner with the two counters that the hooks read."""
+    """A runner, its loop and its sampler, with what the hooks read."""
 
-    iter = epoch = 0
+    iter = epoch = rank = 0
+    batch_size, micro_batches, global_batch_size = 2, 4, 8
 
     def __init__(self, model, optimizer):
         self.model, self.optim_wrapper = model, OptimWrapper(optimizer)
-        self.train_loop = self.visualizer = self
+        self.train_loop = self.visualizer = self.sampler = self.logger = self
         self.bad_gradients, self.written = [], []
 
     def add_scalars(self, scalars, step):
         self.written.append((step, scalars))
+
+    def is_full(self, update):
+        return True
+
+    def info(self, line):
+        pass
 
 
 def named(params):
@@ -189,6 +196,24 @@ def test_the_trust_ratio_hook_copies_once_at_its_interval(kind):
     assert gpu.reads == [COPY, COPY]
     assert [step for step, _ in runner.written] == [3, 6]
     assert {value for _, scalars in runner.written for value in scalars.values()} == {2.0}
+
+
+def test_the_noise_scale_hook_copies_once_a_measurement():
+    """Every second update, with gradients left over from the one before."""
+    with FakeCuda(answer=0.0) as gpu:
+        params, groups = make()
+        runner = Runner(named(params), LAMB(groups, backend='torch'))
+        hook = NoiseScaleHook(interval=2)
+        hook.before_train(runner)
+        for runner.iter in range(4):
+            hook.before_train_iter(runner, runner.iter)
+            gradients = {name: p.grad for name, p in runner.model.named_parameters()}
+            for index in range(runner.micro_batches):
+                hook.after_micro_batch(runner, index, gradients)
+            hook.before_update(runner, {})
+            hook.after_train_iter(runner, runner.iter)
+    assert gpu.reads == [COPY, COPY]
+    assert [step for step, _ in runner.written] == [2, 4]
 
 
 def test_the_divergence_hook_copies_once_an_update():

@@ -110,6 +110,15 @@ class GlobalBatchSampler(Sampler):
         """list[int]: Numbers of the micro-batches of each update that this rank computes."""
         return list(range(self.rank, self.micro_batches, self.ranks))
 
+    def is_full(self, update: int) -> bool:
+        """Return True if every micro-batch of an update has ``batch_size`` images.
+
+        Args:
+            update (int): Index of the update in the epoch.
+        """
+        fewest = self._images(self.micro_batches - 1)
+        return update < len(self) - 1 or self.drop_last or fewest == len(self) * self.batch_size
+
     def begin(self, seed: int, epoch: int, update: int, order_epoch: int | None = None) -> None:
         """Set the epoch and the update that the next iteration starts from.
 

@@ -4,18 +4,17 @@ from math import isfinite
 from numbers import Integral
 
 import torch
-from mmdet.registry import HOOKS, LOOPS
+from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
 from ..checkpoints.rollback import RolledBack, Switches, roll_back
 from ..checks import check, is_number
-from ..compat import train_loop
 from ..errors import DivergenceError
 from ..utils.dist import from_main_process
 from ..utils.record import note, write_end, write_record
-from ..utils.runner import find_hook, is_training, loss_scale
+from ..utils.runner import check_loop, find_hook, is_training, loss_scale
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .warmup_step_lr_hook import WarmupStepLRHook
 
@@ -77,11 +76,7 @@ class DivergenceHook(Hook):
         """Refuse a training that this hook cannot check."""
         if not is_training(runner):
             return
-        loop = train_loop(runner)
-        # Its import would be circular: the loop imports hooks.
-        ok = isinstance(loop, LOOPS.get('GlobalBatchTrainLoop'))
-        wanted = "'GlobalBatchTrainLoop': DivergenceHook checks an update before its step"
-        check(ok, 'train_cfg.type', type(loop).__name__, wanted)
+        check_loop(runner, 'DivergenceHook checks an update before its step')
         for key, kind in dict(lr=WarmupStepLRHook, checkpoint=AtomicCheckpointHook).items():
             ok = not self.rollbacks or find_hook(runner, kind) is not None
             wanted = f"0 without default_hooks.{key}.type='{kind.__name__}'"

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 from ..checks import check
 from ..errors import SettingError
 from ..global_batch import GlobalBatchTrainLoop
-from ..hooks import WarmupStepLRHook
+from ..hooks import DivergenceHook, NoiseScaleHook, WarmupStepLRHook
 from ..utils.runner import find_hook
 from ..utils.type_names import type_name
 from .quiet_runner import QuietRunner, restored_globals
@@ -100,6 +100,9 @@ class DryRunner(QuietRunner):
         scaled = [group.get('initial_lr', group['lr']) for group in groups]
         pairs = zip(configured, scaled, strict=True)
         self.lr_scale = next((after / before for before, after in pairs if before), 1.0)
+        for checking in self.hooks:
+            if isinstance(checking, (DivergenceHook, NoiseScaleHook)):
+                checking.before_run(self)
         if isinstance(loop, GlobalBatchTrainLoop):
             loop.check()
 

@@ -17,6 +17,7 @@ INTERVALS = {
     'LoggerHook': 10,
     'CheckInvalidLossHook': 50,
     'TrustRatioHook': 50,
+    'NoiseScaleHook': 50,
     'TrainAugmentDetVisualizationHook': None,
 }
 SAVING = ('CheckpointHook', 'AtomicCheckpointHook')

@@ -1,13 +1,15 @@
 """Find parts of a run, for hooks."""
 
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
+from mmdet.registry import LOOPS
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import BaseOptimWrapper
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
+from ..checks import check
 from ..compat import train_loop
 
 AnyHook = TypeVar('AnyHook', bound=Hook)
@@ -17,6 +19,23 @@ def is_training(runner: Runner) -> bool:
     """Return True if a run is a training. MMEngine calls ``before_run`` of tests too."""
     loop, optim_wrapper = train_loop(runner), runner.optim_wrapper
     return isinstance(loop, BaseLoop) and isinstance(optim_wrapper, BaseOptimWrapper)
+
+
+def check_loop(runner: Runner, why: str) -> Any:
+    """Refuse a training by another loop than ``GlobalBatchTrainLoop``.
+
+    Args:
+        runner (Runner): The runner of a training.
+        why (str): Why a hook needs it, to end the error.
+
+    Returns:
+        GlobalBatchTrainLoop: The loop.
+    """
+    loop = train_loop(runner)
+    # Its import would be circular: the loop imports hooks.
+    ok = isinstance(loop, LOOPS.get('GlobalBatchTrainLoop'))
+    check(ok, 'train_cfg.type', type(loop).__name__, f"'GlobalBatchTrainLoop': {why}")
+    return loop
 
 
 def find_hook(runner: Runner, kind: type[AnyHook]) -> AnyHook | None:

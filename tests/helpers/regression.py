@@ -41,6 +41,21 @@ class Regression(BaseModel):
         return dict(loss=((x @ self.w - y) ** 2).mean())
 
 
+class Detector(BaseModel):
+    """A component of three weights, one of a single weight within a RoI head, and biases."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        layers = [torch.nn.Linear(3, 5), torch.nn.Linear(5, 4), torch.nn.Linear(4, 4)]
+        self.backbone = torch.nn.Sequential(*layers)
+        self.roi_head = torch.nn.ModuleDict({'bbox_head': torch.nn.Linear(4, 1)})
+
+    def forward(self, x, y, mode='loss'):
+        out = self.roi_head['bbox_head'](self.backbone(x))[:, 0]
+        return dict(loss=((out - y) ** 2).mean())
+
+
 class Log(Hook):
     def __init__(self):
         self.losses = []

@@ -6,12 +6,12 @@ import pytest
 import torch
 from helpers import unfreezing
 from helpers.common import ROOT, data_options
+from helpers.cpu_amp import CPUAmp
 from helpers.forked import run_apart
 from helpers.regression import START, Points, gradient, train
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from mmengine.hooks import EMAHook, Hook
-from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner import BaseLoop, Runner
 from torch.utils.data import DataLoader
 
@@ -81,28 +81,18 @@ def test_the_eta_counts_to_where_the_training_is_cut(tmp_path):
     assert clock.etas == pytest.approx([2 * means[0], 1 * means[1], 0])
 
 
-class CPUAmpOptimWrapper(AmpOptimWrapper):
-    """MMEngine's wrapper in all but its constructor, which insists on a GPU."""
-
-    def __init__(self, init_scale, dtype, **kwargs):
-        OptimWrapper.__init__(self, **kwargs)
-        self._scale_update_param = None
-        self.loss_scaler = torch.amp.GradScaler('cpu', init_scale=init_scale)
-        self.cast_dtype = dtype
-
-
 def test_mixed_precision_scales_once_and_skips_whole_updates(tmp_path):
     """bfloat16 has 8 bits: within 2 % of the float64 step. A scale at which fp32 gradients
     overflow: the first update is skipped as a whole, and the scale halved once, not six times.
     """
     runner, _ = train(
-        tmp_path / 'a', 2, dict(type=CPUAmpOptimWrapper, init_scale=2.0**10, dtype=torch.bfloat16)
+        tmp_path / 'a', 2, dict(type=CPUAmp, init_scale=2.0**10, dtype=torch.bfloat16)
     )
     mean, _ = gradient()
     step = runner.model.w.detach().double() - START
     assert float((step + 0.1 * mean).norm() / (0.1 * mean).norm()) < 0.02
 
-    overflow = dict(type=CPUAmpOptimWrapper, init_scale=2.0**127, dtype=torch.bfloat16)
+    overflow = dict(type=CPUAmp, init_scale=2.0**127, dtype=torch.bfloat16)
     runner, log = train(tmp_path / 'b', 2, overflow)
     assert runner.model.w.equal(START)
     assert runner.optim_wrapper.loss_scaler.get_scale() == 2.0**126

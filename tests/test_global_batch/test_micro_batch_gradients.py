@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
+from helpers.cpu_amp import CPUAmp
 from helpers.divergence import Bad, make
 from helpers.regression import START, Points, Regression, gradient, train
 from mmengine.hooks import Hook
-from mmengine.optim import AmpOptimWrapper, OptimWrapper
 
 from mmdet_largebatch import DivergenceError, SettingError
 from mmdet_largebatch.global_batch.exact_sum import limit
@@ -54,16 +54,6 @@ def test_the_mean_gradient_and_what_listeners_are_given(tmp_path, micro_batch, e
         x, y = batch['x'].double(), batch['y'].double()
         expected = 2 * ((x @ START.double() - y)[:, None] * x).mean(0)
         torch.testing.assert_close(found['w'].double(), expected, rtol=1e-5, atol=1e-6)
-
-
-class CPUAmp(AmpOptimWrapper):
-    """MMEngine's wrapper in all but its constructor, which insists on a GPU."""
-
-    def __init__(self, init_scale, **kwargs):
-        OptimWrapper.__init__(self, **kwargs)
-        self._scale_update_param = None
-        self.loss_scaler = torch.amp.GradScaler('cpu', init_scale=init_scale)
-        self.cast_dtype = torch.bfloat16
 
 
 class Listener(Hook):

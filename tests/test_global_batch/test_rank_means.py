@@ -3,10 +3,10 @@ and on a model whose gradient is known."""
 
 import pytest
 import torch
+from helpers.cpu_amp import CPUAmp
 from helpers.regression import START, Points, Regression, train
 from mmdet.utils import dist_utils, reduce_mean
 from mmengine.hooks import EMAHook
-from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch.utils.checkpoint import checkpoint
 
 from mmdet_largebatch import SettingError
@@ -106,16 +106,6 @@ def test_activation_checkpointing_sees_the_same_means(tmp_path, model):
     plain, _ = run(tmp_path / 'plain', Normalised, epochs=2)
     again, _ = run(tmp_path / 'again', model, epochs=2)
     assert torch.equal(plain.model.w, again.model.w)
-
-
-class CPUAmp(AmpOptimWrapper):
-    """MMEngine's wrapper in all but its constructor, which insists on a GPU."""
-
-    def __init__(self, **kwargs):
-        OptimWrapper.__init__(self, **kwargs)
-        self._scale_update_param = None
-        self.loss_scaler = torch.amp.GradScaler('cpu', init_scale=2.0**10)
-        self.cast_dtype = torch.bfloat16
 
 
 def test_mixed_precision_clipping_and_ema(tmp_path):

@@ -70,6 +70,20 @@ def test_every_picture_comes_and_every_micro_batch_is_there(number):
     assert sum(len(indices) for _, indices in batches) == -(-number // 3) * 3
 
 
+@pytest.mark.parametrize('number', [6, 7, 10, 12, 13, 101])
+@pytest.mark.parametrize('settings', [{}, dict(grouping=None), dict(drop_last=True)])
+def test_updates_that_are_full(number, settings):
+    """Against the micro-batches that it deals, of 2 images if full."""
+    dealt = deal(number=number, epoch=0, **settings)
+    sampler = GlobalBatchSampler(
+        DefaultSampler(Pictures(number), shuffle=True, seed=0),
+        **(dict(batch_size=2, global_batch_size=6, grouping=ASPECT) | settings),
+    )
+    for update in range(len(sampler)):
+        sizes = {len(indices) for key, indices in dealt if key[1] == update}
+        assert sampler.is_full(update) == (sizes == {2})
+
+
 def test_pictures_of_a_micro_batch_are_of_one_aspect():
     mixed = [
         indices

@@ -6,8 +6,8 @@ import re
 
 import pytest
 import torch
+from helpers.cpu_amp import CPUAmp
 from helpers.divergence import Bad, make
-from mmengine.optim import AmpOptimWrapper, OptimWrapper
 
 from mmdet_largebatch import DivergenceError, SettingError
 
@@ -116,24 +116,14 @@ def test_a_loss_far_above_its_mean(tmp_path):
         make(tmp_path / 'bad', dict(spike=1))
 
 
-class CPUAmpOptimWrapper(AmpOptimWrapper):
-    """MMEngine's wrapper in all but its constructor, which insists on a GPU."""
-
-    def __init__(self, init_scale, **kwargs):
-        OptimWrapper.__init__(self, **kwargs)
-        self._scale_update_param = None
-        self.loss_scaler = torch.amp.GradScaler('cpu', init_scale=init_scale)
-        self.cast_dtype = torch.bfloat16
-
-
 def test_an_update_that_the_loss_scaler_skips_is_no_divergence(tmp_path):
     """At a scale of 2**127 the gradients overflow; each skipped update halves the scale."""
-    wrapper = dict(type=CPUAmpOptimWrapper, init_scale=2.0**127)
+    wrapper = dict(type=CPUAmp, init_scale=2.0**127)
     runner = make(tmp_path / 'run', {}, wrapper=wrapper)
     runner.train()
     assert runner.iter == 8
     assert runner.optim_wrapper.loss_scaler.get_scale() < 2.0**127
-    wrapper = dict(type=CPUAmpOptimWrapper, init_scale=1.0)
+    wrapper = dict(type=CPUAmp, init_scale=1.0)
     with pytest.raises(DivergenceError, match='its gradient is not'):
         make(tmp_path / 'at1', {}, Bad(3, 'gradient'), wrapper=wrapper).train()
 

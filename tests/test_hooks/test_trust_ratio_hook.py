@@ -5,9 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers.regression import toy_runner
+from helpers.regression import Detector, toy_runner
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -16,21 +15,6 @@ from mmdet_largebatch.hooks import TrustRatioHook
 from mmdet_largebatch.optimizers import _cpu_kernels, norms
 
 WD = 0.01
-
-
-class Detector(BaseModel):
-    """A component of three weights, one of a single weight within a RoI head, and biases."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        layers = [torch.nn.Linear(3, 5), torch.nn.Linear(5, 4), torch.nn.Linear(4, 4)]
-        self.backbone = torch.nn.Sequential(*layers)
-        self.roi_head = torch.nn.ModuleDict({'bbox_head': torch.nn.Linear(4, 1)})
-
-    def forward(self, x, y, mode='loss'):
-        out = self.roi_head['bbox_head'](self.backbone(x))[:, 0]
-        return dict(loss=((out - y) ** 2).mean())
 
 
 class Watch(Hook):

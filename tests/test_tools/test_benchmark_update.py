@@ -1,4 +1,4 @@
-"""tools/benchmarks/update.py: both comparisons, with a smaller update and one timed pair."""
+"""tools/benchmarks/update.py: its comparisons, with a smaller update and one timed pair."""
 
 import re
 
@@ -45,3 +45,24 @@ def test_the_kinds_make_one_and_two_passes(update, monkeypatch, shapes, tmp_path
         runner.train_loop.run_iter(0, update.updates_data(runner, update.COMPARED['means'], 1))
         passes.append(len(calls))
     assert passes == [2, 4]
+
+
+def test_the_kinds_measure_the_noise_scale_or_not(update, shapes, tmp_path):
+    """Without the hook, with it, and where it is due."""
+    from mmengine.registry import init_default_scope
+
+    from mmdet_largebatch.hooks import NoiseScaleHook
+    from mmdet_largebatch.utils.runner import find_hook
+
+    init_default_scope('mmdet')
+    cfg = update.config_of('noise_idle_exact', shapes, tmp_path, False, 1)
+    assert cfg.train_cfg.exact_sum
+    runner = update.runner_of('noise_idle_exact', cfg, False)
+    data = update.updates_data(runner, update.COMPARED['noise_idle'], 3)
+    found = []
+    for part, second in (('noise_idle', False), ('noise_due', False), ('noise_due', True)):
+        update.set_noise_hook(part, runner, second)
+        runner.train_loop.run_iter(0, data)
+        hook = find_hook(runner, NoiseScaleHook)
+        found.append(None if hook is None else len(hook.state_dict()['measured']))
+    assert found == [None, 0, 1]
