@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.common import ROOT
+from helpers.common import ROOT, leave_config_text
 from helpers.tools import run_here
 from mmengine.registry import init_default_scope
 
@@ -29,6 +29,11 @@ def pytest_runtest_setup(item):
 def one_thread():
     """Two cores are shared with the processes that some tests start."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def config_as_it_is():
+    leave_config_text()
 
 
 @pytest.fixture(autouse=True)
