@@ -1,5 +1,6 @@
 """Fixtures that tests of several folders share: real files, and running commands."""
 
+import gc
 import json
 import os
 import subprocess
@@ -37,8 +38,10 @@ def one_thread():
 
 
 @pytest.fixture(scope='session', autouse=True)
-def config_as_it_is():
+def short_starts():
+    """Of trainings in this process. MMEngine collects garbage for each data set."""
     leave_config_text()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
