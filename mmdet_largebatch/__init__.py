@@ -4,8 +4,10 @@ Importing this package registers everything it has in MMDetection's registries; 
 ``custom_imports = dict(imports=['mmdet_largebatch'], allow_failed_imports=False)``.
 """
 
+import gc
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
 from io import StringIO
 from typing import Any
@@ -23,7 +25,21 @@ if _missing:
 
 # While it is imported mmdet prints and warns about optional packages that it lacks.
 _printed = StringIO()
-with redirect_stdout(_printed), catch_warnings():
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Collect no garbage, which takes a sixth of the time of an import."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+with redirect_stdout(_printed), catch_warnings(), _without_collection():
     filterwarnings('ignore', 'faster_coco_eval is not installed')
     import mmdet.datasets
     import mmdet.evaluation  # noqa: F401

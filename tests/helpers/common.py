@@ -21,6 +21,16 @@ def without_scope(node):
     return [without_scope(item) for item in node] if isinstance(node, (list, tuple)) else node
 
 
+def leave_config_text() -> None:
+    """Leave out the layout of configs' text, most of the start of a short training.
+
+    `Config.pretty_text` is valid Python without it. Trainings that are commands keep it.
+    """
+    from yapf.yapflib import yapf_api
+
+    yapf_api.FormatCode = lambda text, **kwargs: (text, False)
+
+
 def data_options(root: Path) -> list[str]:
     """`--cfg-options` that put another folder in the place of a shapes recipe's data."""
     options = [

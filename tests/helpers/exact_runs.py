@@ -1,13 +1,9 @@
-"""Run by the tests: trainings one after the other, each on a number of processes of its own.
+"""Trainings one after the other, each on a number of processes of its own.
 
-    python exact_runs.py SETTINGS_JSON
-
-SETTINGS_JSON holds `config` (a recipe) and `runs`, each with `ranks` (1 is one process without
-DDP) and `options` (as for `--cfg-options`). Every rank writes its weights to
-WORK_DIR/rank_RANK.pth.
+They have a `config` (a recipe). Each has `ranks` (1 is one process without DDP) and `options` (as
+for `--cfg-options`). Every rank writes its weights to WORK_DIR/rank_RANK.pth.
 """
 
-import json
 import sys
 from functools import partial
 from multiprocessing import get_context
@@ -17,17 +13,19 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 import mmdet_largebatch  # noqa: F401
+from helpers.common import leave_config_text
 from helpers.forked import run_ranks
 from mmdet_largebatch.cli import use_gloo_without_gpu
 
 
 def train(config, ranks, options):
     torch.set_num_threads(1)
+    leave_config_text()
     cfg = Config.fromfile(config)
     cfg.merge_from_dict(options)
     for transform in cfg.train_dataloader.dataset.pipeline:
         if transform.type == 'Resize':
-            transform.scale = (64, 64)  # JSON has no tuples
+            transform.scale = (64, 64)
     cfg.launcher = 'pytorch' if ranks > 1 else 'none'
     use_gloo_without_gpu(cfg)
     runner = Runner.from_cfg(cfg)
@@ -46,7 +44,3 @@ def main(config, runs):
         process.join()
         if process.exitcode:
             sys.exit(process.exitcode)
-
-
-if __name__ == '__main__':
-    main(**json.loads(sys.argv[1]))

@@ -13,6 +13,9 @@ import torch.distributed as dist
 
 from helpers.common import PYTHONPATH
 
+# Imported once, before the processes of `run_apart` are forked.
+PROGRAMS = ['helpers.trajectory', 'helpers.exact_runs', 'helpers.train_detectors']
+
 
 def free_port() -> int:
     """A port of the loopback that nobody listens on; another test may run beside this one."""
@@ -78,7 +81,7 @@ def run_apart(function, *arguments):
         CompletedProcess: As of a command; what it printed stands in stdout.
     """
     context = get_context('forkserver')
-    context.set_forkserver_preload(['helpers.trajectory'])
+    context.set_forkserver_preload(PROGRAMS)
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setenv('PYTHONPATH', PYTHONPATH)
         forkserver.ensure_running()

@@ -1,6 +1,4 @@
-"""Run by the tests: trains detectors on some processes, one training after the other.
-
-    python train_detectors.py JOBS_JSON
+"""Trainings of detectors on some processes, one after the other.
 
 A job holds `out`, `ranks` (processes; 1 is without DDP), `float64`, `resume` and `training`, the
 arguments of `detectors.training`. Each rank writes the weights, buffers, EMA and state of the
@@ -8,7 +6,6 @@ optimizer, and the losses of each update: rank 0 to `out`, rank R to `out`.R. Th
 MMEngine's own loop are means over the ranks.
 """
 
-import json
 import os
 import sys
 from contextlib import redirect_stdout
@@ -24,6 +21,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 import mmdet_largebatch  # noqa: F401
+from helpers.common import leave_config_text
 from helpers.detectors import training
 from helpers.float64 import select_in_float32
 from helpers.forked import free_port, join_group
@@ -57,6 +55,7 @@ class Losses(Hook):
 
 def train(job):
     torch.set_num_threads(1)
+    leave_config_text()
     cfg = training(**job['training'])
     if job.get('float64'):
         cfg.model.data_preprocessor.type = 'Float64Preprocessor'
@@ -87,9 +86,9 @@ def _rank(job, rank, port):
         train(job)
 
 
-if __name__ == '__main__':
+def main(jobs):
     context = get_context('fork')
-    for job in json.loads(sys.argv[1]):
+    for job in jobs:
         port = free_port()
         processes = [
             context.Process(target=_rank, args=(job, rank, port)) for rank in range(job['ranks'])

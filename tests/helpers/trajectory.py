@@ -18,6 +18,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 import mmdet_largebatch  # noqa: F401
+from helpers.common import leave_config_text
 from helpers.float64 import select_in_float32
 from helpers.forked import run_ranks
 from mmdet_largebatch.cli import use_gloo_without_gpu
@@ -97,6 +98,7 @@ def record_into(record):
 
 def train(out, settings):
     torch.set_num_threads(1)
+    leave_config_text()
     cfg = Config.fromfile(settings['config'])
     cfg.merge_from_dict(settings['options'])
     for transform in cfg.train_dataloader.dataset.pipeline:

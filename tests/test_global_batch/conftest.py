@@ -1,15 +1,13 @@
 """Training of detectors on processes of their own."""
 
-import json
-import sys
-
 import pytest
 import torch
-from helpers.common import PYTHONPATH
+from helpers import train_detectors
+from helpers.forked import run_apart
 
 
 @pytest.fixture(scope='module')
-def trained(tmp_path_factory, shapes, command):
+def trained(tmp_path_factory, shapes):
     """Train detectors one after the other; return what each job's ranks wrote, by its name.
 
     A job is a detector, a number of processes and the arguments of `detectors.training`. `float64`
@@ -25,13 +23,8 @@ def trained(tmp_path_factory, shapes, command):
             work_dir = str(root / f'work_{settings.pop("folder", name)}')
             training = dict(name=detector, root=str(shapes), work_dir=work_dir) | settings
             made.append(dict(out=str(root / name), ranks=ranks, training=training) | own)
-        done = command(
-            sys.executable,
-            'tests/helpers/train_detectors.py',
-            json.dumps(made),
-            PYTHONPATH=PYTHONPATH,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        done = run_apart(train_detectors.main, made)
+        assert done.returncode == 0, done.stdout[-3000:]
         return {
             name: [torch.load(root / (f'{name}.{rank}' if rank else name)) for rank in range(ranks)]
             for name, (_, ranks, _) in jobs.items()

@@ -5,7 +5,9 @@ import sys
 
 import pytest
 import torch
-from helpers.common import EVERY_PROPOSAL, PYTHONPATH, ROOT, data_options
+from helpers import exact_runs
+from helpers.common import EVERY_PROPOSAL, ROOT, data_options
+from helpers.forked import run_apart
 from helpers.same_bits import assert_same_bits
 
 RECIPE = ROOT / 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
@@ -38,7 +40,7 @@ def logged(folder):
 
 
 @pytest.mark.slow
-def test_a_recipe_has_the_same_bits_on_1_2_and_3_processes(tmp_path, shapes, command):
+def test_a_recipe_has_the_same_bits_on_1_2_and_3_processes(tmp_path, shapes):
     """Checkpoints, logs, and each rank's weights."""
     options = dict(option.split('=') for option in data_options(shapes)) | SMALL
     folders = {ranks: tmp_path / str(ranks) for ranks in (1, 2, 3)}
@@ -46,11 +48,8 @@ def test_a_recipe_has_the_same_bits_on_1_2_and_3_processes(tmp_path, shapes, com
         dict(ranks=ranks, options=options | {'work_dir': str(folder)})
         for ranks, folder in folders.items()
     ]
-    settings = dict(config=str(RECIPE), runs=runs)
-    done = command(
-        sys.executable, 'tests/helpers/exact_runs.py', json.dumps(settings), PYTHONPATH=PYTHONPATH
-    )
-    assert done.returncode == 0, done.stderr[-6000:]
+    done = run_apart(exact_runs.main, str(RECIPE), runs)
+    assert done.returncode == 0, done.stdout[-6000:]
 
     one, *others = (
         torch.load(folder / 'epoch_2.pth', weights_only=False) for folder in folders.values()

@@ -7,14 +7,6 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 
-@pytest.fixture(scope='module', autouse=True)
-def config_as_it_is():
-    """Leave out the layout of configs' text, which takes two thirds of so short a training."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **kwargs: (text, False))
-        yield
-
-
 @pytest.fixture(autouse=True)
 def data(monkeypatch, shapes):
     monkeypatch.setenv('SHAPES', str(shapes))
@@ -78,7 +70,7 @@ CUT = (GLOBAL_BATCH, dict(train_cfg=dict(val_interval=10)))
 
 
 @pytest.fixture(scope='module')
-def never_cut(tmp_path_factory, shapes, config_as_it_is):
+def never_cut(tmp_path_factory, shapes):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('SHAPES', str(shapes))
         run = train(tmp_path_factory.mktemp('never_cut') / 'work', *CUT)

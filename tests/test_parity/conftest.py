@@ -38,11 +38,3 @@ def pictures(tmp_path_factory, shapes):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('SHAPES', str(root))
         yield root
-
-
-@pytest.fixture(scope='session', autouse=True)
-def config_as_it_is():
-    """Leave out the layout of configs' text, which takes two thirds of so short a training."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **kwargs: (text, False))
-        yield

@@ -17,6 +17,7 @@ from mmdet_largebatch.results import read_run
 pytestmark = pytest.mark.slow
 
 RECIPE = ROOT / 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
+# A process of its own; the project's tool runs in this one.
 MMDET_TRAIN = Path(mmdet.__file__).parent / '.mim/tools/train.py'
 SMALL = [
     'train_dataloader.dataset.pipeline.2.scale=(64,64)',
@@ -62,12 +63,17 @@ OURS = [
 
 
 @pytest.fixture(scope='module')
-def train(command, shapes):
+def train(command, tool, shapes):
     """Run a training script on the shapes and return the finished process."""
+    starts = []
 
     def run(script, config, work_dir, *options, arguments=(), status=0):
-        words = (script, config, '--work-dir', work_dir, *arguments, '--cfg-options')
-        done = command(sys.executable, *words, *data_options(shapes), *SMALL, *options)
+        words = (config, '--work-dir', work_dir, *arguments, '--cfg-options')
+        # A process keeps one visualizer of each name, in its first folder.
+        starts.append(f'visualizer.name=start_{len(starts)}')
+        words += (*data_options(shapes), *SMALL, starts[-1], *options)
+        stock = script == MMDET_TRAIN
+        done = command(sys.executable, script, *words) if stock else tool(script, *words)
         assert done.returncode == status, done.stderr[-3000:]
         return done
 
@@ -86,9 +92,9 @@ def stock(train, tmp_path_factory):
 def resumed(train, tmp_path_factory):
     """Two epochs of 5 updates with checkpoints at 3, 6, 9; resumed at 6 to the end of epoch 3."""
     folder = tmp_path_factory.mktemp('ours') / 'resumed'
-    train('tools/train.py', RECIPE, folder, *OURS, 'train_cfg.max_epochs=2')
+    train('train.py', RECIPE, folder, *OURS, 'train_cfg.max_epochs=2')
     arguments = ('--resume', folder / 'iter_6.pth')
-    train('tools/train.py', RECIPE, folder, *OURS, 'train_cfg.max_epochs=3', arguments=arguments)
+    train('train.py', RECIPE, folder, *OURS, 'train_cfg.max_epochs=3', arguments=arguments)
     return folder
 
 
@@ -97,7 +103,7 @@ def diverged(train, tmp_path_factory):
     folder = tmp_path_factory.mktemp('ours') / 'diverged'
     options = ['optim_wrapper.optimizer.lr=1000.0', 'optim_wrapper.optimizer.type=SGD']
     options += [*OURS, 'default_hooks.lr.warmup_iters=0', 'train_cfg.max_epochs=2']
-    done = train('tools/train.py', RECIPE, folder, *options, status=3)
+    done = train('train.py', RECIPE, folder, *options, status=3)
     return folder, int(re.search(r'Diverged at update (\d+) of 10', done.stderr).group(1))
 
 
