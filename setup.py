@@ -12,7 +12,8 @@ VERSION = re.search(
 # The tools of users; the others are of use in a clone alone.
 TOOLS = [
     *('dist_*.sh', 'slurm*.sh', 'aws_spot_notice.sh', 'launch.py', 'train.py', 'test.py'),
-    *('carry_recipe.py', 'plan.py', 'sweep.py', 'results.py', 'draw_detections.py'),
+    *('carry_recipe.py', 'plan.py', 'sweep.py', 'branch.py', 'results.py'),
+    'draw_detections.py',
     'make_shapes.py',
 ]
 

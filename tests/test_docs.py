@@ -95,6 +95,9 @@ COMMANDS = {
     '--updates 2000': By('tests/test_tools/test_sweep.py::test_every_combination_is_trained_and_a_diverged_one_is_a_result'),
     'python tools/sweep.py configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py --seeds 0 1 2 --jobs 2 '
     '--table docs/results/shapes.csv': By('tests/test_tools/test_reproduce.py::test_both_stages_and_the_figure'),
+    'python tools/branch.py CONFIG CHECKPOINT --lr 0.005 0.01 0.02 0.04 --updates 100': By('tests/test_tools/test_branch.py::test_the_edge_of_stability_is_found'),
+    'python tools/branch.py CONFIG CHECKPOINT --global-batch 64 128 256 512': By('tests/test_tools/test_branch.py::test_batches_are_compared_from_an_epochs_end'),
+    'bash tools/run_tests.sh tests/test_tuning/test_comparison.py': By('tests/test_tuning/test_comparison.py'),
     'tools/dist_test.sh CONFIG CHECKPOINT 8': By('tests/test_tools/test_train_and_test.py::test_evaluation_alone_gives_the_same_ap_on_one_and_on_two_processes'),
     'python tools/draw_detections.py CONFIG CHECKPOINT --out detections.png': By('tests/test_tools/test_train_and_test.py::test_detections_are_drawn'),
     'python tools/make_shapes.py': By('tests/test_tools/test_make_shapes.py::test_pycocotools_reads_it'),

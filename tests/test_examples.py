@@ -24,8 +24,8 @@ CLASSES = [
     if inspect.isclass(kind) and not issubclass(kind, Exception)
 ]
 TOOLS = (
-    *('train', 'test', 'carry_recipe', 'plan', 'sweep', 'results', 'draw_detections'),
-    'make_shapes',
+    *('train', 'test', 'carry_recipe', 'plan', 'sweep', 'branch', 'results'),
+    *('draw_detections', 'make_shapes'),
 )
 
 
@@ -44,7 +44,8 @@ def test_each_public_class_has_an_example(kind):
 @pytest.mark.parametrize('name', TOOLS)
 def test_the_pages_list_the_options_that_help_prints(name, tool):
     printed = re.findall(r'^  (?:-h, )?(--[\w-]+)', tool(f'{name}.py', '--help').stdout, re.M)
-    pages = (ROOT / 'docs/tools.md').read_text() + (ROOT / 'docs/tuning.md').read_text()
+    names = ('tools', 'tuning', 'branches')
+    pages = ''.join((ROOT / f'docs/{page}.md').read_text() for page in names)
     table = pages.split(f'Options of `tools/{name}.py`:\n\n')[1].split('\n\n')[0]
     listed = re.findall(r'`(--[\w-]+)', ''.join(re.findall(r'^\| (.*?) \|', table, re.M)))
     assert sorted(printed) == sorted([*listed, '--help'])

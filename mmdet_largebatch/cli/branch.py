@@ -12,6 +12,7 @@ with more --updates extends the branches. A table, the losses and a picture are 
 
 import argparse
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from mmengine.config import Config
@@ -109,8 +110,9 @@ def main(args: argparse.Namespace, cfg: Config) -> None:
     over, out = bool(args.global_batch), args.work_dir / 'results'
     with in_folder(args, Branching, 'img') as branching:
         look_at_data(cfg, ['train'])
-        plan = make_plan(cfg, args.gpus)
-        plans = plans_of_batches(cfg, plan, args.global_batch, args.gpus)
+        with redirect_stdout(sys.stderr):
+            plan = make_plan(cfg, args.gpus)
+            plans = plans_of_batches(cfg, plan, args.global_batch, args.gpus)
         checkpoint = args.checkpoint and Path(args.checkpoint)
         start = find_start(branching, cfg, checkpoint, plan, at_epoch_end=over)
         if over:

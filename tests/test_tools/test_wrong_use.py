@@ -60,7 +60,7 @@ def test_no_such_config_is_said_before_processes_are_started(command):
         ('model.neck.in_channels=[(1,2]', 'Must be KEY=VALUE with each bracket closed.'),
     ],
 )
-@pytest.mark.parametrize('name', ['train.py', 'plan.py', 'test.py', 'sweep.py'])
+@pytest.mark.parametrize('name', ['train.py', 'plan.py', 'test.py', 'sweep.py', 'branch.py'])
 def test_an_option_that_is_not_key_and_value(tool, name, option, must):
     arguments = ['none.pth'] if name == 'test.py' else []
     done = tool(name, RECIPE, *arguments, '--cfg-options', option)
