@@ -96,10 +96,10 @@ def noise_scale(traces: np.ndarray, squares: np.ndarray, images: int) -> NoiseSc
     """Estimate the noise scale from measurements in several updates.
 
     Both terms are averaged before their ratio is taken: single values of |G|^2 are often near 0 or
-    negative. Gradients shrink during a training, by factors of 100 at its begin. So that no
-    measurement outweighs the others, each is taken in units of the mean |g_j|^2 around it: the
-    geometric mean of that of the measurement before and of the one after. These are independent
-    of its noise, which keeps the averages without bias.
+    negative. Gradients shrink during a training, at its start by a factor of 100. So that no
+    measurement outweighs the others, each is divided by the mean |g_j|^2 around it: the geometric
+    mean of the values before and after it. The noise of a measurement does not enter its own
+    divisor, so the averages stay without bias.
 
     The interval is Fieller's (*Some problems in interval estimation*, 1954) for the ratio
     |G|^2 / tr Sigma, inverted: all u for which the mean of |G|^2 - u tr Sigma is within Student's t
