@@ -96,7 +96,7 @@ def noise_scale(traces: np.ndarray, squares: np.ndarray, images: int) -> NoiseSc
     """Estimate the noise scale from measurements in several updates.
 
     Both terms are averaged before their ratio is taken: single values of |G|^2 are often near 0 or
-    negative. Gradients shrink during a training, at its start by a factor of 100. So that no
+    negative. The size of gradients changes manyfold during a training. So that no
     measurement outweighs the others, each is divided by the mean |g_j|^2 around it: the geometric
     mean of the values before and after it. The noise of a measurement does not enter its own
     divisor, so the averages stay without bias.

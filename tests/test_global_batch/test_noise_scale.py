@@ -142,7 +142,7 @@ def test_the_printed_interval_covers_the_truth(micro_batches, ratio):
 
 
 def test_gradients_that_shrink_hide_nothing():
-    """By a factor of 1,000 over the 20 updates, as at the start of a training."""
+    """By a factor of 1,000 over the 20 updates, the trace and |G|^2 alike."""
     size = 1e-3 ** (np.arange(20) / 19)
     covered, known = repeats(Quadratic(8, 0.31, size=20), size)
     assert 0.90 <= covered <= 0.98 and known > 0.98
