@@ -17,6 +17,8 @@ from torch import Tensor
 from ..optimizers import component_of
 
 CONFIDENCE = 0.95
+# Greatest size of a measurement in units of those around it. Noise alone does not reach it.
+LARGEST = 3.0
 
 
 def unbiased_terms(
@@ -96,10 +98,11 @@ def noise_scale(traces: np.ndarray, squares: np.ndarray, images: int) -> NoiseSc
     """Estimate the noise scale from measurements in several updates.
 
     Both terms are averaged before their ratio is taken: single values of |G|^2 are often near 0 or
-    negative. Gradients shrink during a training, by factors of 100 at its begin. So that no
-    measurement outweighs the others, each is taken in units of the mean |g_j|^2 around it: the
-    geometric mean of that of the measurement before and of the one after. These are independent
-    of its noise, which keeps the averages without bias.
+    negative. The size of gradients changes manyfold during a training. So that no
+    measurement outweighs the others, each is divided by the mean |g_j|^2 around it: the geometric
+    mean of the values before and after it. The noise of a measurement does not enter its own
+    divisor, so the averages stay without bias. A sudden gradient of more than 3 times that size
+    counts as 3 times.
 
     The interval is Fieller's (*Some problems in interval estimation*, 1954) for the ratio
     |G|^2 / tr Sigma, inverted: all u for which the mean of |G|^2 - u tr Sigma is within Student's t
@@ -120,6 +123,7 @@ def noise_scale(traces: np.ndarray, squares: np.ndarray, images: int) -> NoiseSc
     if n < 2:
         return NoiseScale()
     around = np.sqrt(np.append(sizes[1], sizes[:-1]) * np.append(sizes[1:], sizes[-2]))
+    around = np.maximum(around, sizes / LARGEST)
     traces, squares = traces / around, squares / around
     S, Q = float(traces.mean()), float(squares.mean())
     t2 = float(students_t.ppf((1 + CONFIDENCE) / 2, n - 1)) ** 2

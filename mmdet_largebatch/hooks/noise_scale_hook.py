@@ -36,10 +36,10 @@ class NoiseScaleHook(Hook):
 
     A due update costs the norms of the gradients, one all-reduce of ``micro-batches x components``
     numbers and one copy from the device to the host. Without ``train_cfg.exact_sum`` it also adds
-    the gradients of its micro-batches one by one, in a buffer as large as the parameters. Measured
-    is the unscaled gradient before clipping. If an update has gradients that are not finite,
-    gradients of an earlier update without a step, or micro-batches that are not full (the end of
-    an epoch), the next one is measured.
+    the gradients of its micro-batches one by one, in a buffer as large as the parameters. The hook
+    measures gradients without loss scaling and before clipping. It passes an update over, and
+    measures the next one, if a gradient is not finite, if an earlier update left gradients without
+    a step, or if a micro-batch is not full, as at the end of an epoch.
 
     Caveats:
 
@@ -54,8 +54,8 @@ class NoiseScaleHook(Hook):
 
     Args:
         interval (int): Interval of measurements in updates, at least 1. Defaults to 50.
-        window (int): Number of newest measurements that are averaged, at least 2. More narrow the
-            interval, and lag behind a noise scale that grows. Defaults to 20.
+        window (int): Number of newest measurements that are averaged, at least 2. A long window has
+            a narrow interval, and lags behind a noise scale that grows. Defaults to 20.
 
     Raises:
         SettingError: If a setting is out of its range. When a training begins: if its loop is not a
