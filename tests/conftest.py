@@ -5,12 +5,14 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.common import ROOT, leave_config_text
 from helpers.tools import run_here
+from mmengine.config import utils as config_utils
 from mmengine.registry import init_default_scope
 
 
@@ -39,9 +41,14 @@ def one_thread():
 
 @pytest.fixture(scope='session', autouse=True)
 def short_starts():
-    """Of trainings in this process. MMEngine collects garbage for each data set."""
+    """Of tools in this process.
+
+    MMEngine collects garbage for each data set, and reads a hundred metafiles of MMDetection for
+    each config that inherits from `mmdet::`.
+    """
     leave_config_text()
     gc.freeze()
+    config_utils.load = cache(config_utils.load)
 
 
 @pytest.fixture(autouse=True)

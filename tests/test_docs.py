@@ -103,7 +103,7 @@ COMMANDS = {
     'python tools/make_shapes.py': By('tests/test_tools/test_make_shapes.py::test_pycocotools_reads_it'),
     'python tools/results.py work_dirs/sgd work_dirs/lars work_dirs/lamb --out results': 'results',
     'python tools/results.py work_dirs/sgd work_dirs/lamb --out results': 'results',
-    'bash tools/run_tests.sh tests/test_global_batch/test_trajectory.py -rP': By('tests/test_global_batch/test_trajectory.py'),
+    'bash tools/run_tests.sh -m "whole or not whole" tests/test_global_batch/test_trajectory.py -rP': By('tests/test_global_batch/test_trajectory.py'),
     'bash tools/run_tests.sh -m whole tests/test_global_batch/test_every_detector.py -rP': By('tests/test_global_batch/test_every_detector.py'),
     'bash tools/run_tests.sh tests/test_global_batch/test_rank_means.py': By('tests/test_global_batch/test_rank_means.py'),
     'bash tools/run_tests.sh tests/test_global_batch/test_exact_sum.py': By('tests/test_global_batch/test_exact_sum.py'),
@@ -312,6 +312,7 @@ def test_the_folder_of_the_recipes_is_printed(line, command):
     assert done.stderr == ''
 
 
+@pytest.mark.slow
 def test_lines_of_the_log_are_those_that_are_quoted():
     """The schedule's on the recipe for shapes, the loop's on that of batch 128 with 8 ranks."""
     for config, ranks, images, page, beginning in (

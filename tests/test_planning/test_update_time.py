@@ -160,6 +160,7 @@ def predicted_efficiency(few, many, cv):
     return each[0] / each[1]
 
 
+@pytest.mark.slow
 def test_one_spread_reproduces_the_efficiency_of_public_trainings_on_64_gpus():
     """docs/hours.md has the CV and the table."""
     pairs = {name: (rows[0], rows[1]) for name, rows in PUBLIC.items()}

@@ -36,7 +36,7 @@ KINDS = [
 @pytest.fixture(scope='module')
 def killed(tmp_path_factory, shapes):
     out = tmp_path_factory.mktemp('killed')
-    summary = kill_and_compare(shapes, out, 2, KINDS, epochs=14)
+    summary = kill_and_compare(shapes, out, 2, KINDS, epochs=10)
     print(summary)
     return summary, out
 

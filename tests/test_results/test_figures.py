@@ -268,12 +268,14 @@ def thirty(tmp_path_factory):
     return [read_run(folder) for folder in sweep], [read_run(folder) for folder in same]
 
 
+@pytest.mark.slow
 def test_no_text_is_cut_off_in_large_ones(thirty):
     sweep, same = thirty
     for figure in (curves_figure(sweep), curves_figure(same), heatmap_figure(sweep)):
         assert_readable(figure)
 
 
+@pytest.mark.slow
 def test_no_text_is_cut_off(six, grid):
     for figure in (curves_figure(six), curves_figure(grid), curves_figure(six[:1])):
         assert_readable(figure)
@@ -289,6 +291,7 @@ def test_runs_without_anything_logged(tmp_path):
         draw_curves([run], tmp_path / 'curves.xyz')
 
 
+@pytest.mark.slow
 def test_the_tool_draws_the_heat_map_of_a_grid_by_itself(tool, grid_folders, tmp_path):
     out = tmp_path / 'out'
     done = tool('results.py', *grid_folders, grid_folders[0], '--out', out)

@@ -67,6 +67,7 @@ def test_a_row_for_each_optimizer_that_is_installed(measured):
         assert (f'{name} (' in line) == (name not in installed)
 
 
+@pytest.mark.slow
 def test_columns_of_a_gpu(measured):
     """Counted there alone: kernels and waits, here numbers in their place."""
     from report import as_markdown
@@ -79,6 +80,7 @@ def test_columns_of_a_gpu(measured):
     assert counts == [(str(x), str(100 + x)) for x in range(len(counts))]
 
 
+@pytest.mark.slow
 def test_parameters_are_those_of_the_model_that_are_trained(measured):
     markdown, times, _ = measured
     sizes = [p.numel() for p in MODELS.build(Config.fromfile(RECIPE).model).parameters()]
@@ -88,6 +90,7 @@ def test_parameters_are_those_of_the_model_that_are_trained(measured):
     assert f'`{RECIPE}`, 2 parameter groups' in markdown
 
 
+@pytest.mark.slow
 def test_figures_follow_from_the_times(measured):
     markdown, times, _ = measured
     copied = times['copied_bytes_a_second']
@@ -117,6 +120,7 @@ def test_figures_follow_from_the_times(measured):
             assert float(row["x timm's"]) == pytest.approx(ratio, abs=6e-4)
 
 
+@pytest.mark.slow
 def test_least_bytes(measured):
     """A peer's are those of ours that makes the same update."""
     alike = {'Lamb': 'LAMB', 'Lamb-noclip': 'LAMB-noclip', 'Lars': 'LARS'}
@@ -125,6 +129,7 @@ def test_least_bytes(measured):
         assert result['least_bytes'] == LEAST[alike.get(kind, kind)], name
 
 
+@pytest.mark.slow
 def test_the_picture_is_a_png(measured):
     assert measured[2].read_bytes().startswith(b'\x89PNG')
 

@@ -25,6 +25,9 @@ from mmdet_largebatch.planning import (
     measured_times,
 )
 
+# Most of them build the model of the recipe on COCO, for each number of GPUs.
+pytestmark = pytest.mark.slow
+
 LAMB = 'configs/mask_rcnn/mask-rcnn_r50_fpn_64xb2-lamb-1x_coco.py'
 SHAPES = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 STOCK = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
@@ -176,7 +179,6 @@ def small(shapes):
     ]
 
 
-@pytest.mark.slow
 def test_times_that_are_measured(hours, small, tmp_path, monkeypatch):
     """Each figure follows from the measured ones; nothing is written."""
     monkeypatch.chdir(tmp_path)
@@ -204,7 +206,6 @@ def test_times_that_are_measured(hours, small, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ('workers', 'warning'),
     [
@@ -233,7 +234,6 @@ def test_a_loader_that_is_too_slow_is_named(hours, small, tmp_path, monkeypatch,
         assert (row['update']['loading'] > 0) == (workers > 0)
 
 
-@pytest.mark.slow
 def test_two_passes_are_measured_apart(shapes, tmp_path, monkeypatch):
     """FCOS all-reduces its normalisers, so that there is a first pass; RetinaNet does not."""
     monkeypatch.setattr(measured_times, 'MICRO_BATCHES', 8)
@@ -267,7 +267,6 @@ def test_weights_that_cannot_be_fetched_are_told(shapes, tmp_path):
         measure(cfg, make_plan(cfg, 1))
 
 
-@pytest.mark.slow
 def test_mmengines_loop_is_measured(shapes, tmp_path, monkeypatch):
     monkeypatch.setattr(measured_times, 'MICRO_BATCHES', 4)
     cfg = training('retinanet', shapes, tmp_path, micro_batches=0)

@@ -70,6 +70,7 @@ def test_batch_128_is_the_same_training_on_any_number_of_ranks(ranks, share):
 @pytest.mark.parametrize(
     'path', sorted((ROOT / 'configs').glob('[!_]*/*.py')), ids=lambda p: p.stem
 )
+@pytest.mark.slow
 def test_every_recipe_is_planned_on_the_ranks_of_its_name(path):
     images = dict(shapes=512, miniature=1024, shapes_small=8192, mask_rcnn=TRAIN2017)[
         path.parent.name
