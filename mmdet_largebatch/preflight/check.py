@@ -8,8 +8,9 @@ from mmengine.config import Config
 
 from ..checks import check, invalid
 from ..errors import SettingError
+from ..utils.garbage import paused_gc
 from .classes import categories_in_use, check_heads, check_same_classes, class_names, predicts_masks
-from .coco_file import CocoFile, paused_gc
+from .coco_file import CocoFile
 from .evaluators import Contents, check_same_order, check_same_set
 from .objects import Objects, check_for_metric, nothing_left, objects_left_out
 from .pictures import check_pictures

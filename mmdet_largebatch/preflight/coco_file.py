@@ -1,12 +1,10 @@
 """Read an annotation file in COCO's format, and refuse what its readers cannot read."""
 
 import codecs
-import gc
 import json
 from array import array
 from collections import deque
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from functools import cached_property
 from itertools import repeat
 from operator import contains
@@ -18,18 +16,6 @@ from ..errors import SettingError
 from .rows import NUMBERS, Rows, listed
 
 LISTS = ('images', 'annotations', 'categories')
-
-
-@contextmanager
-def paused_gc() -> Iterator[None]:
-    """Pause garbage collection, which would search millions of new objects for cycles."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _parse(path: str) -> Any:
