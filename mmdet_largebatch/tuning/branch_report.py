@@ -1,6 +1,7 @@
 """Tabulate and draw branches."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,9 @@ def branches_figure(compared: Sequence[Compared], setting: str) -> Figure:
         )
         _draw_loss(above, one.curve, edges, style)
         if not one.curve.broken and not best.broken:
-            _draw_difference(below, one.curve, best, edges, style)
+            # A dropped branch decayed where the best one had its full LR.
+            curve = one.curve if one.whole else replace(one.curve, losses=one.curve.constant)
+            _draw_difference(below, curve, best, edges, style)
     first = np.nanmean(compared[0].curve.losses[: max(1, len(compared[0].curve.losses) // 10)])
     # A branch that diverges would flatten all others.
     low = min(np.nanmin(one.curve.losses) for one in compared)
@@ -164,6 +167,10 @@ def branches_figure(compared: Sequence[Compared], setting: str) -> Figure:
     below.set(xlabel='images', ylabel=f'loss less that of {name.format(best.value)}')
     for axes in (above, below):
         axes.grid(color='0.9')
+        if best.decayed:
+            axes.axvline(best.batch * len(best.constant), color='0.4', lw=1, ls=':')
+    if best.decayed:
+        above.set_title('dotted: LR divided by 10', fontsize=10, loc='right')
     handles, texts = above.get_legend_handles_labels()
     place: dict[str, Any] = dict(loc='outside lower center', ncols=4, frameon=False)
     figure.legend(handles, texts, fontsize=10, handlelength=4, **place)
