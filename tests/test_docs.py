@@ -108,7 +108,7 @@ COMMANDS = {
     'bash tools/run_tests.sh tests/test_global_batch/test_rank_means.py': By('tests/test_global_batch/test_rank_means.py'),
     'bash tools/run_tests.sh tests/test_global_batch/test_exact_sum.py': By('tests/test_global_batch/test_exact_sum.py'),
     'python tools/benchmarks/update.py --part exact_sum means --pairs 60': By('tests/test_tools/test_benchmark_update.py'),
-    'python tools/benchmarks/update.py --part noise_idle noise_due noise_idle_exact noise_due_exact': By('tests/test_tools/test_benchmark_update.py'),
+    'python tools/benchmarks/update.py --pairs 30 --part noise_idle noise_due noise_idle_exact noise_due_exact': By('tests/test_tools/test_benchmark_update.py'),
     'bash tools/run_tests.sh tests/test_global_batch/test_noise_scale.py -rP': By('tests/test_global_batch/test_noise_scale.py'),
     'python tools/benchmarks/loop.py --shapes data/shapes': By('tests/test_tools/test_gpu_check.py::test_a_rehearsal_on_a_cpu'),
     'python tools/benchmarks/update.py --shapes data/shapes': By('tests/test_global_batch/test_exact_sum.py::test_the_error_on_gradients_of_mask_rcnn_r50'),
