@@ -27,12 +27,6 @@ OPTIONS = [
     'default_hooks.lr.warmup_iters=2',
     'optim_wrapper.optimizer.lr=0.001',
 ]
-# In the tests' process the workers of a training would outlive it.
-NO_WORKERS = [
-    f'{split}_dataloader.{option}'
-    for split in ('train', 'val')
-    for option in ('num_workers=0', 'persistent_workers=False')
-]
 
 
 class Launched:

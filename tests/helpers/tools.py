@@ -1,5 +1,6 @@
 """The project's tools, run in the tests' own process."""
 
+import gc
 import os
 import runpy
 import signal
@@ -9,6 +10,8 @@ import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from subprocess import CompletedProcess
+
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from helpers.common import ROOT
 
@@ -44,4 +47,15 @@ def run_here(name, *words, cwd=ROOT):
         os.chdir(before)
         for number, handler in handlers.items():
             signal.signal(number, handler)
+        _stop_workers()
     return CompletedProcess([name, *words], status, stdout.getvalue(), stderr.getvalue())
+
+
+def _stop_workers():
+    """End data workers that a tool has left to the end of its process.
+
+    PyTorch would wait 5 s for each as the loader is collected, when its queue works no more.
+    """
+    for item in gc.get_objects():
+        if type(item) is _MultiProcessingDataLoaderIter:
+            item._shutdown_workers()

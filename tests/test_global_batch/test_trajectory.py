@@ -143,27 +143,27 @@ def test_same_trajectory_in_float64(train):
     assert one.distance(three) < 1e-10
 
 
-# 8 micro-batches of 1 are 3 updates an epoch, so update 5 of 12 is in the middle of the second.
-TWELVE_UPDATES = dict(
+# 8 micro-batches of 1 are 3 updates an epoch, so update 5 of 9 is in the middle of the second.
+NINE_UPDATES = dict(
     train_dataloader__batch_size=1,
     train_cfg__global_batch_size=8,
-    train_cfg__max_epochs=4,
-    default_hooks__lr__milestones=[2, 3],
+    train_cfg__max_epochs=3,
+    default_hooks__lr__milestones=[1, 2],
 )
 
 
 @pytest.fixture(scope='module')
 def never_stopped(train, tmp_path_factory):
     folder = tmp_path_factory.mktemp('never_stopped')
-    return train(2, folder, train_dataloader__num_workers=2, **TWELVE_UPDATES), folder
+    return train(2, folder, train_dataloader__num_workers=2, **NINE_UPDATES), folder
 
 
 @pytest.fixture(scope='module')
 def stopped(train, tmp_path_factory):
     """A work folder with the checkpoint of update 5, from a run that ended there."""
     folder = tmp_path_factory.mktemp('stopped')
-    train(2, folder, stop_after=5, train_dataloader__num_workers=1, **TWELVE_UPDATES)
-    assert (folder / 'iter_5.pth').is_file() and not (folder / 'iter_10.pth').exists()
+    train(2, folder, stop_after=5, train_dataloader__num_workers=1, **NINE_UPDATES)
+    assert (folder / 'iter_5.pth').is_file() and not (folder / 'iter_9.pth').exists()
     return folder
 
 
@@ -172,7 +172,7 @@ RESUMED = dict(
     resume=True,
     train_dataloader__num_workers=0,
     train_dataloader__persistent_workers=False,
-    **TWELVE_UPDATES,
+    **NINE_UPDATES,
 )
 
 
@@ -196,13 +196,13 @@ def assert_equal(mine, theirs, path=''):
 def test_resumed_in_an_epoch_it_ends_bit_for_bit_as_if_never_stopped(train, never_stopped, stopped):
     whole, folder = never_stopped
     rest = train(2, stopped, load_from=str(stopped / 'iter_5.pth'), **RESUMED)
-    a, b = (torch.load(f / 'iter_12.pth', weights_only=False) for f in (folder, stopped))
+    a, b = (torch.load(f / 'iter_9.pth', weights_only=False) for f in (folder, stopped))
     for part in ('state_dict', 'optimizer', 'param_schedulers'):
         assert_equal(a[part], b[part], part)
     assert (a['meta']['iter'], a['meta']['epoch']) == (b['meta']['iter'], b['meta']['epoch'])
     infos = [checkpoint['message_hub']['runtime_info'] for checkpoint in (a, b)]
-    assert infos[0]['iter'] == infos[1]['iter'] == 11
-    # What it computed is what was left, and nothing else was read: 7 updates of 8 pictures.
+    assert infos[0]['iter'] == infos[1]['iter'] == 8
+    # What it computed is what was left, and nothing else was read: 4 updates of 8 pictures.
     left = {key for key in whole.micro_batches if int(key.split('/')[0]) >= 5}
     assert rest.of('pictures') == {key: whole.of('pictures')[key] for key in left}
     assert rest.of('flips') == {key: whole.of('flips')[key] for key in left}

@@ -7,15 +7,7 @@ import pytest
 import torch
 from helpers.common import data_options
 from helpers.forked import free_port
-from helpers.launched import (
-    NO_WORKERS,
-    OPTIONS,
-    RECIPE,
-    Launched,
-    that_logs,
-    vector,
-    wait_for_port,
-)
+from helpers.launched import OPTIONS, RECIPE, Launched, that_logs, vector, wait_for_port
 
 pytestmark = pytest.mark.multiprocess
 
@@ -84,7 +76,7 @@ def never_stopped(tmp_path_factory, shapes, tool):
     """On 1 rank: the recipe adds gradients exactly, so that 2 ranks have the same bits."""
     work = tmp_path_factory.mktemp('never_stopped')
     words = ('train.py', RECIPE, '--work-dir', work, '--cfg-options')
-    done = tool(*words, *data_options(shapes), *OPTIONS, *NO_WORKERS, *TWO_EPOCHS)
+    done = tool(*words, *data_options(shapes), *OPTIONS, *TWO_EPOCHS)
     assert done.returncode == 0, done.stderr[-3000:]
     return work
 

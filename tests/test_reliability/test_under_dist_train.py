@@ -7,7 +7,7 @@ import subprocess
 import pytest
 import torch
 from helpers.common import ROOT, data_options
-from helpers.launched import NO_WORKERS, OPTIONS, RECIPE
+from helpers.launched import OPTIONS, RECIPE
 
 pytestmark = pytest.mark.multiprocess
 
@@ -42,7 +42,7 @@ def whole(tool, shapes, tmp_path_factory):
     """On 1 rank: the recipe adds gradients exactly, so that 2 ranks have the same bits."""
     work = tmp_path_factory.mktemp('whole') / 'work'
     words = ('train.py', RECIPE, '--work-dir', work, '--cfg-options')
-    done = tool(*words, *data_options(shapes)[:2], *SMALL, *NO_WORKERS[:2])
+    done = tool(*words, *data_options(shapes)[:2], *SMALL)
     assert done.returncode == 0, done.stderr[-3000:]
     return work
 

@@ -20,6 +20,9 @@ from mmengine.registry import DefaultScope
 from mmdet_largebatch import SettingError
 from mmdet_largebatch.planning import as_text, draw_lr, make_plan
 
+# Most of them build the model of a recipe on COCO.
+pytestmark = pytest.mark.slow
+
 COCO = 'configs/mask_rcnn/mask-rcnn_r50_fpn_{}_coco.py'
 SHAPES = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-{}-1x_shapes.py'
 LAMB = COCO.format('64xb2-lamb-1x')
@@ -70,7 +73,6 @@ def test_batch_128_is_the_same_training_on_any_number_of_ranks(ranks, share):
 @pytest.mark.parametrize(
     'path', sorted((ROOT / 'configs').glob('[!_]*/*.py')), ids=lambda p: p.stem
 )
-@pytest.mark.slow
 def test_every_recipe_is_planned_on_the_ranks_of_its_name(path):
     images = dict(shapes=512, miniature=1024, shapes_small=8192, mask_rcnn=TRAIN2017)[
         path.parent.name
@@ -405,7 +407,6 @@ def test_a_plan_leaves_the_process_as_it_was(lamb):
     assert after == before
 
 
-@pytest.mark.slow
 def test_json_alone_is_printed_and_nothing_else_is_left(lamb, tmp_path, tool):
     done = tool('plan.py', LAMB, '--images', TRAIN2017, '--json', process=True)
     assert done.returncode == 0, done.stderr
