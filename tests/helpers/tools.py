@@ -11,6 +11,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from subprocess import CompletedProcess
 
+from mmengine.visualization import Visualizer
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from helpers.common import ROOT
@@ -34,6 +35,7 @@ def run_here(name, *words, cwd=ROOT):
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     sys.argv = [name, *map(str, words)]
     os.chdir(cwd)
+    _forget_visualizers()
     try:
         with redirect_stdout(stdout), redirect_stderr(stderr), warnings.catch_warnings():
             runpy.run_path(str(ROOT / 'tools' / name), run_name='__main__')
@@ -49,6 +51,13 @@ def run_here(name, *words, cwd=ROOT):
             signal.signal(number, handler)
         _stop_workers()
     return CompletedProcess([name, *words], status, stdout.getvalue(), stderr.getvalue())
+
+
+def _forget_visualizers(kind=Visualizer):
+    """MMEngine keeps visualizers by name: one named `visualizer` would write to an earlier run."""
+    kind._instance_dict.clear()
+    for derived in kind.__subclasses__():
+        _forget_visualizers(derived)
 
 
 def _stop_workers():
