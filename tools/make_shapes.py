@@ -135,7 +135,7 @@ def write_split(out: Path, split: str, pictures: int, size: int, seed: int) -> i
 
 
 def up_to_date(out: Path, split: str, pictures: int, size: int, seed: int) -> bool:
-    """Whether the split already stands there as it would be written.
+    """Return True if the split already stands there as it would be written.
 
     The annotation file is written last, so one that fits means that its pictures stand.
 

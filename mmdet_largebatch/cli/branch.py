@@ -4,10 +4,10 @@
     python tools/branch.py CONFIG CHECKPOINT --global-batch 64 128 256 512
 
 Each branch resumes from the checkpoint and sees the same images with the same random draws, so
-that branches are compared in pairs. The LR is held constant. Without CHECKPOINT the recipe is
-warmed up first. On Ctrl-C the running branches save and exit; the same command goes on, and one
-with more --updates extends the branches. A table, the losses and a picture are written to
---work-dir/results.
+that branches are compared in pairs. The LR is held constant for --updates, then divided by 10.
+Without CHECKPOINT the recipe is warmed up first. On Ctrl-C the running branches save and exit; the
+same command goes on, and one with more --updates extends the branches. A table, the losses and a
+picture are written to --work-dir/results.
 """
 
 import argparse

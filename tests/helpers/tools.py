@@ -2,13 +2,17 @@
 
 import gc
 import os
+import re
 import runpy
 import signal
+import subprocess
 import sys
+import time
 import traceback
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
+from pathlib import Path
 from subprocess import CompletedProcess
 
 from mmengine.visualization import Visualizer
@@ -51,6 +55,33 @@ def run_here(name, *words, cwd=ROOT):
             signal.signal(number, handler)
         _stop_workers()
     return CompletedProcess([name, *words], status, stdout.getvalue(), stderr.getvalue())
+
+
+def stopped_by_ctrl_c(name, *words, outputs):
+    """Run `python tools/NAME WORDS` as a process, and interrupt it once its trainings train.
+
+    Args:
+        name (str): File in `tools`.
+        *words (object): Arguments.
+        outputs (Sequence[Path]): Files that the trainings log to.
+
+    Returns:
+        tuple[int, str]: Exit code and stderr.
+    """
+    process = subprocess.Popen(
+        [sys.executable, f'tools/{name}', *map(str, words)],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | dict(PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}'),
+    )
+    end = time.monotonic() + 1800
+    while not all(x.exists() and re.search(r'Epoch\(train\)', x.read_text()) for x in outputs):
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=1800)[1]
+    return process.returncode, errors
 
 
 def _forget_visualizers(kind=Visualizer):

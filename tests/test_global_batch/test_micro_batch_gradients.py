@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers.cpu_amp import CPUAmp
 from helpers.divergence import Bad, make
-from helpers.regression import START, Points, Regression, gradient, train
+from helpers.regression import START, Points, Regression, every_second_step, gradient, train
 from mmengine.hooks import Hook
 
 from mmdet_largebatch import DivergenceError, SettingError
@@ -199,18 +199,7 @@ def test_unused_unfrozen_and_half_precision_parameters():
 
 def test_gradients_that_a_step_left_out_are_kept(tmp_path, monkeypatch):
     """Every second update is left out; the next one steps with both gradients, as in stock."""
-
-    def seldom(self, data, optim_wrapper):
-        with optim_wrapper.optim_context(self):
-            losses = self(**self.data_preprocessor(data, True))
-        optim_wrapper.backward(losses['loss'])
-        self.calls = getattr(self, 'calls', -1) + 1
-        if self.calls // 6 % 2:
-            optim_wrapper.step()
-            optim_wrapper.zero_grad()
-        return losses
-
-    monkeypatch.setattr(Regression, 'train_step', seldom)
+    monkeypatch.setattr(Regression, 'train_step', every_second_step)
     weights = [
         train(tmp_path / str(exact), 2, epochs=4, exact_sum=exact)[0].model.w
         for exact in (False, True)

@@ -12,7 +12,7 @@ from helpers.cpu_amp import CPUAmp
 from helpers.divergence import Bad, Fragile
 from helpers.forked import run_apart
 from helpers.noise_runs import ManyPoints, MicroBatches, noise_runner, written
-from helpers.regression import Detector, Regression
+from helpers.regression import Detector, Regression, every_second_step
 from helpers.small_training import NanOnce, log_of
 from mmengine.config import Config
 from mmengine.runner import EpochBasedTrainLoop
@@ -198,18 +198,7 @@ def test_an_update_whose_micro_batches_are_not_full_is_passed_over(tmp_path):
 @pytest.mark.parametrize('exact', [False, True])
 def test_gradients_that_a_step_left_out_are_not_measured(tmp_path, monkeypatch, exact):
     """Every second update makes a step, with the gradients of two."""
-
-    def seldom(self, data, optim_wrapper):
-        with optim_wrapper.optim_context(self):
-            losses = self(**self.data_preprocessor(data, True))
-        optim_wrapper.backward(losses['loss'])
-        self.calls = getattr(self, 'calls', -1) + 1
-        if self.calls // 6 % 2:
-            optim_wrapper.step()
-            optim_wrapper.zero_grad()
-        return losses
-
-    monkeypatch.setattr(Regression, 'train_step', seldom)
+    monkeypatch.setattr(Regression, 'train_step', every_second_step)
     settings = dict(model=Regression(), epochs=5, train_cfg=dict(exact_sum=exact))
     runner = noise_runner(tmp_path, dict(interval=2), **settings)
     runner.train()

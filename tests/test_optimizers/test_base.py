@@ -1,4 +1,4 @@
-"""What LAMB and LARS share: norms, closures, gradients, checkpoints, copies."""
+"""Parts that LAMB and LARS share: norms, closures, gradients, checkpoints, copies."""
 
 import copy
 import pickle

@@ -146,7 +146,7 @@ def bytes_of_a_step(optimizer):
     [(LAMB, {}), (LAMB, {'adam_w_mode': False}), (LARS, {'weight_decay': 5e-4})],
 )
 def test_a_step_takes_no_more_memory_than_the_largest_tensor(kind, options):
-    """What LAMB keeps from step to step is counted as if each step had allocated it."""
+    """Buffers that LAMB keeps between steps count as if each step had allocated them."""
     largest = 3_000_000
     shapes = [(largest,), (500, 1000), (64,), (2_000_000,), *[(256,)] * 40]
     groups = make_groups(shapes=shapes, options=({}, {'weight_decay': 0.0}))

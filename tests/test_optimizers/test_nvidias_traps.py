@@ -1,4 +1,4 @@
-"""What NVIDIA's ``FusedLAMB`` gets wrong or asks for, and that our LAMB on it is not caught.
+"""Traps in NVIDIA's ``FusedLAMB``, and that our LAMB on it avoids them.
 
 Each test shows the trap in NVIDIA's class itself, on the emulation of its extension, and then our
 backend beside it. Those of tensors and memory are in test_nvidias_memory.py, the launches that each

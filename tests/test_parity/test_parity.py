@@ -391,7 +391,7 @@ TABLE = [
 
 
 def stock_part(row):
-    """What MMEngine's loop needs to draw as the global batch does."""
+    """Settings with which MMEngine's loop draws as the global batch does."""
     if row.own_batches:
         return STOCK
     keyed = dict(
@@ -419,7 +419,7 @@ def ours_of(row):
 
 
 def of_update(state):
-    """What does not change at an epoch's end."""
+    """Return the state that does not change at an epoch's end."""
     # The best weights are saved without an optimizer.
     optimizer = state.get('optimizer', {}).get('state')
     return state['state_dict'], optimizer, state['meta']['iter']

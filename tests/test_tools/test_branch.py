@@ -1,19 +1,12 @@
 """tools/branch.py on a quadratic with a known edge of stability, by real trainings."""
 
-import os
-import re
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers.common import PYTHONPATH, ROOT, unpadded
+from helpers.common import PYTHONPATH, unpadded
 from helpers.quadratic import config
+from helpers.tools import stopped_by_ctrl_c
 
 from mmdet_largebatch.results import read_run
 from mmdet_largebatch.tuning.run_branches import stages
@@ -143,22 +136,9 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(recipe, tool, tmp_path):
     """Without a checkpoint the recipe is warmed up first. Two branches of 20,000 updates stop."""
     words = ('--decay-updates', 0, '--work-dir', tmp_path / 'a', '--jobs', 2)
     line = [recipe, '--lr', 0.01, 0.02, *words, '--updates']
-    environment = os.environ | dict(PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}')
-    process = subprocess.Popen(
-        [sys.executable, 'tools/branch.py', *map(str, [*line, 20000])],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
     outputs = [tmp_path / f'a/lr{lr}/output.txt' for lr in ('0.01', '0.02')]
-    end = time.monotonic() + 1800
-    while not all(x.exists() and re.search(r'Epoch\(train\)', x.read_text()) for x in outputs):
-        assert process.poll() is None and time.monotonic() < end
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    errors = process.communicate(timeout=1800)[1]
-    assert process.returncode == 130
+    status, errors = stopped_by_ctrl_c('branch.py', *line, 20000, outputs=outputs)
+    assert status == 130
     assert 'Stopped (SIGINT): 1 of 3 runs are finished. The same command goes on.' in errors
     done = {lr: read_run(tmp_path / f'a/lr{lr}').updates[-1].update for lr in ('0.01', '0.02')}
     # The recipe's warmup has 10 updates; 10 more after the stop.

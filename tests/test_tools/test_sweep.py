@@ -3,14 +3,10 @@
 import csv
 import os
 import re
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 from helpers.common import ROOT, data_options, unpadded
+from helpers.tools import stopped_by_ctrl_c
 from mmengine.config import Config
 
 from mmdet_largebatch import SettingError
@@ -115,22 +111,9 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(shapes, tool, tmp_path):
     """A sweep on 2 ranks, stopped and resumed, ends with the losses of one never stopped."""
     arguments = ('--lr', '0.001', '--warmup-iters', 2, '--gpus', 2)
     line = words(shapes, tmp_path / 'a', *arguments)
-    environment = os.environ | dict(PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}')
-    process = subprocess.Popen(
-        [sys.executable, f'tools/{line[0]}', *line[1:]],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
     output = tmp_path / 'a/lr0.001_warmup2/output.txt'
-    end = time.monotonic() + 1800
-    while not (output.exists() and re.search(r'Epoch\(train\)', output.read_text())):
-        assert process.poll() is None and time.monotonic() < end
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    errors = process.communicate(timeout=1800)[1]
-    assert process.returncode == 130
+    status, errors = stopped_by_ctrl_c(*line, outputs=[output])
+    assert status == 130
     assert 'Stopped (SIGINT): 0 of 1 runs are finished. The same command goes on.' in errors
     assert 'Preempted (SIGTERM on rank' in output.read_text()
 
