@@ -80,8 +80,8 @@ def as_markdown(frame: pd.DataFrame) -> str:
             'status': frame.status,
         }
     )
-    shown = shown[[dict(lr='LR').get(frame.columns[0], 'global batch'), *shown.columns]]
-    shown = shown.loc[:, ~shown.columns.duplicated()]
+    if frame.columns[0] == 'global_batch':
+        shown.insert(0, 'global batch', shown.pop('global batch'))
     align = [*['right'] * (len(shown.columns) - 1), 'left']
     return f'{shown.to_markdown(index=False, disable_numparse=True, colalign=align)}\n'
 

@@ -20,16 +20,16 @@ from .trainings import Trainings
 class Branching(Trainings):
     """Branches in progress."""
 
-    def is_done(self, job: TrainingJob) -> bool:
-        """Return True if a training made its updates, or diverged."""
+    def result(self, job: TrainingJob) -> Run | None:
+        """Return the run of a training that made its updates, or diverged."""
         run = run_of(job)
-        if run is None:
-            return False
-        if run.status in ('diverged', 'nan'):
-            return True
-        if not isinstance(job, Branch):
-            return run.ended.get('how') in FINISHED
-        return bool(run.updates) and run.updates[-1].update >= job.end
+        if run is None or run.status in ('diverged', 'nan'):
+            return run
+        if isinstance(job, Branch):
+            done = bool(run.updates) and run.updates[-1].update >= job.end
+        else:
+            done = run.ended.get('how') in FINISHED
+        return run if done else None
 
     def summary(self, run: Run) -> str:
         """Return the last loss of a run, or its divergence."""

@@ -6,7 +6,7 @@ from mmengine.config import Config
 
 from ..results import Run
 from ..results.run_rows import RowKey, add_row, code_commit, read_rows, row_key, row_of
-from .training_job import TrainingJob, finished_run, write_config
+from .training_job import TrainingJob, write_config
 from .trainings import Trainings
 from .trials import Trial, combinations, trial_config
 
@@ -38,15 +38,18 @@ class Sweep(Trainings):
             write_config(trial, config)
         self.known += trials
 
+    def result(self, job: TrainingJob) -> Run | None:
+        """Return the run of a finished trial, after its row is written."""
+        run = super().result(job)
+        if run and self.args.table:
+            add_row(self.args.table, row_of(run, self.keys[job], code_commit()))
+        return run
+
     def is_done(self, job: TrainingJob) -> bool:
         """Return True if a trial is finished. A row in the table is enough."""
         if self.args.table and self.keys[job] in read_rows(self.args.table):
             return True
-        run = finished_run(job)
-        if run and self.args.table:
-            # Stopped between the end of the run and its row.
-            add_row(self.args.table, row_of(run, self.keys[job], code_commit()))
-        return run is not None
+        return super().is_done(job)
 
     def summary(self, run: Run) -> str:
         """Return the status and the APs of a run."""

@@ -11,7 +11,7 @@ from ..errors import SettingError
 from ..results import Run
 from ..utils.exit_codes import WRONG_SETTING
 from .processes import run_jobs
-from .training_job import TrainingJob, finished_run, run_of
+from .training_job import TrainingJob, finished_run
 
 
 @dataclass
@@ -32,9 +32,13 @@ class Trainings:
     known: list[TrainingJob] = field(default_factory=list)
     failed: list[TrainingJob] = field(default_factory=list)
 
+    def result(self, job: TrainingJob) -> Run | None:
+        """Return the run of a finished training; None if it is not finished."""
+        return finished_run(job)
+
     def is_done(self, job: TrainingJob) -> bool:
         """Return True if a training is finished."""
-        return finished_run(job) is not None
+        return self.result(job) is not None
 
     def summary(self, run: Run) -> str:
         """Return the result of a run in a few words."""
@@ -67,12 +71,13 @@ class Trainings:
                 lines = job.output.read_text(errors='replace').splitlines()
                 line = next((x for x in reversed(lines) if x.startswith('error: ')), '')
                 raise SettingError(line.removeprefix('error: ') or f'see {job.output}')
-            done, run = self.is_done(job), run_of(job)
-            if not done:
+            run = self.result(job)
+            if run is None:
                 self.failed.append(job)
-            failure = f'failed with status {status}, see {job.output}'
-            name = job.folder.relative_to(self.args.work_dir)
-            self.say(f'{name}: {self.summary(run) if done and run else failure}')
+                text = f'failed with status {status}, see {job.output}'
+            else:
+                text = self.summary(run)
+            self.say(f'{job.folder.relative_to(self.args.work_dir)}: {text}')
             self.bar.update(cost)
 
         run_jobs(jobs, self.args.gpus, self.args.jobs, self.lock, ended)

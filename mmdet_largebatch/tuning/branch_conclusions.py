@@ -1,0 +1,65 @@
+"""Say in words what branches show, and what to put into the config."""
+
+from collections.abc import Sequence
+
+from .comparison import EDGE_MARGIN, Compared, edge, largest_batch, suggested_lr
+
+
+def lr_conclusion(compared: Sequence[Compared], scale: float) -> str:
+    """Return the lines on the edge of stability and on the suggested LR.
+
+    Args:
+        compared (Sequence[Compared]): Branches with several LRs.
+        scale (float): LR of the training / LR of the config.
+
+    Returns:
+        str: The lines.
+    """
+    low, high = edge(compared)
+    if high is None:
+        lines = [f'No LR diverged: the edge of stability is above {low:g}.']
+    elif low is None:
+        return f'Every LR diverged, down to {high:g}. Try lower ones with --lr.\n'
+    else:
+        lines = [f'Edge of stability: between LR {low:g} and {high:g}.']
+    lr = suggested_lr(compared)
+    assert lr is not None
+    stable = [one for one in compared if one.whole and not one.diverged]
+    best = min(stable, key=lambda one: one.loss).curve.value
+    reason = f'the largest LR within one standard error of the best ({best:g})'
+    if high is not None:
+        reason += f', at most the smallest LR that diverged / {EDGE_MARGIN:g}'
+    lines.append(f'Suggested LR: {lr:g}, {reason}.')
+    values = [one.curve.value for one in compared]
+    if best == values[0] or (best == values[-1] and high is None):
+        lines.append(f'The best LR {best:g} is at the edge of the grid: try LRs beyond it.')
+    lines += ['', f'    optim_wrapper = dict(optimizer=dict(lr={lr / scale:.6g}))', '', '']
+    return '\n'.join(lines)
+
+
+def batch_conclusion(compared: Sequence[Compared], tolerance: float) -> str:
+    """Return the lines on the largest batch.
+
+    Args:
+        compared (Sequence[Compared]): Branches with several batches.
+        tolerance (float): Tolerated excess over the smallest batch's loss, as a fraction of it.
+
+    Returns:
+        str: The lines.
+    """
+    batch = largest_batch(compared, tolerance)
+    smallest = compared[0].curve.value
+    lr = next(one.curve.lr for one in compared if one.curve.value == batch)
+    lines = [
+        f'Largest batch within {100 * tolerance:g} % of the loss of batch {smallest:g}: {batch:g}.'
+    ]
+    if batch == compared[-1].curve.value:
+        lines.append('It is the largest that was tried: a larger one may do as well.')
+    lines += [
+        '',
+        f'    train_cfg = dict(global_batch_size={batch:g})',
+        f'    optim_wrapper = dict(optimizer=dict(lr={lr:g}))',
+        '',
+        '',
+    ]
+    return '\n'.join(lines)
