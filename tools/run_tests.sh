@@ -10,6 +10,8 @@ fi
 cd "$(dirname "$0")/.."
 tools/setup_env.sh
 source .venv${STACK:+-$STACK}/bin/activate
+# Each process that a test starts would compile the package, a tenth of its start.
+unset PYTHONDONTWRITEBYTECODE
 echo "== Tests"
 # Two processes: the long tests mostly wait. A file stays in one, with what its tests share.
 exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "${chosen[@]}" "$@"
