@@ -77,7 +77,7 @@ COMMANDS = {
     'APEX_CPP_EXT=1 APEX_CUDA_EXT=1 pip install -v --no-build-isolation .': APEX,
     f'python tools/plan.py {LAMB} --gpus 8 --images 117266 --plot lr.png': 'plan',
     f'python tools/plan.py {LAMB} --images 117266 --gpus 1 8 16 64 --images-per-second 8 --spread 0.2 --bandwidth 25 --price 2.5 --plot hours.png': 'hours',
-    'python tools/plan.py CONFIG --gpus 1 8 16 64 --measure': By('tests/test_tools/test_hours.py::test_times_that_are_measured'),
+    'python tools/plan.py CONFIG --gpus 1 8 16 64 --measure': By('tests/test_tools/test_measured_hours.py::test_times_that_are_measured'),
     'python tools/plan.py CONFIG --gpus 1 8 16 64 --like WORK_DIR': By('tests/test_tools/test_hours.py::test_times_of_an_earlier_run'),
     'python tools/benchmarks/planner.py --shapes data/shapes': By('tests/test_tools/test_benchmark_planner.py::test_both_parts_print_predicted_and_found'),
     'python tools/carry_recipe.py mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py --global-batch 128': 'carry',

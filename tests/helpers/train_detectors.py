@@ -22,7 +22,7 @@ from mmengine.runner import Runner
 
 import mmdet_largebatch  # noqa: F401
 from helpers.common import leave_config_text
-from helpers.detectors import training
+from helpers.detector_training import training
 from helpers.float64 import select_in_float32
 from helpers.forked import free_port, join_group
 from mmdet_largebatch.cli import use_gloo_without_gpu

@@ -9,8 +9,8 @@ import itertools
 from multiprocessing import get_context
 
 import pytest
+from helpers.parity_table import EMA, MIX, MIXED, SCORE, WARMUP
 from helpers.runs import GLOBAL_BATCH, assert_same, merged, state, train, train_as_process
-from test_parity import EMA, MIX, MIXED, SCORE, WARMUP
 
 pytestmark = pytest.mark.slow
 

@@ -2,6 +2,7 @@
 
 import pytest
 from helpers.as_python import rewrite
+from helpers.parity_table import EMA, Row, stock_part
 from helpers.runs import (
     GLOBAL_BATCH,
     assert_same,
@@ -11,7 +12,6 @@ from helpers.runs import (
     train_as_process,
     write_config,
 )
-from test_parity import EMA, Row, stock_part
 
 pytestmark = pytest.mark.slow
 

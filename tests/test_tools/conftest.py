@@ -1,5 +1,7 @@
 """Fixtures that tests of several tools share."""
 
+import json
+
 import pytest
 import torch
 from helpers.common import ROOT
@@ -24,3 +26,16 @@ def tiny_checkpoint(tmp_path_factory):
     model = MODELS.build(Config.fromfile(ROOT / TINY).model)
     torch.save(dict(state_dict=model.state_dict(), meta={}), path)
     return path
+
+
+@pytest.fixture
+def hours(tool):
+    """Rows by GPUs, and the rest of what `plan.py --json` prints."""
+
+    def run(*words):
+        done = tool('plan.py', *words, '--json')
+        assert done.returncode == 0, done.stderr[-3000:]
+        printed = json.loads(done.stdout)
+        return {row['gpus']: row for row in printed['rows']}, printed
+
+    return run
