@@ -46,9 +46,9 @@ setup(
     },
     python_requires='>=3.10',
     # mmengine, mmcv and mmdet are extras: the forks and OpenMMLab's releases install the same
-    # import names, so neither is forced on who has the other. apex is never listed (README.md).
+    # import names, so neither is forced on who has the other. apex is never listed (docs/install.md).
     # pandas writes Markdown by tabulate.
-    install_requires=['numpy', 'pandas>=2.1,<4.0', 'tabulate>=0.9', 'torch>=2.6'],
+    install_requires=['numpy', 'pandas>=2.1,<4.0', 'tabulate>=0.9', 'torch>=2.6', 'tqdm'],
     extras_require={
         'onedl': [
             'onedl-mmengine>=0.10.12,<1.0',
@@ -62,6 +62,6 @@ setup(
             'mmdet>=3.3.0,<4.0',
             'pycocotools',
         ],
-        'tests': ['hypothesis', 'pytest', 'ruff', 'tqdm'],
+        'tests': ['expecttest', 'hypothesis', 'pytest', 'pytest-xdist', 'ruff'],
     },
 )

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import logging
+import math
 import re
 import shlex
 import sys
@@ -18,6 +19,7 @@ from mmengine.config import Config
 from mmdet_largebatch.cli.sweep import parse_args
 from mmdet_largebatch.global_batch.layout import log_layout
 from mmdet_largebatch.hooks import WarmupStepLRHook
+from mmdet_largebatch.planning import make_plan
 from mmdet_largebatch.planning.dry_runner import dry_run
 from mmdet_largebatch.tuning import combinations, trial_config
 from mmdet_largebatch.utils.runner import find_hook
@@ -67,11 +69,11 @@ COMMANDS = {
     'source .venv/bin/activate': INSTALLS,
     'pre-commit install': Not('it writes into .git'),
     'pip install --no-build-isolation -e .': INSTALLS,
-    'pip install torch setuptools ninja psutil wheel': INSTALLS,
+    "pip install torch 'setuptools<80' ninja psutil wheel": INSTALLS,
     "pip install --no-build-isolation -e '.[onedl]'": INSTALLS,
     "pip install --no-build-isolation -e '.[openmmlab]'": INSTALLS,
     'pip wheel --no-deps --no-build-isolation --wheel-dir dist .': By('tests/test_wheel.py'),
-    'python -m mmdet_largebatch.cli.train mmdet_largebatch::shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py': By('tests/test_wheel.py'),
+    'python -m mmdet_largebatch.cli.train mmdet_largebatch::mask_rcnn/mask-rcnn_r50_fpn_8xb2-lamb-1x_coco.py': By('tests/test_wheel.py'),
     '''python -c "import mmdet_largebatch as m; print(m.__path__[0] + '/.mim/configs')"''': 'folder',
     'git clone https://github.com/NVIDIA/apex && cd apex': APEX,
     'APEX_CPP_EXT=1 APEX_CUDA_EXT=1 pip install -v --no-build-isolation .': APEX,
@@ -94,7 +96,7 @@ COMMANDS = {
     f'python tools/sweep.py {LAMB} --lr 0.000625 0.00125 0.0025 --warmup-iters 625 1250 --gpus 8 '
     '--updates 2000': By('tests/test_tools/test_sweep.py::test_every_combination_is_trained_and_a_diverged_one_is_a_result'),
     'python tools/sweep.py configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py --seeds 0 1 2 --jobs 2 '
-    '--table docs/results/shapes.csv': By('tests/test_tools/test_reproduce.py::test_both_stages_and_the_figure'),
+    '--table work_dirs/shapes.csv': By('tests/test_tools/test_reproduce.py::test_both_stages_and_the_figure'),
     'python tools/branch.py CONFIG CHECKPOINT --lr 0.005 0.01 0.02 0.04 --updates 100': By('tests/test_tools/test_branch.py::test_the_edge_of_stability_is_found'),
     'python tools/branch.py CONFIG CHECKPOINT --global-batch 64 128 256 512': By('tests/test_tools/test_branch.py::test_batches_are_compared_from_an_epochs_end'),
     'bash tools/run_tests.sh tests/test_tuning/test_comparison.py': By('tests/test_tuning/test_comparison.py'),
@@ -203,6 +205,55 @@ def test_the_readme_lists_each_registered_component():
         for name in re.findall(r'`(\w+)`', classes)
     }
     assert listed == registered
+
+
+@pytest.mark.parametrize(
+    'block',
+    [
+        pytest.param(block, id=f'{page.stem}-{index}')
+        for page in PAGES
+        for index, block in enumerate(
+            re.findall(r'^```python\n(.*?\n)^```', page.read_text(), re.M | re.S)
+        )
+        if 'import carry_recipe' not in block
+    ],
+)
+def test_settings_of_the_pages_are_accepted(block, tmp_path):
+    """In a stock config, which gets the global batch first where the settings need it."""
+    base = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
+    if 'train_cfg = dict(type' not in block:
+        base = str(ROOT / TRAIN.format('8xb2-sgd-1x').split()[1])
+    path = tmp_path / 'config.py'
+    path.write_text(block if '_base_' in block else f'_base_ = {base!r}\n{block}')
+    cfg = Config.fromfile(path)
+    if 'global_batch_size=128)' in block:
+        cfg.param_scheduler = None
+    plan = make_plan(cfg, 8, 117_266)
+    assert plan.updates == 12 * math.ceil(117_266 / plan.global_batch)
+    for hook in re.findall("type='([A-Za-z]+Hook)'", block):
+        assert hook in str(cfg.default_hooks)
+
+
+def test_the_readme_has_the_lr_of_the_recipe_at_batch_16():
+    [lr] = re.findall(r"type='LAMB', lr=([\d.e-]+)", (ROOT / 'README.md').read_text())
+    recipe = Config.fromfile(ROOT / TRAIN.format('8xb2-lamb-1x').split()[1])
+    assert float(lr) == recipe.optim_wrapper.optimizer.lr
+
+
+def test_the_pages_run_a_build_tool_that_mmcv_builds_with():
+    """MMCV 2.1 imports pkg_resources, which setuptools 80 warns of and 82 has not."""
+    [pin] = re.findall(r'^setuptools==(\d+)', (ROOT / 'requirements.txt').read_text(), re.M)
+    [bound] = re.findall(r"'setuptools<(\d+)'", (ROOT / 'docs/install.md').read_text())
+    assert int(pin) < int(bound) <= 80
+
+
+def test_the_install_page_lists_each_module_that_is_a_tool():
+    page = (ROOT / 'docs/install.md').read_text()
+    sentence = re.search(r'(`train`.*?) are such modules', page, re.S)[1]
+    tools = {path.stem for path in (ROOT / 'tools').glob('*.py')}
+    modules = {path.stem for path in (ROOT / 'mmdet_largebatch/cli').glob('*.py')}
+    # What dist_train.sh calls is no tool of its own.
+    assert set(re.findall(r'`(\w+)`', sentence)) == (tools & modules) - {'launch'}
 
 
 def test_the_readme_is_short():
