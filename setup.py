@@ -46,7 +46,8 @@ setup(
     },
     python_requires='>=3.10',
     # mmengine, mmcv and mmdet are extras: the forks and OpenMMLab's releases install the same
-    # import names, so neither is forced on who has the other. apex is never listed (docs/install.md).
+    # import names, so neither is forced on who has the other. apex is in neither
+    # (docs/install.md).
     # pandas writes Markdown by tabulate.
     install_requires=['numpy', 'pandas>=2.1,<4.0', 'tabulate>=0.9', 'torch>=2.6', 'tqdm'],
     extras_require={
