@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 from helpers.common import data_options
@@ -79,16 +80,38 @@ def test_both_stages_and_the_figure(shapes, command, tool, tmp_path):
     assert (results / 'shapes_small_tune.csv').read_text() == before
     assert not list((tmp_path / 'work').rglob('output.txt'))
 
-    settings |= dict(RECIPES='lars_16 sgd_128_scaled', SEEDS='5')
+    settings |= dict(SEEDS='5')
     final = command('tools/reproduce.sh', 'final', *options, **settings)
     assert final.returncode == 0, final.stderr[-3000:]
     rows = read_rows(results / 'shapes_small.csv')
-    expected = {('LARS', 16, 1.0, 1), ('SGD', 128, 0.16, 0)}
+    expected = {('LAMB', 128, 0.02, 1)}
     assert {(key.optimizer, key.batch, key.lr, key.warmup) for key in rows} == expected
     picture = tmp_path / 'picture.png'
     drawn = tool('plot_recipes.py', results / 'shapes_small.csv', '--out', picture)
     assert drawn.returncode == 0, drawn.stderr
     assert picture.read_bytes().startswith(b'\x89PNG')
+
+
+def test_the_final_runs_are_six_recipes_and_two_scaled_ones(command, shapes):
+    """Its commands are printed in place of being run."""
+    done = command('tools/reproduce.sh', 'final', PYTHON='echo', DATA=str(shapes))
+    assert done.returncode == 0, done.stderr
+    lines = [x.split() for x in done.stdout.splitlines() if x.startswith('tools/sweep.py')]
+    found = {}
+    for line in lines:
+        assert line[line.index('--seeds') + 1 :][:3] == ['11', '12', '13']
+        lr = line[line.index('--lr') + 1 :] if '--lr' in line else []
+        found[Path(line[line.index('--work-dir') + 1]).name] = Path(line[1]).name, *lr[:3:2]
+    recipe = 'mask-rcnn_r18_fpn_{}xb16-{}-1x_shapes.py'
+    expected = {
+        f'{name}_{16 * ranks}': (recipe.format(ranks, name),)
+        for name in ('sgd', 'lars', 'lamb')
+        for ranks in (1, 8)
+    }
+    scaled = recipe.format(8, 'sgd'), '0.16'
+    assert found == expected | dict(
+        sgd_128_scaled=(*scaled, '0'), sgd_128_scaled_warmup=(*scaled, '64')
+    )
 
 
 def test_an_unknown_stage_is_refused(command, shapes):
