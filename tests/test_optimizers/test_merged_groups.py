@@ -179,9 +179,7 @@ def test_tied_weights_are_stepped_once(kind, paramwise):
     """As by a plain optimizer on ``model.parameters()``."""
     model, plain = tied(), tied()
     ours = build(model, 'MergedGroupsConstructor', paramwise, type=kind)
-    theirs = OPTIMIZERS.build(
-        dict(type=kind, params=plain.parameters(), lr=0.1, weight_decay=1e-4)
-    )
+    theirs = OPTIMIZERS.build(dict(type=kind, params=plain.parameters(), lr=0.1, weight_decay=1e-4))
     assert [g['param_names'] for g in ours.param_groups] == [['0.weight', '0.bias', '1.bias']]
     steps(model, ours, 3)
     steps(plain, theirs, 3)
@@ -199,7 +197,7 @@ def test_tied_weights_cannot_be_in_the_groups_twice():
     build(tiny()[0], 'MergedGroupsConstructor', dict(bypass_duplicate=False))
 
 
-@pytest.mark.parametrize('paramwise', [None, *PARAMWISE.values()], ids=[None, *PARAMWISE])
+@pytest.mark.parametrize('paramwise', PARAMWISE.values(), ids=PARAMWISE)
 def test_flat_options_are_those_of_all_tensors_of_one_dimension(model, paramwise):
     """All other tensors and options are as without them, whatever else matches a name."""
     flat = dict(weight_decay=0.0, lars_exclude=True)
