@@ -167,10 +167,11 @@ def _reliability(cfg: Config) -> list[Change]:
         preemption='saves and exits on SIGTERM or SIGUSR1',
         divergence='stops before a bad update is applied',
     )
+    there = {type_name(hook) for hook in [*hooks.values(), *(cfg.get('custom_hooks') or [])]}
     for key, hook in RELIABILITY.items():
         # PreemptionHook saves by AtomicCheckpointHook.
         fits = key != 'preemption' or kind in ('CheckpointHook', 'AtomicCheckpointHook')
-        if hooks.get(key) is None and fits:
+        if hooks.get(key) is None and hook not in there and fits:
             changes.append(Change(('default_hooks', key, 'type'), None, hook, whys[key]))
     return changes
 

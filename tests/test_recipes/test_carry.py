@@ -317,10 +317,10 @@ PLACES = pytest.mark.parametrize('place', [('default_hooks', 'lr'), ('custom_hoo
 
 
 def with_hook_at(place, recipe):
-    """A recipe of this project with its WarmupStepLRHook at another place."""
+    """A recipe of this project with its WarmupStepLRHook here, as a custom hook after another."""
     cfg = Config.fromfile(ROOT / f'configs/mask_rcnn/mask-rcnn_r50_fpn_{recipe}-sgd-1x_coco.py')
     if place[0] == 'custom_hooks':
-        cfg.custom_hooks = [dict(type='NumClassCheckHook'), cfg.default_hooks.pop('lr')]
+        cfg.custom_hooks = [cfg.default_hooks.pop(key) for key in ('divergence', 'lr')]
     return cfg
 
 
