@@ -11,12 +11,13 @@ import torch.nn as nn
 from mmdet.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.logging import MMLogger, print_log
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
-from torch.optim import Optimizer
 
-from ..checks import check_flag
+from ..checks import check, check_flag, invalid
 
 # Keys that MMEngine leaves in a group after it has applied them.
 _APPLIED = ('lr_mult', 'decay_mult')
+# Keys of a group that are no options.
+_MEMBERS = ('params', 'param_names')
 
 
 def component_of(name: str) -> str:
@@ -45,17 +46,23 @@ class MergedGroupsConstructor(DefaultOptimWrapperConstructor):
 
     Frozen parameters are in the groups too, with the settings that they have once a hook unfreezes
     them; until then they have no gradient and no optimizer steps them. MMEngine has them only
-    without ``paramwise_cfg``. A checkpoint from before they were in the groups resumes.
+    without ``paramwise_cfg``.
+
+    A tensor that several modules share is in one group once, under its first name, as in
+    ``model.parameters()``.
 
     Args:
         optim_wrapper_cfg (dict): The config of the optim wrapper, with ``optimizer``.
         paramwise_cfg (dict, optional): All that :class:`DefaultOptimWrapperConstructor` has, and
-            ``by_component`` (bool): whether tensors of different components (see
+            two more. ``by_component`` (bool): whether tensors of different components (see
             :func:`component_of`) stay in groups apart, each with its name under ``component``.
-            Defaults to None.
+            ``flat_options`` (dict): options of the optimizer's groups for each tensor of at most
+            one dimension, that is for biases and norm parameters; they override every other
+            option, also those of ``custom_keys``. Defaults to None.
 
     Raises:
-        SettingError: If ``by_component`` is no bool.
+        SettingError: If ``by_component`` is no bool, ``flat_options`` is no dict of options of the
+            optimizer, or modules share a tensor with ``bypass_duplicate=False``.
 
     Examples:
         In a config:
@@ -63,7 +70,7 @@ class MergedGroupsConstructor(DefaultOptimWrapperConstructor):
         >>> optim_wrapper = dict(
         ...     constructor='MergedGroupsConstructor',
         ...     optimizer=dict(type='LAMB', lr=1e-3, weight_decay=1e-4),
-        ...     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0))
+        ...     paramwise_cfg=dict(flat_options=dict(weight_decay=0.0)))
 
         The groups of a small model:
 
@@ -86,6 +93,10 @@ class MergedGroupsConstructor(DefaultOptimWrapperConstructor):
         options = {'custom_keys': {}, **(paramwise_cfg or {})}
         self.by_component = options.pop('by_component', False)
         check_flag('paramwise_cfg.by_component', self.by_component)
+        self.flat_options = options.pop('flat_options', None) or {}
+        ok = isinstance(self.flat_options, dict)
+        wanted = 'a dict of options, such as dict(weight_decay=0.0)'
+        check(ok, 'paramwise_cfg.flat_options', self.flat_options, wanted)
         super().__init__(optim_wrapper_cfg, options)
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
@@ -99,6 +110,11 @@ class MergedGroupsConstructor(DefaultOptimWrapperConstructor):
         """
         optim_wrapper = super().__call__(model)
         groups = optim_wrapper.optimizer.param_groups
+        known = optim_wrapper.optimizer.defaults
+        unknown = [option for option in self.flat_options if option not in known]
+        kind = type(optim_wrapper.optimizer).__name__
+        wanted = f"options of {kind}'s groups: {', '.join(known)}"
+        check(not unknown, 'paramwise_cfg.flat_options', unknown, wanted)
         trained = [p.requires_grad for group in groups for p in group['params']]
         frozen = len(trained) - sum(trained)
         print_log(
@@ -116,7 +132,6 @@ class MergedGroupsConstructor(DefaultOptimWrapperConstructor):
                 f'{text}',
                 logger='current',
             )
-        optim_wrapper.optimizer.register_load_state_dict_pre_hook(_with_frozen)
         return optim_wrapper
 
     def add_params(
@@ -144,23 +159,35 @@ class MergedGroupsConstructor(DefaultOptimWrapperConstructor):
         finally:
             for p in frozen:
                 p.requires_grad = False
-        names = {id(p): name for name, p in module.named_parameters(remove_duplicate=False)}
-        merged = self._merge(single, names)
+        merged = self._merge(single, self._names(module))
         # MMEngine logs the LR of the first group: one that trains.
-        merged.sort(key=lambda group: not any(p.requires_grad for _, p in group['params']))
+        merged.sort(key=lambda group: not any(p.requires_grad for p in group['params']))
         params.extend(merged)
+
+    def _names(self, model: nn.Module) -> dict[int, str]:
+        """Return the first name of each tensor, by its id."""
+        names: dict[int, str] = {}
+        for name, p in model.named_parameters(remove_duplicate=False):
+            first = names.setdefault(id(p), name)
+            if first != name and self.paramwise_cfg.get('bypass_duplicate') is False:
+                wanted = f'True or left out: {name} is the same tensor as {first}'
+                raise invalid('paramwise_cfg.bypass_duplicate', False, wanted)
+        return names
 
     def _merge(self, single: list[dict[str, Any]], names: dict[int, str]) -> list[dict[str, Any]]:
         merged: list[dict[str, Any]] = []
         for group in single:
             (p,) = group['params']
-            name = names[id(p)]
+            name = names.pop(id(p), None)
+            if name is None:
+                continue  # Shared, and in a group already.
             setting = self._setting(group, name)
             target_group = next((g for g in merged if _options(g) == setting), None)
             if target_group is None:
-                target_group = {'params': [], **setting}
+                target_group = {'params': [], 'param_names': [], **setting}
                 merged.append(target_group)
-            target_group['params'].append((name, p))
+            target_group['params'].append(p)
+            target_group['param_names'].append(name)
         return merged
 
     def _setting(self, group: dict[str, Any], name: str) -> dict[str, Any]:
@@ -168,6 +195,8 @@ class MergedGroupsConstructor(DefaultOptimWrapperConstructor):
         own = {'lr': self.base_lr, 'weight_decay': self.base_wd}
         setting = {option: value for option, value in own.items() if value is not None}
         setting |= {k: v for k, v in _options(group).items() if k not in _APPLIED}
+        if group['params'][0].ndim <= 1:
+            setting |= self.flat_options
         if self.by_component:
             setting['component'] = component_of(name)
         return setting
@@ -189,37 +218,4 @@ def _without_lines(beginning: str) -> Iterator[None]:
 
 
 def _options(group: dict[str, Any]) -> dict[str, Any]:
-    return {option: value for option, value in group.items() if option != 'params'}
-
-
-def _with_frozen(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any] | None:
-    """Complete a saved state whose groups lack tensors that are frozen here, by their names."""
-    saved, groups = state_dict['param_groups'], optimizer.param_groups
-    if not all('param_names' in group for group in [*saved, *groups]):
-        return None
-    index, of_group = {}, {}
-    for number, group in enumerate(saved):
-        for name, i in zip(group['param_names'], group['params'], strict=True):
-            index[name], of_group[name] = i, number
-    named = [list(zip(group['param_names'], group['params'], strict=True)) for group in groups]
-    lacking = [(name, p) for group in named for name, p in group if name not in index]
-    known = {name for group in named for name, _ in group}
-    if not lacking or any(p.requires_grad for _, p in lacking) or not index.keys() <= known:
-        return None
-    completed, state, count = [], {}, 0
-    used: list[int] = []
-    for group, own in zip(named, groups, strict=True):
-        sources = {of_group[name] for name, _ in group if name in index}
-        if len(sources) > 1:
-            return None
-        used += sources
-        options = dict(saved[sources.pop()]) if sources else _options(own)
-        numbers = range(count, count := count + len(group))
-        for number, (name, _) in zip(numbers, group, strict=True):
-            if index.get(name) in state_dict['state']:
-                state[number] = state_dict['state'][index[name]]
-        names = [name for name, _ in group]
-        completed.append(dict(options, params=list(numbers), param_names=names))
-    if len(used) != len(set(used)):
-        return None
-    return dict(state_dict, state=state, param_groups=completed)
+    return {option: value for option, value in group.items() if option not in _MEMBERS}

@@ -1,5 +1,8 @@
 """Carry a recipe to another global batch."""
 
+from collections.abc import Iterator
+from typing import Any
+
 from mmengine.config import Config
 
 from ..checks import check, check_positive_integer
@@ -9,13 +12,12 @@ from ..utils.type_names import type_name
 from .base_batch import Batches, find_batches
 from .change import Change, Path, apply_changes, value_at
 from .counts import carry_counts
-from .optimizer import carry_optimizer, norm_types
+from .optimizer import MERGED, STOCK_CONSTRUCTORS, carry_optimizer
+from .rules import INTERVAL_SOURCE, carried_updates
 from .schedule import carry_schedule
 
 PACKAGE = 'mmdet_largebatch'
 LOOP = 'GlobalBatchTrainLoop'
-# Stock constructors, of which MergedGroupsConstructor takes all options.
-STOCK_CONSTRUCTORS = ('', 'DefaultOptimWrapperConstructor')
 RELIABILITY = dict(preemption='PreemptionHook', divergence='DivergenceHook')
 
 
@@ -115,7 +117,13 @@ def _loop(cfg: Config, batches: Batches) -> list[Change]:
         f'{batches.base}, from {batches.source}',
     )
     if type_name(loop) == LOOP:
-        return [size]
+        old = loop.get('max_updates')
+        if old is None:
+            return [size]
+        check_positive_integer('train_cfg.max_updates', old)
+        new = carried_updates(old, batches.iterations_ratio)
+        why = f'updates, the same number of images: {INTERVAL_SOURCE}'
+        return [size, Change(('train_cfg', 'max_updates'), old, new, why)]
     known = ('type', 'max_epochs', *STOCK_SETTINGS, '_scope_')
     others = [key for key in loop if key not in known]
     if others:
@@ -137,8 +145,8 @@ def _wrapper(cfg: Config) -> list[Change]:
     old, path = wrapper.get('constructor'), ('optim_wrapper', 'constructor')
     if type_name(old) in STOCK_CONSTRUCTORS:
         why = 'one parameter group per distinct setting, instead of one per tensor'
-        changes.append(Change(path, old, 'MergedGroupsConstructor', why))
-    elif type_name(old) != 'MergedGroupsConstructor':
+        changes.append(Change(path, old, MERGED, why))
+    elif type_name(old) != MERGED:
         changes.append(Change(path, old, old, "the config's own; its groups are not merged"))
     counts = wrapper.get('accumulative_counts', 1)
     if counts != 1:
@@ -159,10 +167,11 @@ def _reliability(cfg: Config) -> list[Change]:
         preemption='saves and exits on SIGTERM or SIGUSR1',
         divergence='stops before a bad update is applied',
     )
+    there = {type_name(hook) for hook in [*hooks.values(), *(cfg.get('custom_hooks') or [])]}
     for key, hook in RELIABILITY.items():
         # PreemptionHook saves by AtomicCheckpointHook.
         fits = key != 'preemption' or kind in ('CheckpointHook', 'AtomicCheckpointHook')
-        if hooks.get(key) is None and fits:
+        if hooks.get(key) is None and hook not in there and fits:
             changes.append(Change(('default_hooks', key, 'type'), None, hook, whys[key]))
     return changes
 
@@ -182,7 +191,19 @@ def _outside(cfg: Config) -> list[Change]:
     if message:
         path: Path = ('train_dataloader', 'dataset')
         changes.append(Change(path, None, None, message.rstrip('.')))
-    if 'SyncBN' in norm_types(cfg.get('model')):
+    if 'SyncBN' in _norm_types(cfg.get('model')):
         why = 'SyncBN has statistics over the ranks: this training depends on the number of ranks'
         changes.append(Change(('model',), None, None, why))
     return changes
+
+
+def _norm_types(config: Any) -> Iterator[str]:
+    """Yield the type of each ``norm_cfg`` in the config of a model."""
+    if isinstance(config, dict):
+        for key, value in config.items():
+            if key == 'norm_cfg':
+                yield type_name(value)
+            yield from _norm_types(value)
+    elif isinstance(config, (list, tuple)):
+        for value in config:
+            yield from _norm_types(value)

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from ..utils.type_names import type_name
 
 Path = tuple[str | int, ...]
+LR_HOOK = 'WarmupStepLRHook'
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,9 @@ def apply_changes(cfg: Config, changes: Iterable[Change]) -> Config:
 
 def lr_hook_path(cfg: Config) -> Path:
     """Return the path of :class:`WarmupStepLRHook` in a config that has one."""
-    hooks = cfg.default_hooks
-    return 'default_hooks', next(x for x in hooks if type_name(hooks[x]) == 'WarmupStepLRHook')
+    places = [*(('default_hooks', key) for key in cfg.get('default_hooks') or {})]
+    places += [('custom_hooks', index) for index in range(len(cfg.get('custom_hooks') or []))]
+    return next(place for place in places if type_name(cfg[place[0]][place[1]]) == LR_HOOK)
 
 
 def value_at(cfg: Any, path: Path) -> Any:

@@ -4,12 +4,14 @@ from collections.abc import Iterator
 from inspect import signature
 from typing import Any
 
+from mmdet.models.layers import ExpMomentumEMA
 from mmdet.registry import HOOKS, MODELS
 from mmengine.config import Config
+from mmengine.model import MomentumAnnealingEMA
 
 from ..utils.type_names import type_name
 from .base_batch import Batches
-from .change import Change, Path
+from .change import LR_HOOK, Change, Path
 from .rules import EMA_SOURCE, INTERVAL_SOURCE, carried_updates, ema_momentum
 
 # Intervals in iterations of training, by type of the hook, and MMEngine's and mmdet's defaults.
@@ -53,10 +55,10 @@ def carry_counts(cfg: Config, batches: Batches) -> list[Change]:
 
 def _hooks(cfg: Config) -> Iterator[tuple[Path, dict[str, Any]]]:
     for key, hook in (cfg.get('default_hooks') or {}).items():
-        if isinstance(hook, dict) and type_name(hook) != 'WarmupStepLRHook':
+        if isinstance(hook, dict) and type_name(hook) != LR_HOOK:
             yield ('default_hooks', key), hook
     for index, hook in enumerate(cfg.get('custom_hooks') or []):
-        if isinstance(hook, dict):
+        if isinstance(hook, dict) and type_name(hook) != LR_HOOK:
             yield ('custom_hooks', index), hook
 
 
@@ -86,8 +88,8 @@ def _average(path: Path, hook: dict[str, Any], batches: Batches) -> list[Change]
     kind, registry = hook['type'], HOOKS
     if type_name(hook) == 'EMAHook':
         kind, registry = hook.get('ema_type', 'ExponentialMovingAverage'), MODELS
-    kind = registry.get(kind) if isinstance(kind, str) else kind
-    parameters = signature(kind).parameters if kind is not None else {}
+    kind = (registry.get(kind) or kind) if isinstance(kind, str) else kind
+    parameters = signature(kind).parameters if callable(kind) else {}
     defaults = {name: parameters[name].default for name in parameters}
     if ratio == 1:
         return []
@@ -98,12 +100,26 @@ def _average(path: Path, hook: dict[str, Any], batches: Batches) -> list[Change]
             new: float = ema_momentum(old, ratio)
             why = f'1 - (1 - momentum)^{ratio:g}: {EMA_SOURCE}'
         elif name == 'gamma' and isinstance(old, int):
-            new = carried_updates(old, ratio)
-            why = 'updates, the same number of images, as D-FINE halves its warmup of the EMA'
+            new, why = _gamma(kind, old, ratio)
         else:
             continue
-        changes.append(Change((*path, name), hook.get(name), new, why, was))
+        if new != old:
+            changes.append(Change((*path, name), hook.get(name), new, why, was))
+        elif why:
+            changes.append(Change((*path, name), old, old, why))
     return changes
+
+
+def _gamma(kind: Any, gamma: int, ratio: float) -> tuple[int, str]:
+    """Carry ``gamma`` of an EMA; return the reason too, empty if it rightly stays."""
+    if isinstance(kind, type) and issubclass(kind, MomentumAnnealingEMA):
+        # The momentum gamma / (gamma + t) leaves (s / t) ** gamma of the average at update s: the
+        # same for images, at any batch.
+        return gamma, ''
+    if isinstance(kind, type) and issubclass(kind, ExpMomentumEMA):
+        why = 'updates, the same number of images, as D-FINE halves its warmup of the EMA'
+        return carried_updates(gamma, ratio), why
+    return gamma, f'no rule is known for gamma of {type_name(kind)}'
 
 
 def _of_model(cfg: Config, batches: Batches) -> list[Change]:

@@ -1,6 +1,5 @@
 """Carry the optimizer: the LR by its rule, or another optimizer with its own LR."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +14,8 @@ from ..results.settings import lr_hook
 from ..schedulers.scaling import SCALE_EXPONENTS, SCALE_RULES
 from ..utils.type_names import type_name
 from .base_batch import Batches
-from .change import Change, lr_hook_path, value_at
-from .rules import SGD_SOURCE, scaled_lr, two_stage_sgd_lr
+from .change import Change, Path, lr_hook_path, value_at
+from .rules import SGD_SOURCE, rounded, scaled_lr, two_stage_sgd_lr
 
 OPTIMIZER = ('optim_wrapper', 'optimizer')
 PARAMWISE = ('optim_wrapper', 'paramwise_cfg')
@@ -64,8 +63,18 @@ STARTS = {
 }
 # One-stage detectors of MMDetection's model zoo, such as RetinaNet, FCOS and ATSS.
 ONE_STAGE_SGD_LR = 0.01
-# Parts of the names of parameters, by type of the norm layer. As in the recipes for LARS.
-NORM_NAMES = {'BN': '.bn', 'SyncBN': '.bn', 'GN': '.gn', 'LN': 'norm'}
+# Constructors of MMEngine that MergedGroupsConstructor replaces.
+MERGED, STOCK_CONSTRUCTORS = 'MergedGroupsConstructor', ('', 'DefaultOptimWrapperConstructor')
+# Options of tensors of at most one dimension: biases and norm parameters.
+FLAT_OPTIONS: dict[str, dict[str, Any]] = {
+    'LAMB': dict(weight_decay=0.0),
+    'LARS': dict(weight_decay=0.0, lars_exclude=True),
+}
+FLAT_SOURCES = {
+    'LAMB': 'LAMB adapts only parameters with weight decay; biases and norm parameters get plain '
+    'Adam steps',
+    'LARS': 'biases and norm parameters take plain steps, without adaptation and weight decay',
+}
 
 
 def optimizer_of(cfg: Config) -> str:
@@ -128,7 +137,7 @@ def carry_optimizer(
         decay = optimizer.weight_decay
         why = 'no rule changes it with the batch'
         changes.append(Change((*OPTIMIZER, 'weight_decay'), decay, decay, why))
-    return changes
+    return [*changes, *_absolute_lrs(cfg, changes[0].new / lr)]
 
 
 def is_two_stage(cfg: Config) -> bool:
@@ -201,53 +210,50 @@ def _change_optimizer(
     for option in ('scale_rule', 'base_batch_size') if hook.get('scale_rule') else ():
         path, why = lr_hook_path(cfg), f'the LR above is the LR of batch {batches.new}'
         changes.append(Change((*path, option), hook.get(option), None, why))
-    if name == 'LAMB':
-        for option in ('bias_decay_mult', 'norm_decay_mult'):
-            why = 'LAMB adapts only parameters with weight decay; the others get plain Adam steps'
-            path = (*PARAMWISE, option)
-            changes.append(Change(path, value_at(cfg, path), 0.0, why))
-        if cfg.optim_wrapper.get('clip_grad') is not None:
-            why = 'LAMB clips the gradient norm at 1.0 itself, as Apex does'
-            clip = cfg.optim_wrapper.clip_grad
-            changes.append(Change(('optim_wrapper', 'clip_grad'), clip, None, why))
-    elif name == 'LARS':
-        changes += _excluded_from_lars(cfg)
-    return [change for change in changes if not change.stays]
+    if name == 'LAMB' and cfg.optim_wrapper.get('clip_grad') is not None:
+        why = 'LAMB clips the gradient norm at 1.0 itself, as Apex does'
+        clip = cfg.optim_wrapper.clip_grad
+        changes.append(Change(('optim_wrapper', 'clip_grad'), clip, None, why))
+    return [*changes, *_flat_options(cfg, name), *_absolute_lrs(cfg, None)]
 
 
-def _excluded_from_lars(cfg: Config) -> list[Change]:
-    """Take biases and norm parameters out of the adaptation, by parts of their names."""
-    model = cfg.get('model') or {}
-    norms = set(norm_types(model))
-    if {'encoder', 'decoder'} & set(model):
-        # The default of a transformer, which its config need not name.
-        norms.add('LN')
-    keys = ['.bias', *dict.fromkeys(NORM_NAMES[kind] for kind in NORM_NAMES if kind in norms)]
-    if norms & {'BN', 'SyncBN', 'GN'}:
-        keys.append('.downsample.1.')
-    path = (*PARAMWISE, 'custom_keys')
-    before = value_at(cfg, path)
-    settings = {key: dict(decay_mult=0.0, lars_exclude=True) for key in keys}
-    why = 'biases and norm parameters take plain steps, without adaptation and weight decay'
+def _flat_options(cfg: Config, name: str) -> list[Change]:
+    """Take biases and norm parameters out of the adaptation, by their one dimension."""
+    path: Path = (*PARAMWISE, 'flat_options')
+    before = value_at(cfg, path) or {}
+    kept = {option: value for option, value in before.items() if option == 'weight_decay'}
+    options = FLAT_OPTIONS.get(name, kept)
+    constructor = cfg.optim_wrapper.get('constructor')
+    if options and type_name(constructor) not in (*STOCK_CONSTRUCTORS, MERGED):
+        wanted = ', '.join(f'{option}={value}' for option, value in options.items())
+        why = f'it ignores paramwise_cfg.flat_options; biases and norm parameters need {wanted}'
+        return [Change(('optim_wrapper', 'constructor'), constructor, constructor, why)]
+    changes = []
     if before:
-        why += f'; of several keys that match a name the longest counts, also {list(before)}'
-    return [Change(path, before, settings, why)]
+        why = f'options of {type_name(cfg.optim_wrapper.optimizer)} are not those of {name}'
+        changes.append(Change((*path, '_delete_'), None, True, why))
+    for option, value in options.items():
+        was = f'{before[option]!r}' if option in before else ''
+        why = FLAT_SOURCES.get(name, 'unchanged')
+        changes.append(Change((*path, option), None, value, why, was))
+    return changes
 
 
-def norm_types(config: Any) -> Iterator[str]:
-    """Find the types of norm layers in the config of a model.
-
-    Args:
-        config (Any): The config, or a part of it.
-
-    Yields:
-        str: The type of each ``norm_cfg``.
-    """
-    if isinstance(config, dict):
-        for key, value in config.items():
-            if key == 'norm_cfg':
-                yield type_name(value)
-            yield from norm_types(value)
-    elif isinstance(config, (list, tuple)):
-        for value in config:
-            yield from norm_types(value)
+def _absolute_lrs(cfg: Config, ratio: float | None) -> list[Change]:
+    """Carry the LRs of ``custom_keys`` by the ratio of the LR; None for another optimizer."""
+    path: Path = (*PARAMWISE, 'custom_keys')
+    keys = value_at(cfg, path) or {}
+    old = {key: dict(lr=of['lr']) for key, of in keys.items() if is_number(of.get('lr'))}
+    if ratio is None:
+        why = 'LRs of the old optimizer, which no rule carries: set them or remove them'
+        return [Change(path, old, old, why)] if old else []
+    changes, why = [], 'an LR, times the factor of optim_wrapper.optimizer.lr'
+    if old and ratio != 1:
+        # A key may have dots: it is no part of the path.
+        new = {key: dict(lr=rounded(of['lr'] * ratio)) for key, of in old.items()}
+        changes.append(Change(path, old, new, why))
+    path = (*PARAMWISE, 'flat_options', 'lr')
+    lr = value_at(cfg, path)
+    if is_number(lr) and ratio != 1:
+        changes.append(Change(path, lr, rounded(lr * ratio), why))
+    return changes

@@ -1,6 +1,8 @@
 """Carry the LR schedule: warmup and steps to WarmupStepLRHook, any other with MMEngine's."""
 
+import re
 from collections.abc import Callable
+from itertools import accumulate, pairwise
 from typing import Any
 
 from mmengine.config import Config
@@ -8,7 +10,7 @@ from mmengine.config import Config
 from ..results.settings import lr_hook, warmup_iterations
 from ..utils.type_names import type_name
 from .base_batch import Batches
-from .change import Change, lr_hook_path, value_at
+from .change import Change, Path, lr_hook_path, value_at
 from .rules import INTERVAL_SOURCE, WARMUP_SOURCE, carried_updates, rounded, warmup_updates
 
 HOOK = ('default_hooks', 'lr')
@@ -16,6 +18,11 @@ HOOK = ('default_hooks', 'lr')
 POSITIONS = ('begin', 'end')
 LENGTHS = ('T_max', 'total_steps', 'step_size', 'milestones', 'warmup_iters')
 VALUES = ('eta_min', 'eta_max', 'min_value')
+# Schedulers whose steps have a rule, without the name of the parameter.
+KNOWN = (
+    *('Constant', 'CosineAnnealing', 'CosineRestart', 'Exponential', 'Linear', 'MultiStep'),
+    *('OneCycle', 'Poly', 'QuadraticWarmup', 'Step', 'WarmupStep'),
+)
 # Arguments that leave LinearLR and MultiStepLR as WarmupStepLR is.
 PLAIN = {'type', 'begin', 'end', 'by_epoch', 'verbose', '_scope_'}
 
@@ -130,7 +137,7 @@ def _carry_schedulers(
     """Carry the iterations and the absolute LRs of MMEngine's own schedulers."""
     changes = []
     if isinstance(cfg.param_scheduler, dict):
-        paths: list[tuple[str | int, ...]] = [('param_scheduler',)]
+        paths: list[Path] = [('param_scheduler',)]
     else:
         paths = [('param_scheduler', index) for index in range(len(schedulers))]
     warmup = warmup_iterations(cfg, None) or 0
@@ -156,6 +163,8 @@ def _carry_schedulers(
             else:
                 new = carried_updates(old, batches.iterations_ratio)
             changes.append(Change((*path, name), old, new, why))
+        if not by_epoch:
+            changes += _carry_shape(path, scheduler, position, batches)
         for name in VALUES if kind.endswith('LR') else ():
             if scheduler.get(name):
                 old = scheduler[name]
@@ -164,13 +173,36 @@ def _carry_schedulers(
     return changes
 
 
+def _carry_shape(
+    path: Path, scheduler: dict[str, Any], position: Callable[[int], int], batches: Batches
+) -> list[Change]:
+    """Carry what some schedulers have of their own for each iteration."""
+    kind = re.sub('(LR|Momentum|ParamScheduler)$', '', type_name(scheduler))
+    if kind == 'Exponential' and scheduler.get('gamma'):
+        old, ratio = scheduler['gamma'], batches.iterations_ratio
+        why = f'a factor of each iteration, gamma^{ratio:g}: the same decay over the same images'
+        # Its power of all updates is the last LR: 6 digits are too few.
+        return [Change((*path, 'gamma'), old, round(old**ratio, 12), why)]
+    if kind == 'CosineRestart' and scheduler.get('periods'):
+        # The restarts, not the lengths, are rounded.
+        begin = scheduler.get('begin', 0)
+        ends = [position(x) for x in accumulate(scheduler['periods'], initial=begin)]
+        new = [max(1, end - start) for start, end in pairwise(ends)]
+        why = f'iterations, the same number of images: {INTERVAL_SOURCE}'
+        return [Change((*path, 'periods'), list(scheduler['periods']), new, why)]
+    if kind not in KNOWN:
+        why = 'it counts iterations, and no rule is known for its other arguments'
+        return [Change((*path, 'type'), scheduler['type'], scheduler['type'], why)]
+    return []
+
+
 def _positions(warmup: int, batches: Batches) -> Callable[[int], int]:
     """Return the map from iterations to updates, given the old length of the warmup."""
     carried = warmup_updates(warmup, batches.per_iteration, batches.new)
 
     def position(iteration: int) -> int:
         if iteration <= warmup:
-            return round(iteration * carried / warmup)
+            return round(iteration * carried / max(1, warmup))
         return max(carried, carried_updates(iteration, batches.iterations_ratio))
 
     return position

@@ -49,7 +49,7 @@ def optimizer_config(cfg: Config | dict[str, Any]) -> dict[str, Any]:
 
 def lr_hook(cfg: Config | dict[str, Any]) -> dict[str, Any]:
     """Return the config of :class:`WarmupStepLRHook`, a part of ``cfg``; empty if unused."""
-    hooks = [hook for hook in (cfg.get('default_hooks') or {}).values() if hook]
+    hooks = [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or [])]
     return next((hook for hook in hooks if type_name(hook) == 'WarmupStepLRHook'), {})
 
 

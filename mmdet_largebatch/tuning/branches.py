@@ -136,6 +136,9 @@ def branch_config(cfg: Config, branch: Branch) -> Config:
     hooks = {name: hook for name, hook in cfg.default_hooks.items() if name != 'lr'}
     hooks = {k: hook for k, hook in hooks.items() if type_name(hook) != 'WarmupStepLRHook'}
     cfg.default_hooks = hooks | dict(lr=dict(type='WarmupStepLRHook', milestones=[]))
+    if cfg.get('custom_hooks'):
+        others = [hook for hook in cfg.custom_hooks if type_name(hook) != 'WarmupStepLRHook']
+        cfg.custom_hooks = others
     cfg.optim_wrapper.optimizer.lr = branch.lr
     cfg.train_cfg.global_batch_size = branch.batch
     return cfg

@@ -1,11 +1,11 @@
 """MergedGroupsConstructor beside MMEngine's default: every tensor's settings are the same."""
 
 import logging
-from copy import deepcopy
 
 import pytest
 import torch
-from mmdet.registry import MODELS
+import torch.distributed as dist
+from mmdet.registry import MODELS, OPTIMIZERS
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.logging import MMLogger
@@ -165,38 +165,86 @@ def test_frozen_tensors_have_the_settings_that_they_would_be_trained_with():
     assert groups[0]['lr'] == 0.1 and groups[-1]['lr'] == pytest.approx(0.01)
 
 
-@pytest.mark.parametrize('kind', ['SGD', 'LAMB'])
-def test_a_checkpoint_without_the_frozen_tensors_resumes(kind):
-    """As it was saved before they were in the groups: the next steps are those of the original."""
-    paramwise = dict(bias_decay_mult=0.0, norm_decay_mult=0.0)
-    options = dict(type=kind) | (dict(momentum=0.9) if kind == 'SGD' else {})
-    model, first = tiny()
-    old = build(model[1:], 'MergedGroupsConstructor', paramwise, **options)
-    hidden = first(torch.zeros(0, 3)).shape[1]
-    steps(model[1:], old, 2, hidden)
-    saved = deepcopy(old.state_dict())
-    other, _ = tiny()
-    other.load_state_dict(model.state_dict())
-    new = build(other, 'MergedGroupsConstructor', paramwise, **options)
-    new.load_state_dict(saved)
-    steps(model[1:], old, 2, hidden)
-    steps(other[1:], new, 2, hidden)
-    assert all(map(torch.equal, model.parameters(), other.parameters()))
+def tied():
+    """Two layers of one weight."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    return model
 
 
-def test_a_checkpoint_without_a_trained_tensor_is_not_completed():
-    model, _ = tiny(frozen=False)
-    saved = build(model[1:], 'MergedGroupsConstructor', None, type='SGD').state_dict()
-    optimizer = build(model, 'MergedGroupsConstructor', None, type='SGD')
-    with pytest.raises((ValueError, SettingError)):
-        optimizer.load_state_dict(saved)
+@pytest.mark.parametrize('paramwise', [None, dict(bypass_duplicate=True), dict(bias_lr_mult=1.0)])
+@pytest.mark.parametrize('kind', ['SGD', 'AdamW', 'LAMB', 'LARS'])
+def test_tied_weights_are_stepped_once(kind, paramwise):
+    """As by a plain optimizer on ``model.parameters()``."""
+    model, plain = tied(), tied()
+    ours = build(model, 'MergedGroupsConstructor', paramwise, type=kind)
+    theirs = OPTIMIZERS.build(dict(type=kind, params=plain.parameters(), lr=0.1, weight_decay=1e-4))
+    assert [g['param_names'] for g in ours.param_groups] == [['0.weight', '0.bias', '1.bias']]
+    steps(model, ours, 3)
+    steps(plain, theirs, 3)
+    assert all(map(torch.equal, model.parameters(), plain.parameters()))
 
 
-def test_shared_tensors_are_in_one_group_once():
-    model = torch.nn.ModuleDict({'a': torch.nn.Linear(3, 3), 'b': torch.nn.Linear(3, 3)})
-    model['b'].weight = model['a'].weight
-    optimizer = build(model, 'MergedGroupsConstructor', dict(bypass_duplicate=True))
-    assert [len(group['params']) for group in optimizer.param_groups] == [3]
+def test_tied_weights_cannot_be_in_the_groups_twice():
+    with pytest.raises(SettingError) as error:
+        build(tied(), 'MergedGroupsConstructor', dict(bypass_duplicate=False))
+    assert str(error.value) == (
+        'Invalid paramwise_cfg.bypass_duplicate=False. '
+        'Must be True or left out: 1.weight is the same tensor as 0.weight.'
+    )
+    # MMEngine's default, written.
+    build(tiny()[0], 'MergedGroupsConstructor', dict(bypass_duplicate=False))
+
+
+@pytest.mark.parametrize('paramwise', PARAMWISE.values(), ids=PARAMWISE)
+def test_flat_options_are_those_of_all_tensors_of_one_dimension(model, paramwise):
+    """All other tensors and options are as without them, whatever else matches a name."""
+    flat = dict(weight_decay=0.0, lars_exclude=True)
+    options = dict(paramwise or {}, flat_options=flat)
+    merged = settings(build(model, 'MergedGroupsConstructor', options))
+    stock = settings(build(model, 'DefaultOptimWrapperConstructor', paramwise))
+    assert merged == {p: s | (flat if p.ndim <= 1 else {}) for p, s in stock.items()}
+
+
+@pytest.mark.parametrize(
+    ('value', 'kind', 'message'),
+    [
+        ('wd', 'LARS', "='wd'. Must be a dict of options, such as dict(weight_decay=0.0)."),
+        (
+            dict(lars_exclude=True, eps=1),
+            'LAMB',
+            "=['lars_exclude']. Must be options of LAMB's groups: lr, betas, eps, weight_decay",
+        ),
+    ],
+)
+def test_flat_options_must_be_options_of_the_optimizer(value, kind, message):
+    with pytest.raises(SettingError) as error:
+        build(tiny()[0], 'MergedGroupsConstructor', dict(flat_options=value), type=kind)
+    assert str(error.value).startswith(f'Invalid paramwise_cfg.flat_options{message}')
+
+
+@pytest.fixture
+def gloo():
+    """A process group of this process alone."""
+    dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_mmengines_zero_redundancy_optimizer_steps_as_the_optimizer_that_it_shards(gloo):
+    """It takes no named parameters."""
+    weights = []
+    for options in (
+        dict(type='ZeroRedundancyOptimizer', optimizer_type='AdamW'),
+        dict(type='AdamW'),
+    ):
+        model, _ = tiny(frozen=False)
+        optimizer = build(model, 'MergedGroupsConstructor', PARAMWISE['decay'], **options)
+        assert [g['weight_decay'] for g in optimizer.param_groups] == [1e-4, 0.0]
+        steps(model, optimizer, 3)
+        weights.append(list(model.parameters()))
+    assert all(map(torch.equal, *weights))
 
 
 def test_an_optimizer_of_pytorch_and_its_checkpoint(model):

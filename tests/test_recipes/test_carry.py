@@ -6,9 +6,13 @@ from functools import lru_cache
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.common import ROOT, without_scope
+from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.hub import get_config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope
 
 from mmdet_largebatch import SettingError, carry_recipe
 from mmdet_largebatch.compat import config_path
@@ -17,6 +21,8 @@ from mmdet_largebatch.recipes import recipe_text
 
 MASK_RCNN = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
 DINO = 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'
+HRNET = 'mmdet::hrnet/faster-rcnn_hrnetv2p-w18-1x_coco.py'
+SWIN = 'mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py'
 RTMDET = 'mmdet::rtmdet/rtmdet_l_8xb32-300e_coco.py'
 YOLOX = 'mmdet::yolox/yolox_s_8xb8-300e_coco.py'
 
@@ -44,6 +50,18 @@ def written(name, changes, folder, out='recipe.py'):
     return path
 
 
+def built(cfg, device='meta'):
+    """The model of a config, and the options of each tensor's group."""
+    with DefaultScope.overwrite_default_scope('mmdet'), torch.device(device):
+        model = MODELS.build(cfg.model)
+        groups = build_optim_wrapper(model, cfg.optim_wrapper).param_groups
+    hidden = ('params', 'param_names')
+    options = [{key: group[key] for key in group if key not in hidden} for group in groups]
+    return model, {
+        p: of for group, of in zip(groups, options, strict=True) for p in group['params']
+    }
+
+
 def values(changes):
     return {change.key: change.new for change in changes if not change.stays}
 
@@ -57,6 +75,12 @@ def test_the_recipes_at_batch_128_come_from_the_1x_config(recipe, optimizer, tmp
     _, changes = carry_recipe(stock(MASK_RCNN), 128, optimizer)
     cfg = Config.fromfile(written(MASK_RCNN, changes, tmp_path))
     ours = Config.fromfile(ROOT / f'configs/mask_rcnn/mask-rcnn_r50_fpn_{recipe}_coco.py')
+    if optimizer is not None:
+        # By dimensions and by names: the same options of each tensor.
+        models, options = zip(built(cfg), built(ours), strict=True)
+        for pair in zip(*(model.parameters() for model in models), strict=True):
+            assert options[0][pair[0]] == options[1][pair[1]]
+        del cfg.optim_wrapper.paramwise_cfg, ours.optim_wrapper.paramwise_cfg
     assert without_scope(cfg.to_dict()) == without_scope(ours.to_dict())
 
 
@@ -152,6 +176,19 @@ SCHEDULES = [
         [dict(type='PolyLR', by_epoch=False, eta_min=1e-4, begin=0, end=8000)],
         {'0.end': 1000, '0.eta_min': 0.0008},
     ),
+    # 0.9999 of the LR remain after an iteration, 0.9999^8 after an update.
+    ([dict(type='ExponentialLR', gamma=0.9999, by_epoch=False)], {'0.gamma': 0.999200279944}),
+    ([dict(type='ExponentialLR', gamma=0.9, convert_to_iter_based=True)], {}),
+    # Restarts at 20,004 and 60,008 are at 2,500.5 and 7,501: the even and the only neighbour.
+    (
+        [
+            dict(
+                type='CosineRestartLR', by_epoch=False, periods=[20004, 40004],
+                restart_weights=[1, 0.5], eta_min=0.0002,
+            )
+        ],
+        {'0.periods': [2500, 5001], '0.eta_min': 0.0016},
+    ),
     ([dict(type='OneCycleLR', by_epoch=False, eta_max=0.02, total_steps=80000)],
      {'0.total_steps': 10000, '0.eta_max': 0.16}),
     # In updates, of this project.
@@ -203,6 +240,7 @@ def test_intervals_and_begins_in_iterations():
         dict(type='EMAHook', momentum=0.001, begin_epoch=2),
         dict(type='MyHook', switch_iter=1600, interval=3),
         dict(type='MeanTeacherHook'),
+        dict(type='EMAHook', ema_type='MomentumAnnealingEMA'),
     ]
     _, changes = carry_recipe(cfg, 128)
     carried = {k: v for k, v in values(changes).items() if 'hooks.' in k and '.lr.' not in k}
@@ -218,7 +256,51 @@ def test_intervals_and_begins_in_iterations():
         'custom_hooks.2.momentum': 0.00797206,  # 1 - 0.999^8
         'custom_hooks.3.switch_iter': 200,
         'custom_hooks.4.momentum': 0.00797206,
+        'custom_hooks.5.momentum': 0.00159888,
     }
+
+
+@pytest.mark.parametrize(
+    ('kind', 'images_apart'),
+    [
+        # An update: the weights are sampled more coarsely.
+        ('ExponentialMovingAverage', 64),
+        ('MomentumAnnealingEMA', 64),
+        # An approximation: 4 % of the 8,000 images by which the average lags behind.
+        ('ExpMomentumEMA', 320),
+    ],
+)
+def test_an_ema_averages_the_same_images(kind, images_apart):
+    """Of weights that grow with the images seen, at every point of the training."""
+    cfg = stock(MASK_RCNN)
+    cfg.custom_hooks = [dict(type='EMAHook', ema_type=kind, momentum=0.002)]
+    carried, _ = carry_recipe(cfg, 64)
+
+    def averages(hook, batch):
+        options = {key: value for key, value in hook.items() if key != 'ema_type'}
+        model = torch.nn.Linear(1, 1, bias=False).double()
+        ema, found = MODELS.build(options | dict(type=kind, model=model)), []
+        for images in range(batch, 64001, batch):
+            torch.nn.init.constant_(model.weight, images)
+            ema.update_parameters(model)
+            if images % 6400 == 0:
+                found.append(ema.module.weight.item())
+        return found
+
+    expected = averages(cfg.custom_hooks[0], 16)
+    assert averages(carried.custom_hooks[0], 64) == pytest.approx(expected, abs=images_apart)
+
+
+def test_what_no_rule_carries_is_named():
+    cfg = stock(MASK_RCNN)
+    cfg.param_scheduler = [dict(type='ExponentialWarmRestartLR', by_epoch=False, end=800)]
+    cfg.custom_hooks = [dict(type='EMAHook', ema_type='OwnEMA', gamma=100)]
+    carried, changes = carry_recipe(cfg, 128)
+    assert carried.param_scheduler[0].end == 100
+    assert carried.custom_hooks[0].gamma == 100
+    said = {change.key: change.why for change in changes if change.stays}
+    assert 'no rule is known for its other arguments' in said['param_scheduler.0.type']
+    assert said['custom_hooks.0.gamma'] == 'no rule is known for gamma of OwnEMA'
 
 
 def test_accumulation_counts_for_the_lr_and_not_for_iterations():
@@ -231,31 +313,49 @@ def test_accumulation_counts_for_the_lr_and_not_for_iterations():
     assert carried.default_hooks.logger.interval == 6
 
 
-def test_a_recipe_of_this_project_is_carried_again():
+PLACES = pytest.mark.parametrize('place', [('default_hooks', 'lr'), ('custom_hooks', 1)])
+
+
+def with_hook_at(place, recipe):
+    """A recipe of this project with its WarmupStepLRHook here, as a custom hook after another."""
+    cfg = Config.fromfile(ROOT / f'configs/mask_rcnn/mask-rcnn_r50_fpn_{recipe}-sgd-1x_coco.py')
+    if place[0] == 'custom_hooks':
+        cfg.custom_hooks = [cfg.default_hooks.pop(key) for key in ('divergence', 'lr')]
+    return cfg
+
+
+@PLACES
+def test_a_recipe_of_this_project_is_carried_again(place, tmp_path):
     """From 128 back to 16: the LR, the warmup and the interval of the baseline."""
-    folder = ROOT / 'configs/mask_rcnn'
-    cfg = Config.fromfile(folder / 'mask-rcnn_r50_fpn_64xb2-sgd-1x_coco.py')
+    cfg = with_hook_at(place, '64xb2')
+    cfg.train_cfg.max_updates = 100
+    cfg.dump(tmp_path / 'mine.py')
     carried, changes = carry_recipe(cfg, 16)
     assert values(changes) == {
         'train_cfg.global_batch_size': 16,
+        'train_cfg.max_updates': 800,
         'optim_wrapper.optimizer.lr': 0.02,
         # 625 updates of 128 images.
-        'default_hooks.lr.warmup_iters': 5000,
+        f'{place[0]}.{place[1]}.warmup_iters': 5000,
         'default_hooks.logger.interval': 48,
     }
+    assert not any('schedule' in change.why for change in changes)
+    again = Config.fromfile(written('mine.py', changes, tmp_path))
+    assert without_scope(again.to_dict()) == without_scope(carried.to_dict())
 
 
-def test_a_hook_that_scales_the_lr_goes_on_to_do_so():
-    cfg = Config.fromfile(ROOT / 'configs/mask_rcnn/mask-rcnn_r50_fpn_8xb2-sgd-1x_coco.py')
-    cfg.default_hooks.lr.update(scale_rule='linear', base_batch_size=16)
+@PLACES
+def test_a_hook_that_scales_the_lr_goes_on_to_do_so(place):
+    cfg = with_hook_at(place, '8xb2')
+    cfg[place[0]][place[1]].update(scale_rule='linear', base_batch_size=16)
     carried, _ = carry_recipe(cfg, 128)
     assert carried.optim_wrapper.optimizer.lr == 0.02
-    assert carried.default_hooks.lr.scale_rule == 'linear'
+    assert carried[place[0]][place[1]].scale_rule == 'linear'
     # The LR of another optimizer is that of the new batch.
     changed, _ = carry_recipe(cfg, 128, 'LAMB')
     assert changed.optim_wrapper.optimizer.lr == 0.00125
-    assert changed.default_hooks.lr.scale_rule is None
-    assert changed.default_hooks.lr.base_batch_size is None
+    assert changed[place[0]][place[1]].scale_rule is None
+    assert changed[place[0]][place[1]].base_batch_size is None
 
 
 @pytest.mark.parametrize(
@@ -280,16 +380,72 @@ def test_what_no_rule_is_known_for_is_said(name, optimizer, said, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('name', 'norms'),
-    [(MASK_RCNN, {'.bn', '.downsample.1.'}), (DINO, {'.bn', '.downsample.1.', '.gn', 'norm'})],
+    ('name', 'optimizer', 'device'),
+    [
+        (HRNET, 'LARS', 'meta'),
+        (DINO, 'LARS', 'meta'),
+        # It computes its drop rates while it is built.
+        (SWIN, 'LARS', 'cpu'),
+        (DINO, 'LAMB', 'meta'),
+    ],
 )
-def test_lars_leaves_out_biases_and_norms(name, norms):
-    cfg, _ = carry_recipe(stock(name), 128, 'LARS')
-    keys = cfg.optim_wrapper.paramwise_cfg.custom_keys
-    left_out = {key for key, options in keys.items() if options.get('lars_exclude')}
-    assert left_out == {'.bias'} | norms
-    # Those of the config stay.
-    assert ('backbone' in keys) == (name == DINO)
+def test_no_bias_and_no_norm_parameter_is_adapted(name, optimizer, device):
+    """By the tensors of the built model, whatever their names and the keys of the config."""
+    cfg, _ = carry_recipe(stock(name), 128, optimizer)
+    before = stock(name).optim_wrapper.get('paramwise_cfg') or {}
+    assert cfg.optim_wrapper.paramwise_cfg.get('custom_keys') == before.get('custom_keys')
+    model, of_tensor = built(cfg, device)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert trained
+    for p in trained:
+        assert p.ndim > 1 or of_tensor[p]['weight_decay'] == 0
+        assert of_tensor[p].get('lars_exclude', False) == (optimizer == 'LARS' and p.ndim <= 1)
+
+
+@pytest.mark.parametrize('optimizer', ['LARS', 'LAMB'])
+def test_a_constructor_without_flat_options_is_named(optimizer):
+    cfg = stock(MASK_RCNN)
+    cfg.optim_wrapper.constructor = 'LearningRateDecayOptimizerConstructor'
+    carried, changes = carry_recipe(cfg, 128, optimizer)
+    assert 'paramwise_cfg' not in carried.optim_wrapper
+    [why] = [x.why for x in changes if 'flat_options' in x.why]
+    excluded = ', lars_exclude=True' if optimizer == 'LARS' else ''
+    assert why.endswith(f'biases and norm parameters need weight_decay=0.0{excluded}')
+
+
+def test_options_of_lars_do_not_stay_with_another_optimizer(tmp_path):
+    """LAMB's groups have no lars_exclude."""
+    _, changes = carry_recipe(stock(MASK_RCNN), 128, 'LARS')
+    path = written(MASK_RCNN, changes, tmp_path)
+    for optimizer in ('LAMB', 'AdamW'):
+        cfg, changes = carry_recipe(Config.fromfile(path), 64, optimizer)
+        assert cfg.optim_wrapper.paramwise_cfg.flat_options == dict(weight_decay=0.0)
+        again = Config.fromfile(written('recipe.py', changes, tmp_path, f'{optimizer}.py'))
+        assert without_scope(again.to_dict()) == without_scope(cfg.to_dict())
+
+
+def test_lrs_of_custom_keys_are_carried(tmp_path):
+    """As --auto-scale-lr scales them: each group, whatever set its LR."""
+    cfg = stock(DINO)
+    keys = dict(lr=1e-5, decay_mult=0.5)
+    cfg.optim_wrapper.paramwise_cfg = dict(
+        custom_keys={'backbone.layer1': keys, 'neck': dict(lr_mult=0.1)},
+        flat_options=dict(lr=2e-4),
+    )
+    cfg.dump(tmp_path / 'mine.py')
+    carried, changes = carry_recipe(cfg, 64, lr_rule='linear')
+    options = carried.optim_wrapper.paramwise_cfg
+    assert options.custom_keys == {
+        'backbone.layer1': dict(lr=4e-5, decay_mult=0.5),
+        'neck': dict(lr_mult=0.1),
+    }
+    assert options.flat_options == dict(lr=8e-4)
+    again = Config.fromfile(written('mine.py', changes, tmp_path))
+    assert without_scope(again.to_dict()) == without_scope(carried.to_dict())
+    # Another optimizer needs LRs of its own.
+    changed, changes = carry_recipe(cfg, 64, 'LAMB')
+    assert changed.optim_wrapper.paramwise_cfg.custom_keys['backbone.layer1'] == keys
+    assert 'LRs of the old optimizer' in ' '.join(x.why for x in changes if x.stays)
 
 
 def test_an_optimizer_without_a_rule_keeps_its_lr():

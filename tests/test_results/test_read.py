@@ -158,9 +158,11 @@ def test_settings_of_stock_configs(tmp_path, more, batch, lr, warmup):
         (dict(scale_rule='sqrt', base_batch_size=4), 0.04, 0),
     ],
 )
-def test_settings_of_our_hook(tmp_path, hook, lr, warmup):
-    hooks = dict(lr=dict(hook, type='WarmupStepLRHook'))
-    text = stock_config(SGD, default_hooks=hooks, param_scheduler=None)
+@pytest.mark.parametrize('place', ['default_hooks', 'custom_hooks'])
+def test_settings_of_our_hook(tmp_path, place, hook, lr, warmup):
+    hook = dict(hook, type='WarmupStepLRHook')
+    hooks = dict(lr=hook) if place == 'default_hooks' else [hook]
+    text = stock_config(SGD, param_scheduler=None, **{place: hooks})
     text += "train_cfg = dict(type='GlobalBatchTrainLoop', max_epochs=2, global_batch_size=16)\n"
     run = read_run(write(tmp_path, updates(SGD, 1, 200), dict(SGD, ranks=3), text=text))
     assert (run.global_batch, run.ranks) == (16, (3,))
