@@ -17,7 +17,15 @@ from ..recipes.optimizer import lr_at_batch
 from ..results.settings import optimizer_config
 from ..schedulers.scaling import SCALE_RULES
 from ..utils.type_names import type_name
-from .branch_start import BranchStart, carried, read_start, write_start
+from .branch_start import (
+    BRANCH_FROM,
+    BranchStart,
+    carried,
+    origin_of,
+    read_origin,
+    read_start,
+    write_start,
+)
 from .branches import Branch, branch_config, quiet
 from .branching import Branching
 from .comparison import Compared, compare
@@ -213,14 +221,24 @@ def _prepare(
     begin: BranchStart,
     branches: Sequence[Branch],
 ) -> None:
-    """Write the configs of branches, and the checkpoint that they resume from."""
-    for branch in branches:
-        config = branch_config(cfg, branch)
-        # Branches of another checkpoint are other trainings.
-        config.branch_from = f'{start.path.resolve()}, update {start.update}'
-        write_config(branch, config)
+    """Write the configs of branches, and the checkpoint that they resume from.
+
+    Raises:
+        SettingError: If the folder has branches of another checkpoint or with other settings.
+    """
+    origin = origin_of(start, begin)
     if not begin.path.exists():
         write_start(start, begin)
+    elif (before := read_origin(begin.path)) != origin:
+        raise SettingError(
+            f'--work-dir {branching.args.work_dir} holds trainings with other settings: '
+            f'{BRANCH_FROM} is {origin} now and was {before}. Must be another folder, or the same '
+            'settings.'
+        )
+    for branch in branches:
+        config = branch_config(cfg, branch)
+        config[BRANCH_FROM] = origin
+        write_config(branch, config)
 
 
 def stages(count: int, updates: int) -> list[tuple[int, int]]:

@@ -122,14 +122,20 @@ def test_the_same_command_goes_on_and_more_updates_extend_the_branches(
     assert starts() == {lr: count + (lr != '4') for lr, count in counted.items()}
 
 
-def test_another_checkpoint_in_the_same_folder_is_refused(over_lrs, recipe, trained, tool):
+@pytest.mark.parametrize('lrs', [(0.125, 2), (0.25, 1)])
+def test_another_checkpoint_in_the_same_folder_is_refused(over_lrs, recipe, trained, tool, lrs):
+    """Also with LRs that have no branch in the folder yet."""
     folder, _ = over_lrs
-    words = (recipe, trained / 'epoch_1.pth', '--lr', 0.125, 2, '--work-dir', folder)
-    done = tool('branch.py', *words)
+    start = (folder / 'start.pth').read_bytes()
+    done = tool('branch.py', recipe, trained / 'epoch_1.pth', '--lr', *lrs, '--work-dir', folder)
     assert done.returncode == 2
     [line] = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
-    assert 'holds trainings with other settings: branch_from is ' in line
-    assert 'epoch_1.pth, update 30 now and was' in line
+    assert line == (
+        f'error: --work-dir {folder} holds trainings with other settings: branch_from is '
+        f'{trained}/epoch_1.pth, update 30 now and was {trained}/restart_40.pth, update 40. Must '
+        'be another folder, or the same settings.'
+    )
+    assert not list(folder.glob('lr0.25*')) and (folder / 'start.pth').read_bytes() == start
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(recipe, tool, tmp_path):
@@ -187,6 +193,12 @@ def test_halving_drops_the_worse_half(recipe, trained, tool, tmp_path):
     assert frame.status[dropped] == 'dropped after 40 updates'
     # In the second half of the first 40 updates it is the worst.
     assert np.argmax([losses_of(tmp_path, lr)[20:40].mean() for lr in frame.lr]) == dropped
+
+    # At batch 4 the end of epoch 1 is update 60.
+    words = (recipe, trained / 'epoch_1.pth', '--lr', 0.3, 0.4, '--work-dir', tmp_path)
+    refused = tool('branch.py', *words, '--cfg-options', 'train_cfg.global_batch_size=4')
+    assert refused.returncode == 2
+    assert 'epoch_1.pth, update 30 as update 60 now and was' in refused.stderr.splitlines()[-1]
 
 
 def test_stages():
