@@ -27,13 +27,13 @@ from ..tuning.branches import check_recipe
 from ..tuning.branching import Branching
 from ..tuning.run_branches import (
     FACTORS,
-    SHORTEST,
     branch_over_batches,
     branch_over_lrs,
     find_start,
     lrs_of_batches,
     plans_of_batches,
 )
+from ..tuning.stages import SHORTEST
 from . import check_checkpoint, check_work_dir, look_at_data, one_line_errors
 from .trainings import add_training_arguments, in_folder, number_from, set_work_dir
 

@@ -9,7 +9,8 @@ from helpers.quadratic import config
 from helpers.tools import stopped_by_ctrl_c
 
 from mmdet_largebatch.results import read_run
-from mmdet_largebatch.tuning.run_branches import stages
+from mmdet_largebatch.tuning.comparison import Curve, compare
+from mmdet_largebatch.tuning.stages import stages
 
 pytestmark = pytest.mark.slow
 
@@ -203,10 +204,19 @@ def test_halving_drops_the_worse_half(recipe, trained, tool, tmp_path):
 
 def test_stages():
     """Successive halving of 7 branches: 7 for 50 updates, 4 for 100, 2 for 200."""
-    assert stages(7, 200) == [(7, 50), (4, 100), (2, 200)]
-    assert stages(2, 100) == [(2, 100)]
-    # No stage is shorter than 40 updates.
-    assert stages(7, 100) == [(7, 50), (4, 100)]
+    assert stages(7, 200, 0) == [(7, 50, 0), (4, 100, 0), (2, 200, 0)]
+    assert stages(2, 100, 50) == [(2, 100, 50)]
+    # No stage is shorter than 40 updates, and no decay than 20.
+    assert stages(7, 100, 80) == [(7, 50, 40), (4, 100, 80)]
+    assert stages(7, 200, 24) == [(7, 50, 20), (4, 100, 20), (2, 200, 24)]
+
+
+@pytest.mark.parametrize('decay', [0, 20, 37, 50])
+def test_each_stage_is_long_enough_to_be_compared(decay):
+    for _, updates, decayed in stages(7, 163, decay):
+        losses = np.linspace(3, 2, updates + decayed)
+        curves = [Curve(lr, lr, 8, losses + lr, decayed=decayed) for lr in (0.1, 0.2)]
+        assert [one.difference for one in compare(curves)] == [0, pytest.approx(0.1)]
 
 
 @pytest.mark.parametrize(
