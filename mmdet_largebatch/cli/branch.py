@@ -25,6 +25,7 @@ from ..tuning.branch_conclusions import batch_conclusion, lr_conclusion
 from ..tuning.branch_report import write_branches
 from ..tuning.branches import check_recipe
 from ..tuning.branching import Branching
+from ..tuning.comparison import largest_batch, suggested_lr
 from ..tuning.run_branches import (
     FACTORS,
     branch_over_batches,
@@ -130,7 +131,8 @@ def main(args: argparse.Namespace, cfg: Config) -> None:
         scale = plan.lr / optimizer_config(cfg)['lr']
         print(lr_conclusion(compared, scale), end='')
     print(f'Table, losses and picture: {out}')
-    if all(one.diverged for one in compared):
+    found = largest_batch(compared, args.tolerance) if over else suggested_lr(compared)
+    if found is None:
         sys.exit(1)
 
 

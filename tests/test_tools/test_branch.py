@@ -183,6 +183,14 @@ def test_batches_are_compared_from_an_epochs_end(recipe, trained, tool, tmp_path
     )
 
 
+def test_batches_that_all_diverge_say_so(recipe, trained, tool, tmp_path):
+    words = ('--global-batch', 4, 8, '--lr', 1e30, '--updates', 40, '--work-dir', tmp_path)
+    done = tool('branch.py', recipe, trained / 'epoch_1.pth', *words, '--jobs', 2)
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    assert list(branches_of(tmp_path).status) == ['diverged', 'diverged']
+    assert '\nThe smallest batch 4 diverged: there is nothing to compare the others' in done.stdout
+
+
 def test_halving_drops_the_worse_half(recipe, trained, tool, tmp_path):
     words = (recipe, trained / 'epoch_1.pth', '--lr', 0.01, 0.05, 0.2, '--updates', 80, '--halving')
     more = ('--decay-updates', 0, '--jobs', 2, '--work-dir', tmp_path)
