@@ -33,7 +33,7 @@ RECIPES = {
     SHAPES.format('2xb8-lars-1x'): (16, 'LARS', None, 5e-4, 12, [8, 11]),
     SHAPES.format('2xb8-lamb-1x'): (16, 'LAMB', None, 1e-4, 12, [8, 11]),
     **{
-        f'{folder}/mask-rcnn_r18_fpn_{ranks}xb16-{name.lower()}-1x_shapes.py': (
+        f'{folder}/mask-rcnn_r18_fpn_{ranks}xb16-{name.lower()}-1x_{data}.py': (
             16 * ranks,
             name,
             None,
@@ -41,7 +41,7 @@ RECIPES = {
             12,
             [8, 11],
         )
-        for folder in ('miniature', 'shapes_small')
+        for folder, data in (('miniature', 'miniature'), ('shapes_small', 'shapes'))
         for ranks in (1, 8)
         for name in ('SGD', 'LARS', 'LAMB')
     },

@@ -77,6 +77,14 @@ def test_the_index_has_every_recipe_with_what_its_config_says():
     assert sorted(listed) == sorted(ROOT.glob('configs/[!_]*/*.py'))
 
 
+def test_no_two_models_or_collections_share_a_name():
+    """`mim` finds a model by its name."""
+    contents = [load(ROOT / path) for path in load(ROOT / 'model-index.yml')['Import']]
+    for kind in ('Collections', 'Models'):
+        names = [entry['Name'] for content in contents for entry in content[kind]]
+        assert len(set(names)) == len(names) > 3
+
+
 def row_of_results(recipe):
     lines = (ROOT / 'docs/results.md').read_text().splitlines()
     return next(line for line in lines if line.startswith(f'| `{recipe}`'))

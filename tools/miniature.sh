@@ -23,7 +23,7 @@ prepare() {
 }
 
 sweep() { # NAME CONFIG ARGUMENTS
-    local name=$1 config=configs/miniature/mask-rcnn_r18_fpn_$2_shapes.py
+    local name=$1 config=configs/miniature/mask-rcnn_r18_fpn_$2_miniature.py
     shift 2
     echo "== $stage: $name"
     "$python" tools/sweep.py "$config" --work-dir "$out/$name" --jobs "${JOBS:-2}" "$@"

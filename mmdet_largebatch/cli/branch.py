@@ -25,15 +25,16 @@ from ..tuning.branch_conclusions import batch_conclusion, lr_conclusion
 from ..tuning.branch_report import write_branches
 from ..tuning.branches import check_recipe
 from ..tuning.branching import Branching
+from ..tuning.comparison import largest_batch, suggested_lr
 from ..tuning.run_branches import (
     FACTORS,
-    SHORTEST,
     branch_over_batches,
     branch_over_lrs,
     find_start,
     lrs_of_batches,
     plans_of_batches,
 )
+from ..tuning.stages import SHORTEST
 from . import check_checkpoint, check_work_dir, look_at_data, one_line_errors
 from .trainings import add_training_arguments, in_folder, number_from, set_work_dir
 
@@ -130,7 +131,8 @@ def main(args: argparse.Namespace, cfg: Config) -> None:
         scale = plan.lr / optimizer_config(cfg)['lr']
         print(lr_conclusion(compared, scale), end='')
     print(f'Table, losses and picture: {out}')
-    if all(one.diverged for one in compared):
+    found = largest_batch(compared, args.tolerance) if over else suggested_lr(compared)
+    if found is None:
         sys.exit(1)
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def _draw_line(axes: Axes, curves: list[pd.Series], style: Style, **more: Any) -
 
 def _draw_losses(axes: Axes, groups: list[list[Run]], styles: list[Style]) -> None:
     axes.set(xlabel='optimizer update', ylabel='training loss')
-    losses = [[curve for run in group if len(curve := _loss_curve(run))] for group in groups]
+    losses = [_common([_loss_curve(run) for run in group]) for group in groups]
     stopped = [group[0].status in ('diverged', 'nan') for group in groups]
     logged = [curve for group in losses for curve in group]
     if not logged:
@@ -165,6 +166,15 @@ def _loss_curve(run: Run) -> pd.Series:
     """Return the losses that a logarithmic axis can show, by update."""
     curve = pd.Series({one.update: one.loss for one in run.updates}, dtype=float)
     return curve[(curve > 0) & np.isfinite(curve)]
+
+
+def _common(curves: list[pd.Series]) -> list[pd.Series]:
+    """Reduce curves to the updates that all have, without curves that have no update."""
+    curves = [curve for curve in curves if len(curve)]
+    if not curves:
+        return []
+    shared = reduce(pd.Index.intersection, [curve.index for curve in curves])
+    return [curve[shared] for curve in curves] if len(shared) else []
 
 
 def _averaged(curve: pd.Series, far_apart: bool) -> pd.Series:

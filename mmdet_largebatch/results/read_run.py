@@ -13,6 +13,7 @@ from ..errors import SettingError
 from ..utils.record import read_record
 from ..utils.type_names import type_name
 from . import settings
+from .ap_names import ap_names, several_aps
 from .run import Evaluation, LoggedUpdate, Run
 from .stock_log import read_facts, read_scalars
 
@@ -69,7 +70,7 @@ def read_run(work_dir: str | Path) -> Run:
     records = _merge(starts, iterations, work_dir)
     updates = [record for record in records if 'iter' in record]
     evaluations = [record for record in records if 'iter' not in record]
-    box, mask = _ap_key(evaluations, 'bbox'), _ap_key(evaluations, 'segm')
+    box, mask = ap_names(evaluations)
     batch = settings.global_batch(cfg, ranks[-1])
     changes = zip(ranks, [None, *ranks], strict=False)
     return Run(
@@ -215,13 +216,6 @@ def _evaluation(record: Record, box: str | None, mask: str | None) -> Evaluation
     return Evaluation(record['step'], box_ap, mask_ap, nothing, seconds)
 
 
-def _ap_key(evaluations: list[Record], kind: str) -> str | None:
-    """Return the logged name of an AP: COCO's, with any prefix, or LVIS's."""
-    pattern = re.compile(rf'(?:.*/)?{kind}_m?AP')
-    keys = {key: None for record in evaluations for key in record if pattern.fullmatch(key)}
-    return next((key for key in keys if key == f'coco/{kind}_mAP'), next(iter(keys), None))
-
-
 def _measured(ap: Any) -> float | None:
     """Return an AP; None for the -1 of COCO and LVIS, which means no ground truth."""
     return ap if isinstance(ap, (int, float)) and math.isfinite(ap) and ap >= 0 else None
@@ -230,7 +224,7 @@ def _measured(ap: Any) -> float | None:
 def _notes(
     work_dir: Path, starts: list[Start], evaluations: list[Record], known: str | None
 ) -> list[str]:
-    notes, folder = [], starts[-1].folder
+    notes, folder = several_aps(evaluations, work_dir), starts[-1].folder
     broken = sum(start.broken for start in starts)
     if broken:
         lines = 'line is' if broken == 1 else 'lines are'

@@ -49,8 +49,8 @@ class Row:
 
     Args:
         key (RowKey): Settings.
-        box_ap (float, optional): Box AP of the last epoch; None if the run diverged or was not
-            evaluated.
+        box_ap (float, optional): Box AP of the last epoch, 0 if nothing was detected; None if the
+            run diverged or box AP was not measured.
         mask_ap (float, optional): Mask AP of the last epoch.
         updates (int): Updates trained.
         minutes (float, optional): Sum of the iteration times.
@@ -116,11 +116,12 @@ def row_of(run: Run, key: RowKey, commit: str) -> Row:
         Row: Row.
     """
     done = run.status == 'done'
+    nothing = bool(run.evaluations) and run.evaluations[-1].found_nothing
     last = run.updates[-1].update if run.updates else 0
     seconds = run.training_seconds
     return Row(
         key=key,
-        box_ap=run.box_ap if done else None,
+        box_ap=None if not done else 0.0 if nothing else run.box_ap,
         mask_ap=run.mask_ap if done else None,
         updates=run.ended.get('update', last),
         minutes=None if seconds is None else round(seconds / 60, 2),

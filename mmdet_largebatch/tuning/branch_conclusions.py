@@ -6,7 +6,7 @@ from .comparison import EDGE_MARGIN, Compared, edge, largest_batch, suggested_lr
 
 
 def lr_conclusion(compared: Sequence[Compared], scale: float) -> str:
-    """Return the lines on the edge of stability and on the suggested LR.
+    """Return the lines on the edge of stability and on the suggested LR, or on what to try.
 
     Args:
         compared (Sequence[Compared]): Branches with several LRs.
@@ -15,15 +15,21 @@ def lr_conclusion(compared: Sequence[Compared], scale: float) -> str:
     Returns:
         str: The lines.
     """
-    low, high = edge(compared)
+    (low, high), lr = edge(compared), suggested_lr(compared)
     if high is None:
         lines = [f'No LR diverged: the edge of stability is above {low:g}.']
     elif low is None:
-        return f'Every LR diverged, down to {high:g}. Try lower ones with --lr.\n'
+        all_diverged = all(one.diverged for one in compared)
+        name = f'Every LR diverged, down to {high:g}' if all_diverged else f'LR {high:g} diverged'
+        return f'{name}. Try lower ones with --lr.\n'
     else:
         lines = [f'Edge of stability: between LR {low:g} and {high:g}.']
-    lr = suggested_lr(compared)
-    assert lr is not None
+    if lr is None:
+        lines.append(
+            'Every LR of the last stage diverged. Try LRs below the edge with --lr, without '
+            '--halving.'
+        )
+        return '\n'.join([*lines, ''])
     stable = [one for one in compared if one.whole and not one.diverged]
     best = min(stable, key=lambda one: one.loss).curve.value
     reason = f'the largest LR within one standard error of the best ({best:g})'
@@ -38,7 +44,7 @@ def lr_conclusion(compared: Sequence[Compared], scale: float) -> str:
 
 
 def batch_conclusion(compared: Sequence[Compared], tolerance: float) -> str:
-    """Return the lines on the largest batch.
+    """Return the lines on the largest batch, or on what to try.
 
     Args:
         compared (Sequence[Compared]): Branches with several batches.
@@ -49,6 +55,11 @@ def batch_conclusion(compared: Sequence[Compared], tolerance: float) -> str:
     """
     batch = largest_batch(compared, tolerance)
     smallest = compared[0].curve.value
+    if batch is None:
+        return (
+            f'The smallest batch {smallest:g} diverged: there is nothing to compare the others '
+            'with. Try a lower --lr.\n'
+        )
     lr = next(one.curve.lr for one in compared if one.curve.value == batch)
     lines = [
         f'Largest batch within {100 * tolerance:g} % of the loss of batch {smallest:g}: {batch:g}.'

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..results.plots import COLORS, DASHES, save
-from .comparison import Compared, Curve
+from .comparison import Compared, Curve, start_loss
 
 # Blocks of images that a line of the picture is averaged over.
 DRAWN_BLOCKS = 20
@@ -143,7 +143,7 @@ def branches_figure(compared: Sequence[Compared], setting: str) -> Figure:
     above, below = figure.subplots(2, 1, sharex=True)
     images = max(one.curve.batch * len(one.curve.losses) for one in compared)
     edges = np.linspace(0, images, DRAWN_BLOCKS + 1)
-    best = next((one.curve for one in compared if one.difference == 0), compared[0].curve)
+    best = next((one.curve for one in compared if one.difference == 0), None)
     name = dict(lr='LR {:g}', global_batch='batch {:g}')[setting]
     for index, one in enumerate(compared):
         style = dict(
@@ -152,24 +152,28 @@ def branches_figure(compared: Sequence[Compared], setting: str) -> Figure:
             label=name.format(one.curve.value) + (': diverged' if one.diverged else ''),
         )
         _draw_loss(above, one.curve, edges, style)
-        if not one.curve.broken and not best.broken:
+        if best is not None and not one.curve.broken:
             # A dropped branch decayed where the best one had its full LR.
             curve = one.curve if one.whole else replace(one.curve, losses=one.curve.constant)
             _draw_difference(below, curve, best, edges, style)
-    first = np.nanmean(compared[0].curve.losses[: max(1, len(compared[0].curve.losses) // 10)])
-    # A branch that diverges would flatten all others.
-    low = min(np.nanmin(one.curve.losses) for one in compared)
-    above.set(ylabel='loss', ylim=(low - 0.05 * (first - low), first + 0.6 * (first - low)))
-    stable = [one for one in compared if not one.diverged]
-    widest = max((abs(one.difference) + 3 * one.error for one in stable), default=0)
+    above.set(ylabel='loss')
+    first = start_loss([one.curve for one in compared])
+    lowest = [one.curve.losses.min() for one in compared if not one.curve.broken]
+    low = min(lowest, default=np.nan)
+    if low < first:
+        # A branch that diverges would flatten all others.
+        above.set_ylim(low - 0.05 * (first - low), first + 0.6 * (first - low))
+    widths = [abs(one.difference) + 3 * one.error for one in compared]
+    widest = max(filter(np.isfinite, widths), default=0)
     if widest:
         below.set_ylim(-1.5 * widest, 1.5 * widest)
-    below.set(xlabel='images', ylabel=f'loss less that of {name.format(best.value)}')
+    reference = 'a stable branch' if best is None else name.format(best.value)
+    below.set(xlabel='images', ylabel=f'loss less that of {reference}')
     for axes in (above, below):
         axes.grid(color='0.9')
-        if best.decayed:
+        if best is not None and best.decayed:
             axes.axvline(best.batch * len(best.constant), color='0.4', lw=1, ls=':')
-    if best.decayed:
+    if best is not None and best.decayed:
         above.set_title('dotted: LR divided by 10', fontsize=10, loc='right')
     handles, texts = above.get_legend_handles_labels()
     place: dict[str, Any] = dict(loc='outside lower center', ncols=4, frameon=False)

@@ -16,6 +16,8 @@ from ..checks import check, invalid
 UPDATES_PER_EPOCH = 'updates_per_epoch'
 # Names in the message hub of files that belong to the run of the checkpoint.
 FILES = ('last_ckpt', 'keep_ckpt_ids', 'best_ckpt')
+# Key of the origin in the meta of the file and in the configs of branches.
+BRANCH_FROM = 'branch_from'
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,17 @@ def carried(start: BranchStart, updates_per_epoch: int, path: Path) -> BranchSta
     return BranchStart(path, start.epoch, update, updates_per_epoch, start.lr_factor)
 
 
+def origin_of(start: BranchStart, wanted: BranchStart) -> str:
+    """Return the origin of branches: their checkpoint, and the update that they count from."""
+    origin = f'{start.path.resolve()}, update {start.update}'
+    return origin if wanted.update == start.update else f'{origin} as update {wanted.update}'
+
+
+def read_origin(path: Path) -> str | None:
+    """Return the origin of a file of :func:`write_start`; None if unknown."""
+    return _load(path).get('meta', {}).get(BRANCH_FROM)
+
+
 def write_start(start: BranchStart, wanted: BranchStart) -> None:
     """Write the checkpoint that branches resume from, atomically.
 
@@ -107,7 +120,7 @@ def write_start(start: BranchStart, wanted: BranchStart) -> None:
         wanted (BranchStart): The start of the branches, from :func:`carried`.
     """
     checkpoint = _load(start.path)
-    checkpoint['meta']['iter'] = wanted.update
+    checkpoint['meta'].update({'iter': wanted.update, BRANCH_FROM: origin_of(start, wanted)})
     checkpoint['param_schedulers'] = [{'update': wanted.update}]
     info = _info(checkpoint)
     info.update({'iter': wanted.update, UPDATES_PER_EPOCH: wanted.updates_per_epoch})

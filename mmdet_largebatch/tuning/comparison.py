@@ -88,12 +88,28 @@ class Compared:
     whole: bool = True
 
 
+def start_loss(curves: Sequence[Curve]) -> float:
+    """Return the loss that branches began with.
+
+    Args:
+        curves (Sequence[Curve]): Branches.
+
+    Returns:
+        float: Mean over the first tenth of the updates with its LR, of the branch with the lowest
+        value that is not broken. NaN if all are broken.
+    """
+    whole = [curve for curve in curves if not curve.broken]
+    if not whole:
+        return np.nan
+    lowest = min(whole, key=lambda curve: curve.value).constant
+    return float(lowest[: max(1, len(lowest) // 10)].mean())
+
+
 def diverged(curves: Sequence[Curve]) -> list[bool]:
     """Find the branches that diverged.
 
     A branch diverged if it is broken, or if its mean loss over the second half of the updates with
-    its LR is 1.5 times the loss at the start: the mean of the first tenth of these updates in the
-    branch with the lowest value.
+    its LR is 1.5 times the loss at the start (:func:`start_loss`).
 
     Args:
         curves (Sequence[Curve]): Branches.
@@ -101,8 +117,7 @@ def diverged(curves: Sequence[Curve]) -> list[bool]:
     Returns:
         list[bool]: One for each branch.
     """
-    lowest = min(curves, key=lambda curve: curve.value).constant
-    limit = DIVERGED * lowest[: max(1, len(lowest) // 10)].mean()
+    limit = DIVERGED * start_loss(curves)
     return [
         curve.broken or not curve.constant[len(curve.constant) // 2 :].mean() <= limit
         for curve in curves
@@ -161,18 +176,19 @@ def suggested_lr(compared: Sequence[Compared]) -> float | None:
         compared (Sequence[Compared]): Branches with several LRs, compared with the best one.
 
     Returns:
-        float, optional: The LR; None if all diverged.
+        float, optional: The LR; None if no branch below the edge was trained to its end.
     """
-    _, high = edge(compared)
+    low, high = edge(compared)
     limit = np.inf if high is None else high / EDGE_MARGIN * (1 + 1e-9)
-    fits = [one for one in compared if one.whole and not one.diverged]
+    below = [one for one in compared if low is not None and one.curve.value <= low]
+    fits = [one for one in below if one.whole]
     # With no LR that far from the edge, the smallest one.
     fits = [one for one in fits if one.curve.value <= limit] or fits[:1]
     good = [one for one in fits if one.difference <= one.error] or fits
     return max((one.curve.value for one in good), default=None)
 
 
-def largest_batch(compared: Sequence[Compared], tolerance: float) -> float:
+def largest_batch(compared: Sequence[Compared], tolerance: float) -> float | None:
     """Return the largest batch whose loss is within a tolerance of the smallest batch's.
 
     This is the measure of the critical batch size of Merrill et al. 2025 (arXiv 2505.23971).
@@ -182,9 +198,12 @@ def largest_batch(compared: Sequence[Compared], tolerance: float) -> float:
         tolerance (float): Tolerated difference as a fraction of the smallest batch's loss.
 
     Returns:
-        float: The batch. All smaller ones are within the tolerance too.
+        float, optional: The batch. All smaller ones are within the tolerance too. None if the
+        smallest batch diverged.
     """
     smallest, *larger = compared
+    if smallest.diverged:
+        return None
     found = smallest.curve.value
     for one in larger:
         if one.diverged or not one.difference <= tolerance * smallest.loss:

@@ -23,7 +23,8 @@ from mmengine.config import Config
 
 from ..checks import check
 from ..errors import SettingError
-from ..results.settings import lr_hook
+from ..results.run_rows import Row
+from ..results.settings import evaluates_last_epoch, lr_hook
 
 # A quarter-run is this many times as short as a full run.
 SHORTER = 4
@@ -31,7 +32,7 @@ KEPT_IN_FULL = 3
 KEPT_FOR_SECOND_SEED = 2
 # LRs added beyond the edges of the grid, at most.
 MOST_ADDED = 2
-# Score of a run without an AP, such as a diverged run.
+# Score of a run that diverged.
 FAILED = -1.0
 
 
@@ -87,7 +88,7 @@ class Halving:
         """Return the runs that can be trained now; empty if the winner is known.
 
         Args:
-            scores (Mapping[Point, float]): AP of each finished run, ``FAILED`` without an AP.
+            scores (Mapping[Point, float]): Score of each finished run, from :func:`score`.
 
         Returns:
             list[Point]: Runs of the first unfinished stage that have no score.
@@ -156,6 +157,30 @@ class Halving:
         return point._replace(seed=self.seeds[0])
 
 
+def score(row: Row) -> float:
+    """Return the box AP of a finished run, ``FAILED`` if it diverged.
+
+    Args:
+        row (Row): Row of the run.
+
+    Returns:
+        float: Score.
+
+    Raises:
+        SettingError: If the run was trained to its end and has no box AP.
+    """
+    if row.status != 'done':
+        return FAILED
+    if row.box_ap is None:
+        key = row.key
+        raise SettingError(
+            f'--halving compares box APs. The training with LR {key.lr:g}, warmup {key.warmup}, '
+            f'seed {key.seed} and {key.epochs} epochs has none. Must be measured by val_evaluator, '
+            "such as CocoMetric with metric='bbox'."
+        )
+    return row.box_ap
+
+
 def _rounded(lr: float) -> float:
     """Return an LR without the noise of float division."""
     return float(f'{lr:.6g}')
@@ -171,16 +196,22 @@ def quarter_of(cfg: Config) -> Config:
         Config: Copy with a quarter of the epochs and of each milestone. The warmup is unchanged.
 
     Raises:
-        SettingError: If the number of epochs is no multiple of 4, or the recipe has no
-            ``WarmupStepLRHook``.
+        SettingError: If the number of epochs is no multiple of 4, the recipe has no
+            ``WarmupStepLRHook``, or its last epoch is not evaluated.
     """
     cfg = deepcopy(cfg)
+    wanted = 'with --halving, which compares the APs of the last epoch'
+    check(cfg.get('val_dataloader') is not None, 'val_dataloader', None, f'set {wanted}')
     epochs = cfg.train_cfg.get('max_epochs')
     ok = isinstance(epochs, int) and epochs % SHORTER == 0
     check(ok, 'train_cfg.max_epochs', epochs, f'a multiple of {SHORTER} with --halving')
+    begin = cfg.train_cfg.get('val_begin')
+    check(evaluates_last_epoch(cfg), 'train_cfg.val_begin', begin, f'<= {epochs} {wanted}')
     hook = lr_hook(cfg)
     if not hook:
         raise SettingError("--halving needs default_hooks.lr of type 'WarmupStepLRHook'.")
     hook.update(milestones=[epoch / SHORTER for epoch in hook.get('milestones', ())])
     cfg.train_cfg.update(max_epochs=epochs // SHORTER, val_interval=epochs // SHORTER)
+    for name in ('val_begin', 'dynamic_intervals'):
+        cfg.train_cfg.pop(name, None)
     return cfg

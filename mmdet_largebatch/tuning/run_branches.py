@@ -17,18 +17,25 @@ from ..recipes.optimizer import lr_at_batch
 from ..results.settings import optimizer_config
 from ..schedulers.scaling import SCALE_RULES
 from ..utils.type_names import type_name
-from .branch_start import BranchStart, carried, read_start, write_start
+from .branch_start import (
+    BRANCH_FROM,
+    BranchStart,
+    carried,
+    origin_of,
+    read_origin,
+    read_start,
+    write_start,
+)
 from .branches import Branch, branch_config, quiet
 from .branching import Branching
 from .comparison import Compared, compare
+from .stages import stages
 from .training_job import TrainingJob, write_config
 
 # Factors of the recipe's LR, without --lr.
 FACTORS = (0.25, 0.5, 1, 2, 4)
 # Updates of the warm-up of a recipe that has none.
 WARM_UP = 100
-# No stage of halving is shorter: blocks of a comparison need updates.
-SHORTEST = 40
 
 
 def find_start(
@@ -88,10 +95,10 @@ def branch_over_lrs(
     """
     args, batch = branching.args, plan.global_batch
     begin = carried(start, int(plan.updates_per_epoch), args.work_dir / 'start.pth')
-    steps = stages(len(lrs), args.updates) if args.halving else [(len(lrs), args.updates)]
-    decays = [round(args.decay_updates * updates / args.updates) for _, updates in steps]
-    added = np.diff([0, *(updates for _, updates in steps)])
-    counts = [kept for kept, _ in steps]
+    whole = len(lrs), args.updates, args.decay_updates
+    steps = stages(*whole) if args.halving else [whole]
+    counts, ends, decays = zip(*steps, strict=True)
+    added = np.diff([0, *ends])
     total = sum(n * (x + y) for n, x, y in zip(counts, added, decays, strict=True))
     branching.bar.reset(total=int(batch * total))
     make = partial(
@@ -103,7 +110,7 @@ def branch_over_lrs(
         start=begin.path,
     )
     left, dropped = sorted(lrs), list[Compared]()
-    for index, (_, updates) in enumerate(steps):
+    for index, updates in enumerate(ends):
         branches = {lr: make(args.work_dir / f'lr{lr:g}', lr, updates=updates) for lr in left}
         if index == 0:
             _prepare(branching, cfg, start, begin, list(branches.values()))
@@ -213,34 +220,21 @@ def _prepare(
     begin: BranchStart,
     branches: Sequence[Branch],
 ) -> None:
-    """Write the configs of branches, and the checkpoint that they resume from."""
-    for branch in branches:
-        config = branch_config(cfg, branch)
-        # Branches of another checkpoint are other trainings.
-        config.branch_from = f'{start.path.resolve()}, update {start.update}'
-        write_config(branch, config)
+    """Write the configs of branches, and the checkpoint that they resume from.
+
+    Raises:
+        SettingError: If the folder has branches of another checkpoint or with other settings.
+    """
+    origin = origin_of(start, begin)
     if not begin.path.exists():
         write_start(start, begin)
-
-
-def stages(count: int, updates: int) -> list[tuple[int, int]]:
-    """Return the stages of halving.
-
-    Args:
-        count (int): Branches.
-        updates (int): Updates of a whole branch.
-
-    Returns:
-        list[tuple[int, int]]: For each stage the number of branches, and the update at which it
-        ends. Each stage has half the branches of the stage before, rounded up, and twice the
-        updates.
-
-    Example:
-        >>> stages(7, 200)
-        [(7, 50), (4, 100), (2, 200)]
-    """
-    counts = [count]
-    while counts[-1] > 2 and updates / 2 ** len(counts) >= SHORTEST:
-        counts.append(math.ceil(counts[-1] / 2))
-    last = len(counts) - 1
-    return [(kept, updates // 2 ** (last - index)) for index, kept in enumerate(counts)]
+    elif (before := read_origin(begin.path)) != origin:
+        raise SettingError(
+            f'--work-dir {branching.args.work_dir} holds trainings with other settings: '
+            f'{BRANCH_FROM} is {origin} now and was {before}. Must be another folder, or the same '
+            'settings.'
+        )
+    for branch in branches:
+        config = branch_config(cfg, branch)
+        config[BRANCH_FROM] = origin
+        write_config(branch, config)

@@ -3,7 +3,7 @@
 from mmengine.config import Config
 
 from ..results.run_rows import read_rows
-from .halving import FAILED, Halving, Point, quarter_of
+from .halving import FAILED, Halving, Point, quarter_of, score
 from .sweep import Sweep
 from .trials import Trial, combinations
 
@@ -42,10 +42,12 @@ def halve(sweep: Sweep, cfg: Config) -> str:
             sweep.say(text)
         known = {point: trial_of(point) for point in missing}
         waiting = [point for point, trial in known.items() if not sweep.is_done(trial)]
+        rows = read_rows(args.table)
+        for point, trial in known.items():
+            if point not in waiting:
+                scores[point] = score(rows[sweep.keys[trial]])
         if waiting:
-            left = halving.remaining_cost(scores) - sum(
-                point.cost for point in known if point not in waiting
-            )
+            left = halving.remaining_cost(scores)
             if not begun:
                 total = halving.remaining_cost({})
                 sweep.begin_bar(total - left, total)
@@ -55,10 +57,6 @@ def halve(sweep: Sweep, cfg: Config) -> str:
             sweep.train([known[point] for point in waiting], waiting[0].cost)
             if sweep.failed:
                 return ''
-        rows = read_rows(args.table)
-        for point, trial in known.items():
-            ap = rows[sweep.keys[trial]].box_ap
-            scores[point] = FAILED if ap is None else ap
     return conclusion(halving, scores)
 
 

@@ -6,6 +6,7 @@ from mmengine.config import Config
 
 from ..results import Run
 from ..results.run_rows import RowKey, add_row, code_commit, read_rows, row_key, row_of
+from .halving import score
 from .training_job import TrainingJob, write_config
 from .trainings import Trainings
 from .trials import Trial, combinations, trial_config
@@ -39,10 +40,17 @@ class Sweep(Trainings):
         self.known += trials
 
     def result(self, job: TrainingJob) -> Run | None:
-        """Return the run of a finished trial, after its row is written."""
+        """Return the run of a finished trial, after its row is written.
+
+        Raises:
+            SettingError: If halving needs a box AP and the run has none.
+        """
         run = super().result(job)
         if run and self.args.table:
-            add_row(self.args.table, row_of(run, self.keys[job], code_commit()))
+            row = row_of(run, self.keys[job], code_commit())
+            add_row(self.args.table, row)
+            if self.args.halving:
+                score(row)
         return run
 
     def is_done(self, job: TrainingJob) -> bool:

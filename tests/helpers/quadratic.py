@@ -2,7 +2,8 @@
 
 import numpy as np
 import torch
-from mmdet.registry import DATASETS, MODELS
+from mmdet.registry import DATASETS, METRICS, MODELS
+from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 
 # Curvatures. The largest is 1, so that the edge of stability of SGD with momentum m is 2 (1 + m).
@@ -35,7 +36,23 @@ class Quadratic(BaseModel):
         self.register_buffer('curvatures', torch.tensor(CURVATURES, dtype=torch.float32))
 
     def forward(self, x, mode='loss'):
-        return dict(loss=(self.curvatures * (self.w - x) ** 2 / 2).sum(1).mean())
+        losses = (self.curvatures * (self.w - x) ** 2 / 2).sum(1)
+        return dict(loss=losses.mean()) if mode == 'loss' else list(losses)
+
+
+@METRICS.register_module()
+class MeanLoss(BaseMetric):
+    """The mean loss, by the name of a detector's metric."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.name = name
+
+    def process(self, data_batch, data_samples):
+        self.results += map(float, data_samples)
+
+    def compute_metrics(self, results):
+        return {self.name: sum(results) / len(results)}
 
 
 def config(lr=0.05, momentum=0.9, micro_batch=4, global_batch=8, warmup=10):

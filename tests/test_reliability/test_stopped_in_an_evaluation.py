@@ -12,7 +12,7 @@ from helpers.small_training import load, same
 pytestmark = pytest.mark.slow
 
 CONFIG = f"""
-_base_ = '{ROOT}/configs/miniature/mask-rcnn_r18_fpn_1xb16-lamb-1x_shapes.py'
+_base_ = '{ROOT}/configs/miniature/mask-rcnn_r18_fpn_1xb16-lamb-1x_miniature.py'
 train_cfg = dict(max_epochs=2, global_batch_size=10, val_interval=1)
 train_dataloader = dict(batch_size=5)
 default_hooks = dict(

@@ -2,6 +2,7 @@
 
 from itertools import combinations
 
+import numpy as np
 import pytest
 from helpers.work_folders import SGD, config, diverged, evaluation, updates, whole, write
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -216,6 +217,24 @@ def test_seeds_share_a_line_in_the_band_of_their_range(tmp_path):
         'LAMB, LR 0.5, seed 0',
         'diverged, or nan from here',
     ]
+
+
+@pytest.mark.parametrize('epochs', [(3, 12), (2, 7), (12, 0)])
+def test_seeds_that_stopped_early_are_averaged_while_all_train(tmp_path, epochs):
+    """The losses are 2 and 4 throughout, so the mean is 3 up to the end of the shorter seed."""
+    runs = []
+    for seed, count in enumerate(epochs):
+        s = dict(SGD, seed=seed, interval=1)
+        end = dict(how='stopped early', epoch=count)
+        records = whole(s, loss=lambda update, seed=seed: 2.0 + 2 * seed, epochs=count or 1)
+        records = records if count else records[-1:]
+        runs.append(read_run(write(tmp_path / str(seed), records, s, ended=end)))
+    loss = curves_figure(runs, group_seeds=True).axes[2]
+    x, y = loss.lines[0].get_data()
+    shorter = min(filter(None, epochs))
+    # 60 intervals of equal length.
+    assert len(x) == 60 and x[-1] == pytest.approx(100 * shorter, abs=shorter)
+    assert y == pytest.approx(np.full(60, 3.0 if all(epochs) else 2.0))
 
 
 def test_a_run_that_was_cut_ends_where_it_was(tmp_path):

@@ -251,7 +251,18 @@ def test_minus_one_and_nan_are_no_ap(tmp_path):
     ('metrics', 'box', 'mask', 'note'),
     [
         ({'val2/bbox_mAP': 0.2, 'val2/bbox_mAP_50': 0.4}, 0.2, None, None),
-        ({'a/bbox_mAP': 0.2, 'coco/bbox_mAP': 0.3, 'coco/segm_mAP': 0.1}, 0.3, 0.1, None),
+        (
+            {'a/bbox_mAP': 0.2, 'coco/bbox_mAP': 0.3, 'coco/segm_mAP': 0.1},
+            *(0.3, 0.1, 'coco/segm_mAP; read coco/bbox_mAP and coco/segm_mAP'),
+        ),
+        # Two evaluators of several data sets, in either order.
+        (
+            {'night/bbox_mAP': 0.2, 'night/segm_mAP': 0.1, 'day/bbox_mAP': 0.3},
+            *(0.3, None, 'day/bbox_mAP, night/bbox_mAP, night/segm_mAP; read day/bbox_mAP'),
+        ),
+        ({'day/segm_mAP': 0.3, 'night/bbox_mAP': 0.2, 'dusk/bbox_mAP': 0.1}, 0.1, None, 'read du'),
+        # One evaluator for boxes and one for masks.
+        ({'box/bbox_mAP': 0.2, 'mask/segm_mAP': 0.1}, 0.2, 0.1, None),
         ({'lvis/bbox_AP': 0.2, 'lvis/segm_AP': 0.1, 'lvis/bbox_APr': 0.0}, 0.2, 0.1, None),
         ({'pascal_voc/mAP': 0.7, 'pascal_voc/AP50': 0.7}, None, None, 'pascal_voc/AP50, pascal'),
         ({'coco/AR@100': 0.5}, None, None, 'coco/AR@100'),

@@ -17,6 +17,7 @@ from mmdet_largebatch.results.run_rows import (
     row_key,
     row_of,
 )
+from mmdet_largebatch.tuning.halving import FAILED, score
 
 KEY = RowKey('SGD', 16, 0.02, 500, 0, 12)
 
@@ -39,6 +40,11 @@ def test_a_run_is_read_back_as_it_was_written(tmp_path):
     assert [epoch for epoch, _, _ in first.ap_by_epoch] == list(range(1, 13))
     assert (first.box_ap, first.mask_ap) == first.ap_by_epoch[-1][1:] == (0.373, 0.343)
     assert (second.status, second.box_ap, second.updates) == ('diverged', None, 123)
+    # Evaluated without metrics: nothing was detected.
+    records = [*updates(SGD, 1, 1200), dict(time=0.1, step=12)]
+    empty = write(tmp_path / 'empty', records, updates_per_epoch=100)
+    row = row_of(read_run(empty), KEY, 'abc1234')
+    assert (row.status, row.box_ap, score(row), score(second)) == ('done', 0.0, 0.0, FAILED)
     header = path.read_text().splitlines()[0]
     assert header.startswith('optimizer,batch,lr,warmup,seed,box_ap,mask_ap,updates,minutes,commit')
 

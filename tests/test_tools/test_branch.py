@@ -9,7 +9,8 @@ from helpers.quadratic import config
 from helpers.tools import stopped_by_ctrl_c
 
 from mmdet_largebatch.results import read_run
-from mmdet_largebatch.tuning.run_branches import stages
+from mmdet_largebatch.tuning.comparison import Curve, compare
+from mmdet_largebatch.tuning.stages import stages
 
 pytestmark = pytest.mark.slow
 
@@ -122,14 +123,20 @@ def test_the_same_command_goes_on_and_more_updates_extend_the_branches(
     assert starts() == {lr: count + (lr != '4') for lr, count in counted.items()}
 
 
-def test_another_checkpoint_in_the_same_folder_is_refused(over_lrs, recipe, trained, tool):
+@pytest.mark.parametrize('lrs', [(0.125, 2), (0.25, 1)])
+def test_another_checkpoint_in_the_same_folder_is_refused(over_lrs, recipe, trained, tool, lrs):
+    """Also with LRs that have no branch in the folder yet."""
     folder, _ = over_lrs
-    words = (recipe, trained / 'epoch_1.pth', '--lr', 0.125, 2, '--work-dir', folder)
-    done = tool('branch.py', *words)
+    start = (folder / 'start.pth').read_bytes()
+    done = tool('branch.py', recipe, trained / 'epoch_1.pth', '--lr', *lrs, '--work-dir', folder)
     assert done.returncode == 2
     [line] = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
-    assert 'holds trainings with other settings: branch_from is ' in line
-    assert 'epoch_1.pth, update 30 now and was' in line
+    assert line == (
+        f'error: --work-dir {folder} holds trainings with other settings: branch_from is '
+        f'{trained}/epoch_1.pth, update 30 now and was {trained}/restart_40.pth, update 40. Must '
+        'be another folder, or the same settings.'
+    )
+    assert not list(folder.glob('lr0.25*')) and (folder / 'start.pth').read_bytes() == start
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(recipe, tool, tmp_path):
@@ -176,6 +183,14 @@ def test_batches_are_compared_from_an_epochs_end(recipe, trained, tool, tmp_path
     )
 
 
+def test_batches_that_all_diverge_say_so(recipe, trained, tool, tmp_path):
+    words = ('--global-batch', 4, 8, '--lr', 1e30, '--updates', 40, '--work-dir', tmp_path)
+    done = tool('branch.py', recipe, trained / 'epoch_1.pth', *words, '--jobs', 2)
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    assert list(branches_of(tmp_path).status) == ['diverged', 'diverged']
+    assert '\nThe smallest batch 4 diverged: there is nothing to compare the others' in done.stdout
+
+
 def test_halving_drops_the_worse_half(recipe, trained, tool, tmp_path):
     words = (recipe, trained / 'epoch_1.pth', '--lr', 0.01, 0.05, 0.2, '--updates', 80, '--halving')
     more = ('--decay-updates', 0, '--jobs', 2, '--work-dir', tmp_path)
@@ -188,13 +203,28 @@ def test_halving_drops_the_worse_half(recipe, trained, tool, tmp_path):
     # In the second half of the first 40 updates it is the worst.
     assert np.argmax([losses_of(tmp_path, lr)[20:40].mean() for lr in frame.lr]) == dropped
 
+    # At batch 4 the end of epoch 1 is update 60.
+    words = (recipe, trained / 'epoch_1.pth', '--lr', 0.3, 0.4, '--work-dir', tmp_path)
+    refused = tool('branch.py', *words, '--cfg-options', 'train_cfg.global_batch_size=4')
+    assert refused.returncode == 2
+    assert 'epoch_1.pth, update 30 as update 60 now and was' in refused.stderr.splitlines()[-1]
+
 
 def test_stages():
     """Successive halving of 7 branches: 7 for 50 updates, 4 for 100, 2 for 200."""
-    assert stages(7, 200) == [(7, 50), (4, 100), (2, 200)]
-    assert stages(2, 100) == [(2, 100)]
-    # No stage is shorter than 40 updates.
-    assert stages(7, 100) == [(7, 50), (4, 100)]
+    assert stages(7, 200, 0) == [(7, 50, 0), (4, 100, 0), (2, 200, 0)]
+    assert stages(2, 100, 50) == [(2, 100, 50)]
+    # No stage is shorter than 40 updates, and no decay than 20.
+    assert stages(7, 100, 80) == [(7, 50, 40), (4, 100, 80)]
+    assert stages(7, 200, 24) == [(7, 50, 20), (4, 100, 20), (2, 200, 24)]
+
+
+@pytest.mark.parametrize('decay', [0, 20, 37, 50])
+def test_each_stage_is_long_enough_to_be_compared(decay):
+    for _, updates, decayed in stages(7, 163, decay):
+        losses = np.linspace(3, 2, updates + decayed)
+        curves = [Curve(lr, lr, 8, losses + lr, decayed=decayed) for lr in (0.1, 0.2)]
+        assert [one.difference for one in compare(curves)] == [0, pytest.approx(0.1)]
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,14 @@ import os
 import re
 
 import pytest
-from helpers.common import ROOT, data_options, unpadded
+from helpers.common import PYTHONPATH, ROOT, data_options, unpadded
+from helpers.quadratic import config as quadratic
 from helpers.tools import stopped_by_ctrl_c
 from mmengine.config import Config
 
 from mmdet_largebatch import SettingError
 from mmdet_largebatch.results import read_run
+from mmdet_largebatch.results.run_rows import read_rows
 from mmdet_largebatch.tuning import combinations, trial_config, write_config
 
 pytestmark = pytest.mark.slow
@@ -232,6 +234,48 @@ def test_a_recipe_that_leaves_no_results_is_refused_before_it_is_trained(
     error = done.stderr.splitlines()[-1]
     assert error.startswith('error: ') and message in error
     assert not list((tmp_path / 'work').glob('*.py'))
+
+
+def halved(tool, folder, metric=None):
+    """A sweep by halving whose quarter-runs are one epoch of the quadratic."""
+    text = quadratic() + 'train_cfg.update(val_begin=3)\n'
+    if metric:
+        text += (
+            f"val_evaluator = dict(type='MeanLoss', name={metric!r})\n"
+            "val_dataloader = dict(train_dataloader, dataset=dict(type='Draws', count=8))\n"
+            'val_cfg = dict()\n'
+        )
+    (folder / 'quadratic.py').write_text(text)
+    values = ('--lr', 0.01, 0.02, '--warmup-iters', 0, '--halving')
+    return tool('sweep.py', folder / 'quadratic.py', *values, '--work-dir', folder / 'work')
+
+
+def test_halving_ends_at_the_first_run_without_a_box_ap(tool, tmp_path, monkeypatch):
+    """The quarter-run of one epoch is evaluated, though the recipe's evaluations begin at 3."""
+    monkeypatch.setenv('PYTHONPATH', PYTHONPATH)
+    for _ in range(2):
+        done = halved(tool, tmp_path, metric='pascal_voc/mAP')
+        assert done.returncode == 2 and 'Traceback' not in done.stderr
+        assert done.stderr.splitlines()[-1] == (
+            'error: --halving compares box APs. The training with LR 0.01, warmup 0, seed 0 and 1 '
+            'epochs has none. Must be measured by val_evaluator, such as CocoMetric with '
+            "metric='bbox'."
+        )
+        assert [path.name for path in (tmp_path / 'work/quarter').glob('*/')] == [
+            'lr0.01_warmup0_seed0'
+        ]
+        [row] = read_rows(tmp_path / 'work/runs.csv').values()
+        assert (row.status, row.box_ap, row.ap_by_epoch) == ('done', None, ((1, None, None),))
+
+
+def test_halving_without_an_evaluation_is_refused_before_it_is_trained(tool, tmp_path):
+    done = halved(tool, tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        'error: Invalid val_dataloader=None. Must be set with --halving, which compares the APs of '
+        'the last epoch.'
+    )
+    assert not (tmp_path / 'work/quarter').exists()
 
 
 def test_combinations(tmp_path):

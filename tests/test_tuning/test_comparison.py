@@ -4,12 +4,16 @@ The branches are made by PyTorch's and this package's optimizers, without a runn
 test_tools/test_branch.py trains such branches by the tool.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from helpers.quadratic import CURVATURES
 
 from mmdet_largebatch import LAMB, LARS
+from mmdet_largebatch.tuning.branch_conclusions import batch_conclusion, lr_conclusion
+from mmdet_largebatch.tuning.branch_report import write_branches
 from mmdet_largebatch.tuning.comparison import (
     DIVERGED,
     Curve,
@@ -243,3 +247,46 @@ def test_divergence():
     assert [one.loss for one in compared] == [2.0, np.inf, np.inf, pytest.approx(2.8)]
     everything = compare([made(1, start[:5], broken=True), made(2, start[:5], broken=True)])
     assert edge(everything) == (None, 1) and suggested_lr(everything) is None
+
+
+START = np.full(100, 2.0)
+BROKEN = dict(losses=np.r_[np.nan, START], broken=True)
+EMPTY = dict(losses=[], broken=True)
+GROWN = dict(losses=np.r_[START, START * 2])
+GOOD = dict(losses=START)
+FALLEN = dict(losses=np.linspace(2.0, 1.0, 100))
+
+
+@pytest.mark.parametrize('lowest', [BROKEN, EMPTY])
+def test_a_broken_lowest_branch_is_not_the_measure_of_the_others(lowest, tmp_path):
+    compared = compare([made(1, **lowest), made(2, **GOOD), made(3, **FALLEN), made(4, **GROWN)])
+    assert [one.diverged for one in compared] == [True, False, False, True]
+    # Means of the second half: 2, and of 2 falling to 1.
+    assert [one.loss for one in compared[1:3]] == [2.0, pytest.approx(1.25, abs=0.01)]
+    assert lr_conclusion(compared, 1.0) == 'LR 1 diverged. Try lower ones with --lr.\n'
+    table = write_branches(compared, 'lr', tmp_path)
+    assert table.count('diverged') == 2 and table.count('done') == 2
+
+
+@pytest.mark.parametrize('smallest', [BROKEN, EMPTY, GROWN])
+def test_nothing_is_compared_with_a_smallest_batch_that_diverged(smallest, tmp_path):
+    compared = compare([made(64, **smallest), made(128, **FALLEN), made(256, **GROWN)], 64)
+    assert largest_batch(compared, 0.01) is None
+    assert batch_conclusion(compared, 0.01) == (
+        'The smallest batch 64 diverged: there is nothing to compare the others with. Try a lower '
+        '--lr.\n'
+    )
+    write_branches(compared, 'global_batch', tmp_path)
+
+
+def test_a_last_stage_in_which_every_branch_diverged(tmp_path):
+    """Halving dropped the LRs 1 and 2, which were stable."""
+    stage = compare([made(lr, START + 1 / lr) for lr in (1, 2, 4, 8)])
+    dropped = [replace(one, whole=False) for one in stage[:2]]
+    compared = [*dropped, *compare([made(lr, **GROWN) for lr in (4, 8)])]
+    assert suggested_lr(compared) is None
+    assert lr_conclusion(compared, 1.0) == (
+        'Edge of stability: between LR 2 and 4.\nEvery LR of the last stage diverged. Try LRs '
+        'below the edge with --lr, without --halving.\n'
+    )
+    write_branches(compared, 'lr', tmp_path)

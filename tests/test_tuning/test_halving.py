@@ -99,6 +99,8 @@ def test_what_cannot_be_halved_is_refused(arguments, message):
 def test_a_quarter_run_has_the_whole_schedule_four_times_as_short():
     cfg = Config.fromfile(ROOT / 'configs/shapes_small/mask-rcnn_r18_fpn_8xb16-lamb-1x_shapes.py')
     expected = cfg.to_dict()
+    # The quarter-run has no epoch 8, and is evaluated after epoch 3.
+    cfg.train_cfg.update(val_begin=8, dynamic_intervals=[(10, 1)])
     expected['train_cfg'] |= dict(max_epochs=3, val_interval=3)
     expected['default_hooks']['lr']['milestones'] = [2, 2.75]
     assert quarter_of(cfg).to_dict() == expected
@@ -106,7 +108,10 @@ def test_a_quarter_run_has_the_whole_schedule_four_times_as_short():
     cfg.train_cfg.max_epochs = 10
     with pytest.raises(SettingError, match='Invalid train_cfg.max_epochs=10. Must be a multiple'):
         quarter_of(cfg)
-    cfg.train_cfg.max_epochs = 12
+    cfg.train_cfg.update(max_epochs=12, val_begin=13)
+    with pytest.raises(SettingError, match='Invalid train_cfg.val_begin=13. Must be <= 12 with'):
+        quarter_of(cfg)
+    cfg.train_cfg.val_begin = 12
     cfg.default_hooks.lr = None
     with pytest.raises(SettingError, match='--halving needs default_hooks.lr'):
         quarter_of(cfg)

@@ -1,5 +1,5 @@
 # SGD at batch 128. `tools/miniature.sh tune` found the LR and the warmup: docs/results.md.
-_base_ = './mask-rcnn_r18_fpn_1xb16-sgd-1x_shapes.py'
+_base_ = './mask-rcnn_r18_fpn_1xb16-sgd-1x_miniature.py'
 
 train_cfg = dict(global_batch_size=128)
 optim_wrapper = dict(optimizer=dict(lr=0.04))
