@@ -17,7 +17,7 @@ def slurm(command, tmp_path):
 
     def run(*words, srun_status=0, **environment):
         sbatch = 'while [[ $1 == -* ]]; do [ "$1" = -p ] && shift; shift; done; exec "$@"'
-        # As srun(1): the other tasks are killed once one has failed, and their signal is the status.
+        # As srun(1): tasks that are killed as one has failed, and their signal is the status.
         srun = f'[[ "$*" == *--kill-on-bad-exit=0* ]] || exit 143; exit {srun_status}'
         stand_ins = dict(srun=srun, scontrol='exit 0', sbatch=sbatch)
         for name, then in stand_ins.items():
