@@ -18,4 +18,5 @@ if [ -n "${REQUEUE:-}" ]; then
     exec sbatch "${options[@]}" --requeue --open-mode=append \
         --signal="USR1@${NOTICE_SECONDS:-120}" "${extra[@]}" "$here/slurm_batch.sh" "${tool[@]}"
 fi
-exec srun "${options[@]}" --kill-on-bad-exit=1 "${extra[@]}" "${tool[@]}"
+# As in slurm_batch.sh: the exit status is the one of the ranks.
+exec srun "${options[@]}" --kill-on-bad-exit=0 --wait=120 "${extra[@]}" "${tool[@]}"

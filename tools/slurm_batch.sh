@@ -4,7 +4,8 @@
 set -uo pipefail
 # A signal must not end this shell before srun.
 trap : TERM USR1
-srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" "$@"
+# No rank is killed as the first one exits: srun would return that signal instead of 75.
+srun --kill-on-bad-exit=0 --wait=120 --cpus-per-task="$SLURM_CPUS_PER_TASK" "$@"
 status=$?
 if [ "$status" -eq 75 ]; then
     echo "Preempted: job $SLURM_JOB_ID goes back into the queue."

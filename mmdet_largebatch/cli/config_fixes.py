@@ -1,9 +1,10 @@
 """Fix settings that MMEngine or PyTorch refuse, though their meaning is clear."""
 
-import os
 import sys
 
 from mmengine.config import Config
+
+from ..utils.local_rank import is_first_of_machine
 
 # MMEngine itself removes these where they are None.
 MMENGINES_HOOKS = {
@@ -41,7 +42,7 @@ def leave_out_worker_options(cfg: Config) -> None:
         if not isinstance(loader, dict) or loader.get('num_workers', 0) != 0:
             continue
         unused = [option for option in WORKER_OPTIONS if loader.pop(option, None)]
-        if unused and os.environ.get('LOCAL_RANK', '0') == '0':
+        if unused and is_first_of_machine():
             print(
                 f'note: {name}.num_workers=0 leaves out {", ".join(unused)}, options of data '
                 'workers.',

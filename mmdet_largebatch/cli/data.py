@@ -1,12 +1,12 @@
 """Check the data before a tool builds anything."""
 
-import os
 import sys
 from collections.abc import Iterable
 
 from mmengine.config import Config
 
 from ..preflight import check_data
+from ..utils.local_rank import is_first_of_machine
 
 
 def look_at_data(
@@ -15,7 +15,8 @@ def look_at_data(
     """Check annotation files, pictures and classes, and print the warnings.
 
     Of the processes that dist_train.sh starts on a machine, the first one checks. The others wait
-    for it in the first collective call, and torchrun ends them if it refuses.
+    for it in the first collective call, and torchrun ends them if it refuses. Other launchers may
+    not end them, so all ranks check, and the first one of each machine prints.
 
     Args:
         cfg (Config): The config.
@@ -26,7 +27,8 @@ def look_at_data(
     Raises:
         SettingError: If the check finds an error.
     """
-    if cfg.get('launcher') == 'pytorch' and os.environ.get('LOCAL_RANK', '0') != '0':
+    if cfg.get('launcher') == 'pytorch' and not is_first_of_machine():
         return
-    for line in check_data(cfg, splits, metrics, pictures):
+    lines = check_data(cfg, splits, metrics, pictures)
+    for line in lines if is_first_of_machine() else ():
         print(f'warning: {line}', file=sys.stderr, flush=True)

@@ -13,7 +13,6 @@ import torch.distributed as dist
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
-from mmengine.utils import digit_version
 
 from ..checkpoints import trust_checkpoints
 from ..checks import invalid
@@ -33,10 +32,6 @@ def begin_tool() -> None:
     lay_out_configs_once()
     if not gc.get_freeze_count():
         gc.freeze()
-    if digit_version(torch.__version__) < digit_version('2.5'):
-        # PyTorch puts this number before each key of the store. The store is new at every start,
-        # and the machines may count their restarts differently.
-        os.environ['TORCHELASTIC_RESTART_COUNT'] = '0'
 
 
 class ConfigOptions(DictAction):

@@ -4,7 +4,9 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import nullcontext, redirect_stderr
 from functools import wraps
+from io import StringIO
 from pathlib import Path
 
 from mmdet.registry import OPTIMIZERS
@@ -22,6 +24,7 @@ from ..utils.exit_codes import (
     final_status,
     tell_launcher,
 )
+from ..utils.local_rank import is_first_of_machine, set_local_rank
 from .launch import load_config
 
 
@@ -49,8 +52,11 @@ def one_line_errors(
         @wraps(body)
         def main() -> None:
             cfg = None
+            set_local_rank()
             try:
-                args = parse_args()
+                # argparse prints its errors itself.
+                with nullcontext() if is_first_of_machine() else redirect_stderr(StringIO()):
+                    args = parse_args()
                 if 'config' in args:
                     cfg = load_config(args)
                     body(args, cfg)

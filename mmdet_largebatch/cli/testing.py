@@ -1,6 +1,5 @@
 """Test-time augmentation and drawing on every rank, for ``test.py``."""
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
 from ..errors import SettingError
+from ..utils.local_rank import is_first_of_machine
 from ..utils.type_names import type_name
 
 
@@ -95,7 +95,7 @@ def _leave_out_masks(cfg: Config) -> None:
                 '--tta merges boxes alone. test_evaluator.metric must have bbox, or tta_model a '
                 'type that merges masks.'
             )
-        if os.environ.get('LOCAL_RANK', '0') == '0':
+        if is_first_of_machine():
             print(
                 'note: --tta merges boxes alone; test_evaluator.metric=segm is left out.',
                 file=sys.stderr,

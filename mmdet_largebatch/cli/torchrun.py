@@ -11,7 +11,8 @@
   resumes from its newest checkpoint, also at the first start;
 - ``SHUTDOWN_SECONDS``: time for the last save after a signal (110).
 
-Signals are forwarded to the processes. The exit status is theirs.
+Signals are forwarded to the processes, SIGHUP as SIGTERM, unless it is ignored as under ``nohup``.
+The exit status is theirs.
 """
 
 import argparse
@@ -134,12 +135,28 @@ def check_port(environment: Mapping[str, str]) -> None:
         raise ValueError(f'Invalid PORT={port}, which is in use on this machine. Must be {other}.')
 
 
-def launch(tool: str, arguments: list[str], file: Path) -> int:
+def shutdown_seconds(environment: Mapping[str, str]) -> int:
+    """Return the time for the last save after a signal.
+
+    Args:
+        environment (Mapping[str, str]): The settings that the module's docstring lists.
+
+    Raises:
+        ValueError: With one line for the user, if the setting is not a number.
+    """
+    seconds = environment.get('SHUTDOWN_SECONDS') or '110'
+    if not seconds.isdigit():
+        raise ValueError(f'Invalid SHUTDOWN_SECONDS={seconds}. Must be a whole number >= 0.')
+    return int(seconds)
+
+
+def launch(tool: str, arguments: list[str], seconds: int, file: Path) -> int:
     """Run torchrun.
 
     Args:
         tool (str): Name of the tool, for messages.
         arguments (list[str]): Arguments of torchrun.
+        seconds (int): Time for the last save after a signal.
         file (Path): File to which a rank writes the exit code, see utils/exit_codes.py.
 
     Returns:
@@ -155,6 +172,7 @@ def launch(tool: str, arguments: list[str], file: Path) -> int:
     own = runpy.run_path(str(Path(__file__).with_name('rendezvous.py')))
     is_final = own['is_final']
     own['register']()
+    runpy.run_path(str(Path(__file__).with_name('signals.py')))['register'](seconds)
     # A rank that printed its own line needs no report.
     reports = logging.getLogger('torch.distributed.elastic.multiprocessing.api')
     reports.addFilter(lambda record: not is_final(file))
@@ -194,18 +212,17 @@ def main() -> int:
     try:
         words = torchrun_arguments(args.tool, args.config, args.gpus, args.arguments, os.environ)
         check_port(os.environ)
+        seconds = shutdown_seconds(os.environ)
     except ValueError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
     # torchrun sets the first one too, with a warning.
     os.environ.setdefault('OMP_NUM_THREADS', '1')
-    os.environ['PET_SIGNALS_TO_HANDLE'] = 'SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1'
-    os.environ['PET_SHUTDOWN_TIMEOUT'] = os.environ.get('SHUTDOWN_SECONDS') or '110'
     os.environ['LARGEBATCH_LAUNCHER'] = str(os.getpid())
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, 'status')
         os.environ['LARGEBATCH_STATUS_FILE'] = str(file)
-        return launch(args.tool, words, file)
+        return launch(args.tool, words, seconds, file)
 
 
 if __name__ == '__main__':

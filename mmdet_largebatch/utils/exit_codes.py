@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from .local_rank import is_first_of_machine
+
 WRONG_SETTING = 2
 DIVERGED = 3
 # EX_TEMPFAIL of sysexits.h: try again.
@@ -52,7 +54,7 @@ def tell_launcher(status: int, restart: bool) -> bool:
     """
     file = os.environ.get(STATUS_FILE)
     if not file:
-        return os.environ.get('LOCAL_RANK', '0') == '0'
+        return is_first_of_machine()
     try:
         with open(file, 'x') as stream:
             stream.write(f'{status} {"again" if restart else "final"}')

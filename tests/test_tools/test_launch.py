@@ -1,18 +1,22 @@
 """From the environment to torchrun's arguments. test_reliability runs them."""
 
+import os
+import signal
 import socket
+import subprocess
+import sys
 
 import pytest
 from helpers.common import ROOT
 
-from mmdet_largebatch.cli.torchrun import torchrun_arguments
+from mmdet_largebatch.cli import torchrun
 
 RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 
 
 @pytest.fixture(scope='module')
 def arguments():
-    return lambda *words, tool='train.py', gpus='8', **environment: torchrun_arguments(
+    return lambda *words, tool='train.py', gpus='8', **environment: torchrun.torchrun_arguments(
         tool, str(ROOT / RECIPE), gpus, list(words), environment
     )
 
@@ -93,3 +97,75 @@ def test_a_port_that_is_taken_is_one_line(command, machines):
     assert lines[0].startswith(
         f'error: Invalid PORT={port}, which is in use on this machine. Must be '
     )
+
+
+# In place of train.py: ranks that say what they receive. SIGUSR1 ends them as after a save.
+RANK = """
+import os, signal, sys
+from pathlib import Path
+
+def say(what):
+    os.write(1, f"{os.environ['RANK']} {what}\\n".encode())
+
+def note(number, frame):
+    say(signal.Signals(number).name)
+    if number == signal.SIGUSR1:
+        Path(os.environ['LARGEBATCH_STATUS_FILE']).write_text('75 again')
+        sys.exit(75)
+
+for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+    if signal.getsignal(number) is not signal.SIG_IGN:
+        signal.signal(number, note)
+# If the test fails before it ends them.
+signal.alarm(100)
+say('trains')
+while True:
+    signal.pause()
+"""
+
+
+@pytest.fixture
+def told(tmp_path):
+    """Start the launcher with 2 of these ranks, signal it once both train, and wait for it."""
+    package = tmp_path / 'mmdet_largebatch/cli'
+    package.mkdir(parents=True)
+    for path in (package.parent / '__init__.py', package / '__init__.py'):
+        path.touch()
+    (package / 'train.py').write_text(RANK)
+    code = f"import runpy; runpy.run_path({torchrun.__file__!r}, run_name='__main__')"
+
+    def run(*numbers, hangup, **settings):
+        process = subprocess.Popen(
+            [sys.executable, '-c', code, 'train.py', str(ROOT / RECIPE), '2'],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | dict(PYTHONPATH=str(tmp_path)) | settings,
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, hangup),
+        )
+        lines = sorted(process.stdout.readline() for _ in range(2))
+        assert lines == ['0 trains\n', '1 trains\n']
+        for number in numbers:
+            process.send_signal(number)
+        output, _ = process.communicate(timeout=100)
+        return process.returncode, sorted(output.splitlines())
+
+    return run
+
+
+def test_ranks_survive_a_hangup_under_nohup(told):
+    """Nothing reaches them but the SIGUSR1 that follows."""
+    status, lines = told(signal.SIGHUP, signal.SIGUSR1, hangup=signal.SIG_IGN)
+    assert (status, lines) == (75, ['0 SIGUSR1', '1 SIGUSR1'])
+
+
+def test_ranks_save_as_a_terminal_is_closed(told):
+    """They get the SIGTERM on which PreemptionHook saves. These two take longer than they may."""
+    status, lines = told(signal.SIGHUP, signal.SIGUSR1, hangup=signal.SIG_DFL, SHUTDOWN_SECONDS='1')
+    assert (status, lines) == (128 + signal.SIGTERM, ['0 SIGTERM', '1 SIGTERM'])
+
+
+def test_shutdown_seconds_must_be_a_number():
+    assert torchrun.shutdown_seconds({}) == 110
+    with pytest.raises(ValueError, match=r'Invalid SHUTDOWN_SECONDS=2m. Must be a whole number'):
+        torchrun.shutdown_seconds(dict(SHUTDOWN_SECONDS='2m'))

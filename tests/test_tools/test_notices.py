@@ -17,7 +17,9 @@ def slurm(command, tmp_path):
 
     def run(*words, srun_status=0, **environment):
         sbatch = 'while [[ $1 == -* ]]; do [ "$1" = -p ] && shift; shift; done; exec "$@"'
-        stand_ins = dict(srun=f'exit {srun_status}', scontrol='exit 0', sbatch=sbatch)
+        # As srun(1): tasks that are killed as one has failed, and their signal is the status.
+        srun = f'[[ "$*" == *--kill-on-bad-exit=0* ]] || exit 143; exit {srun_status}'
+        stand_ins = dict(srun=srun, scontrol='exit 0', sbatch=sbatch)
         for name, then in stand_ins.items():
             path = tmp_path / name
             path.write_text(f'#!/usr/bin/env bash\necho "{name} $*" >>{calls}\n{then}\n')
@@ -40,7 +42,8 @@ def test_a_preempted_job_goes_back_into_the_queue(slurm):
     assert ' --requeue --open-mode=append --signal=USR1@90 ' in sbatch
     assert f'{ROOT}/tools/slurm_batch.sh python -u {ROOT}/tools/train.py a.py' in sbatch
     assert sbatch.endswith('--work-dir=work --resume --launcher slurm')
-    assert '--kill-on-bad-exit=1 --cpus-per-task=5 python -u' in srun
+    # Ranks that hang after a failure are ended as well, later.
+    assert '--kill-on-bad-exit=0 --wait=120 --cpus-per-task=5 python -u' in srun
     assert scontrol == 'scontrol requeue 123'
 
 

@@ -161,7 +161,8 @@ def test_slurm(command, tmp_path, script, words, tool_words):
     )
     assert done.stdout.splitlines() == [
         *('-p', 'gpu', '--job-name=job', '--gres=gpu:8', '--ntasks=64', '--ntasks-per-node=8'),
-        *('--cpus-per-task=5', '--kill-on-bad-exit=1', '--time=1:00:00', '--requeue'),
+        *('--cpus-per-task=5', '--kill-on-bad-exit=0', '--wait=120'),
+        *('--time=1:00:00', '--requeue'),
         *('python', '-u', f'{ROOT}/tools/{tool_words[0]}', *tool_words[1:]),
         *('--cfg-options', 'x=1', '--launcher', 'slurm'),
     ]

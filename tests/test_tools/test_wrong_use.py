@@ -1,10 +1,12 @@
 """A user's mistake ends a tool with one line and exit code 2."""
 
 import json
+import re
 
 import pytest
 import torch
 from helpers.common import data_options
+from helpers.file_defects import copy_of, edited
 
 RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 
@@ -180,6 +182,38 @@ def test_amp_and_slurm_without_a_gpu(train):
     assert_one_line(train(arguments=('--amp',)), 'needs a GPU')
     done = train(arguments=('--launcher', 'slurm'))
     assert_one_line(done, '--launcher slurm needs a GPU')
+
+
+def number_from_zero(content):
+    for index, row in enumerate(content['annotations']):
+        row['id'] = index
+
+
+@pytest.mark.parametrize(
+    ('launcher', 'variable'),
+    [('slurm', 'SLURM_LOCALID'), ('mpi', 'OMPI_COMM_WORLD_LOCAL_RANK')],
+)
+def test_one_rank_of_a_machine_prints(train, shapes, tmp_path, monkeypatch, launcher, variable):
+    """All ranks check: Slurm does not end those that wait for one that has refused."""
+    # As each run sets LOCAL_RANK itself.
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    data = copy_of(shapes, tmp_path / 'data')
+    edited(data, 'val', number_from_zero)
+    unused = ('val_dataloader.num_workers=0', 'val_dataloader.persistent_workers=True')
+    for option, words, kinds in (
+        (unused, ('--work-dir', '/proc/work'), ['note', 'warning', 'error']),
+        (['model'], (), ['error']),
+        ([], ('--epochs', '3'), ['usage', 'error']),
+    ):
+        printed = []
+        for rank in ('0', '1'):
+            monkeypatch.setenv(variable, rank)
+            done = train(*option, data=data, arguments=('--launcher', launcher, *words))
+            assert done.returncode == 2, done.stderr
+            printed.append(done.stderr)
+        first, other = printed
+        found = re.findall('^(?:train.py: )?(note|warning|usage|error): ', first, re.MULTILINE)
+        assert (found, other) == (kinds, '')
 
 
 @pytest.mark.slow
