@@ -45,7 +45,7 @@ def _check_exists(path: str) -> None:
 
 
 def _check_paths(sources: list[Source], metrics: list[Metric]) -> None:
-    """Refuse files that do not exist, for any class of data set."""
+    """Refuse files that do not exist, for any class of MMDetection's."""
     for source in sources:
         if source.is_coco:
             name = source.config.get('ann_file')
@@ -54,10 +54,11 @@ def _check_paths(sources: list[Source], metrics: list[Metric]) -> None:
             check(isinstance(name, str) and name != '', setting, name, wanted)
         for key in ('ann_file', 'proposal_file'):
             path = source.config.get(key)
-            if isinstance(path, str) and path and source.is_local and '://' not in path:
-                _check_exists(source.join(path))
+            if isinstance(path, str) and path and source.is_local and source.reads(key):
+                if '://' not in path:
+                    _check_exists(source.join(path))
     for metric in metrics:
-        if metric.is_local and isinstance(metric.ann_file, str):
+        if metric.is_local and metric.reads_ann_file:
             _check_exists(metric.ann_file)
 
 
@@ -69,13 +70,16 @@ def _check_config(
         if source.is_coco:
             classes = class_names(source)
             if classes is not None:
-                check_heads(cfg, source, classes)
                 found.classes[source.setting] = classes
     known = [
         source
         for source in sources
-        if source.setting in found.classes and not source.config.get('return_classes')
+        if source.parses_as_coco
+        and source.setting in found.classes
+        and not source.config.get('return_classes')
     ]
+    for source in known:
+        check_heads(cfg, source, found.classes[source.setting])
     for source in known[1:]:
         check_same_classes(known[0], source, found.classes)
     for metric in metrics:
@@ -85,6 +89,8 @@ def _check_config(
 
 
 def _check_source(file: CocoFile, source: Source, pictures: bool, found: Findings) -> None:
+    if not source.parses_as_coco:
+        return
     classes = found.classes.get(source.setting)
     ids = file.category_ids(None) if classes is None else categories_in_use(file, source, classes)
     objects = Objects(file, source, ids)
@@ -99,19 +105,23 @@ def _check_source(file: CocoFile, source: Source, pictures: bool, found: Finding
         )
     if source.split == 'train':
         found.warnings += objects_left_out(file, source, objects)
-    found.image_ids[source.setting] = [file.images.ids[index] for index in objects.images.tolist()]
-    if pictures and source.parses_as_coco:
+    if source.filters_as_coco:
+        ids_of = file.images.ids
+        found.image_ids[source.setting] = [ids_of[index] for index in objects.images.tolist()]
+    if pictures and source.loads_as_coco:
         check_pictures(file, source, objects.images)
 
 
 def _check_metric(file: CocoFile, metric: Metric, sources: list[Source], found: Findings) -> None:
     classes = next((found.classes[x.setting] for x in sources if x.setting in found.classes), None)
-    if not len(file.annotations):
-        line = f'ann_file={file.path}: has 0 annotations, so {metric.setting} computes no AP.'
+    ids = file.category_ids(classes)
+    if not (file.listed & file.of_category(ids)).any():
+        none = 'has 0 annotations' if not len(file.annotations) else 'has no object of the classes'
+        line = f'ann_file={file.path}: {none}, so {metric.setting} computes no AP.'
         if metric.split == 'val':
             raise SettingError(f'{line} Must have at least 1.')
         found.warnings.append(line)
-    found.warnings += check_for_metric(file, metric, file.category_ids(classes))
+    found.warnings += check_for_metric(file, metric, ids)
 
 
 def _needs_annotations(path: str, sources: list[Source], metrics: list[Metric]) -> bool:
@@ -127,8 +137,8 @@ def check_data(
 ) -> list[str]:
     """Check annotation files, pictures and classes, as MMDetection and pycocotools read them.
 
-    One annotation file is in memory at a time. Files of data sets other than :class:`CocoDataset`,
-    and files that are not on this machine, are not checked.
+    One annotation file is in memory at a time. Files that are not on this machine are not checked,
+    nor what a user's own class reads in its own way.
 
     Args:
         cfg (Config): The config.
@@ -184,7 +194,8 @@ def _check_evaluation(
 ) -> None:
     for metric in metrics:
         mine = [source for source in sources if source.split == metric.split]
-        if not mine or not metric.for_all or not all(source in read for source in mine):
+        known = all(source in read and source.setting in found.image_ids for source in mine)
+        if not mine or not metric.for_all or not known:
             continue
         own = found.contents[metric.ann_file]
         sets = [(found.contents[x.ann_file], found.image_ids[x.setting]) for x in mine]

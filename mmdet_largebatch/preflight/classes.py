@@ -11,7 +11,7 @@ from ..checks import invalid
 from ..errors import SettingError
 from .coco_file import CocoFile
 from .rows import Shown, listed, repeated, shown
-from .sources import Source, resolve
+from .sources import Source, is_stock, resolve
 
 # Heads whose num_classes is the number of the data set's classes. An rpn_head has one class, a
 # backbone those of its pretraining, a semantic_head those of its maps.
@@ -77,14 +77,16 @@ def categories_in_use(file: CocoFile, source: Source, classes: tuple[str, ...]) 
     return file.category_ids(classes)
 
 
-def _default_num_classes(head: Mapping) -> int | None:
-    """Return the default num_classes of a head."""
+def _number(head: Mapping, name: str) -> int | None:
+    """Return the value or default of a head's setting, None if a user's own class defines it."""
     kind = resolve(MODELS, head)
     for one in kind.__mro__ if kind else ():
         init = vars(one).get('__init__')
-        found = init and inspect.signature(init).parameters.get('num_classes')
+        found = init and inspect.signature(init).parameters.get(name)
         if found:
-            return found.default if isinstance(found.default, int) else None
+            value = head.get(name)
+            value = found.default if value is None else value
+            return value if isinstance(value, int) and is_stock(one) else None
     return None
 
 
@@ -106,18 +108,18 @@ def _numbers_of_classes(setting: str, head: Mapping) -> Iterator[tuple[str, int]
     """Iterate over the numbers of classes of a head, with their settings."""
     things, stuff = head.get('num_things_classes'), head.get('num_stuff_classes')
     if isinstance(things, int):
-        yield f'{setting}.num_things_classes', things + (stuff if isinstance(stuff, int) else 0)
+        if _number(head, 'num_things_classes') is not None:
+            yield f'{setting}.num_things_classes', things + (stuff if isinstance(stuff, int) else 0)
     elif 'panoptic' not in setting.rsplit('.', 1)[-1] and not head.get('class_agnostic'):
-        number = head.get('num_classes')
-        number = _default_num_classes(head) if number is None else number
-        if isinstance(number, int):
+        number = _number(head, 'num_classes')
+        if number is not None:
             yield f'{setting}.num_classes', number
 
 
 def check_heads(cfg: Config, source: Source, classes: tuple[str, ...]) -> None:
     """Refuse heads of the model whose number of classes is not that of a data set."""
     model = cfg.get('model')
-    if not isinstance(model, Mapping) or source.config.get('return_classes'):
+    if not isinstance(model, Mapping):
         return
     text = {'language_model', 'text_encoder'}
     if any(key in text for key in _keys(model)):

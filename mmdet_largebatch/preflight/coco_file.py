@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import SettingError
-from .rows import NUMBERS, Rows, listed
+from .rows import NUMBERS, Rows
 
 LISTS = ('images', 'annotations', 'categories')
 
@@ -75,11 +75,6 @@ class CocoFile:
         self.categories.ids, self.images.ids, rows.ids  # noqa: B018
         self.image_of = rows.keys('image_id')
         self.category_of = rows.keys('category_id')
-        unknown = set(self.category_of) - set(self.categories.ids)
-        if unknown:
-            wrong = np.array([category in unknown for category in self.category_of])
-            right = f'the id of a category: {listed(self.categories.ids)}'
-            rows.check('category_id', wrong, right, ', which no category has')
 
     @cached_property
     def image_index(self) -> np.ndarray:
@@ -105,6 +100,11 @@ class CocoFile:
         """Return True for each annotation of some categories."""
         found = map(ids.__contains__, self.category_of)
         return np.fromiter(found, dtype=bool, count=len(self.annotations))
+
+    @cached_property
+    def classless(self) -> np.ndarray:
+        """np.ndarray: True for annotations whose category is not in the file."""
+        return ~self.of_category(set(self.categories.ids))
 
     @cached_property
     def ignored(self) -> np.ndarray:

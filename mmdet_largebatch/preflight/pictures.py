@@ -12,13 +12,17 @@ from ..utils.type_names import type_name
 from .coco_file import CocoFile
 from .sources import Source, is_local
 
-# Up to this many files that a listing lacks are looked up by name. The listing may be outdated,
-# or the file system may ignore case.
+# Up to this many files that a listing lacks are looked up by name, and the others count as there:
+# the listing may be outdated or refused, or the file system may ignore case.
 LOOKED_FOR = 1000
 
 
-def _missing(prefix: str, paths: Iterable[str]) -> list[str]:
-    """Return the paths without a file, from one listing of each folder below `prefix`."""
+def _missing(prefix: str, paths: Iterable[str]) -> tuple[list[str], bool]:
+    """Find the paths without a file, from one listing of each folder below `prefix`.
+
+    Returns:
+        tuple[list[str], bool]: The missing paths, and False if there may be more.
+    """
     folders = defaultdict(list)
     for path in paths:
         folder, slash, name = path.rpartition('/')
@@ -32,17 +36,19 @@ def _missing(prefix: str, paths: Iterable[str]) -> list[str]:
         except OSError:
             there = set()
         missing += [os.path.join(folder, name) for name in names if name not in there]
-    return [x for x in missing[:LOOKED_FOR] if not os.path.exists(x)] + missing[LOOKED_FOR:]
+    looked_for = missing[:LOOKED_FOR]
+    return [x for x in looked_for if not os.path.exists(x)], len(looked_for) == len(missing)
 
 
 def _refuse_missing(setting: str, prefix: str, paths: list[str]) -> None:
-    missing = _missing(prefix, paths)
+    missing, all_of_them = _missing(prefix, paths)
     if not missing:
         return
     wanted = 'the folder in which file_name of the annotation file begins'
     is_folder = not prefix or os.path.isdir(prefix)
     check(is_folder, setting, prefix, f'{wanted} (data_root and data_prefix are joined)')
-    more = f'{len(missing)} of {len(paths)} files are missing'
+    number = f'{"" if all_of_them else "at least "}{len(missing)}'
+    more = f'{number} of {len(paths)} files are missing'
     raise invalid(setting, prefix, f'{wanted}: {missing[0]} is not there; {more}')
 
 
@@ -65,8 +71,8 @@ def check_pictures(file: CocoFile, source: Source, images: np.ndarray) -> None:
         if '://' not in prefix:
             _refuse_missing(f'{setting}.img', prefix, names)
     maps = [x for x in loaders if type_name(x) == 'LoadAnnotations' and x.get('with_seg')]
-    if prefixes.get('seg') and maps and all(is_local(x) for x in maps):
+    if isinstance(prefixes.get('seg'), str) and maps and all(is_local(x) for x in maps):
         prefix, suffix = source.join(prefixes['seg']), source.config.get('seg_map_suffix', '.png')
-        if '://' not in prefix:
+        if prefix and '://' not in prefix:
             files = [x.rsplit('.', 1)[0] + suffix for x in names]
             _refuse_missing(f'{setting}.seg', prefix, files)

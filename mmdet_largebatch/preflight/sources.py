@@ -4,12 +4,14 @@ import inspect
 import os.path as osp
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from mmdet.datasets import CocoDataset
 from mmdet.evaluation import CocoMetric
-from mmdet.registry import DATASETS, METRICS
+from mmdet.registry import DATASETS, EVALUATOR, METRICS, TRANSFORMS
 from mmengine.config import Config
+from mmengine.evaluator import Evaluator
 from mmengine.fileio import list_from_file
 from mmengine.registry import Registry
 from mmengine.utils import is_abs
@@ -17,6 +19,8 @@ from mmengine.utils import is_abs
 from ..utils.type_names import type_name
 
 LOADERS = ('LoadAnnotations',)
+# Packages whose classes do with their settings what the checks assume.
+STOCK = ('mmdet', 'mmengine', 'mmcv', 'mmdet_largebatch')
 
 
 def resolve(registry: Registry, config: Any) -> type | None:
@@ -48,12 +52,19 @@ def transforms_of(node: Any) -> Iterator[Mapping]:
                 yield from transforms_of(value)
 
 
-def _inherits(kind: type | None, base: type, *methods: str) -> bool:
-    """Return True if a class is a `base` and does not override its `methods`."""
+def is_stock(kind: type | None, *methods: str) -> bool:
+    """Return True if a class, or each of these `methods`, is no user's own."""
+    parts = [getattr(kind, name, None) for name in methods] if methods else [kind]
+    return all(str(getattr(x, '__module__', '')).split('.')[0] in STOCK for x in parts)
+
+
+def _inherits(kind: type | None, base: type, *members: str) -> bool:
+    """Return True if a class is a `base` and does not override its `members`."""
+    member = inspect.getattr_static
     return (
         kind is not None
         and issubclass(kind, base)
-        and all(getattr(kind, name) is getattr(base, name) for name in methods)
+        and all(member(kind, name) is member(base, name) for name in members)
     )
 
 
@@ -78,8 +89,10 @@ class Source:
     @property
     def is_coco(self) -> bool:
         """bool: True if it reads its file as :class:`CocoDataset` does."""
+        own = ('_load_metainfo', 'metainfo', '_join_prefix', 'full_init', 'load_data_list')
         return (
-            _inherits(self.kind, CocoDataset, 'load_data_list')
+            _inherits(self.kind, CocoDataset, *own)
+            and is_stock(self.kind, '__init__')
             and getattr(self.kind, 'COCOAPI', None) is CocoDataset.COCOAPI
         )
 
@@ -93,16 +106,27 @@ class Source:
         """bool: True if it filters pictures as :class:`CocoDataset` does."""
         return self.parses_as_coco and _inherits(self.kind, CocoDataset, 'filter_data')
 
+    @property
+    def loads_as_coco(self) -> bool:
+        """bool: True if its pipeline gets pictures and masks as :class:`CocoDataset` gives them."""
+        own = ('get_data_info', 'prepare_data', '__getitem__')
+        return self.filters_as_coco and _inherits(self.kind, CocoDataset, *own)
+
+    def reads(self, key: str) -> bool:
+        """Return True if a setting, ``ann_file`` or ``proposal_file``, is a path that it reads."""
+        reader = dict(ann_file='load_data_list', proposal_file='load_proposals')[key]
+        return is_stock(self.kind, '__init__', '_join_prefix', 'full_init', reader)
+
     def join(self, path: str) -> str:
         """Join a path with ``data_root`` as MMEngine does."""
         root = self.config.get('data_root')
-        return osp.join(root, path) if path and root and not is_abs(path) else path
+        return osp.join(root, path) if root and not is_abs(path) else path
 
     @property
     def ann_file(self) -> Any:
         """str: The annotation file, joined with ``data_root``."""
         name = self.config.get('ann_file')
-        return self.join(name) if isinstance(name, str) else name
+        return self.join(name) if name and isinstance(name, str) else name
 
     @property
     def is_local(self) -> bool:
@@ -121,8 +145,12 @@ class Source:
 
     @property
     def transforms(self) -> list[Mapping]:
-        """list[dict]: All transforms of its pictures."""
-        return list(transforms_of(self.pipelines))
+        """list[dict]: All transforms of its pictures, up to the first that is a user's own.
+
+        The user's own may change paths and objects, which later transforms load.
+        """
+        ordered = transforms_of(self.pipelines[::-1])
+        return list(takewhile(lambda x: is_stock(resolve(TRANSFORMS, x)), ordered))
 
     @property
     def mask_loader(self) -> Mapping | None:
@@ -132,7 +160,10 @@ class Source:
 
 
 def sources_of(cfg: Config, split: str) -> list[Source]:
-    """Find the data sets of one split, also inside wrappers."""
+    """Find the data sets of one split, also inside wrappers.
+
+    A wrapper that is a user's own may change the settings inside. It counts as a data set.
+    """
 
     def walk(node: Any, setting: str, pipelines: list) -> Iterator[Source]:
         if isinstance(node, (list, tuple)):
@@ -141,10 +172,12 @@ def sources_of(cfg: Config, split: str) -> list[Source]:
         elif isinstance(node, Mapping):
             pipelines = [*pipelines, node.get('pipeline')]
             inner = [key for key in ('dataset', 'datasets') if node.get(key)]
+            kind = resolve(DATASETS, node)
+            if not inner or not is_stock(kind, '__init__'):
+                yield Source(split, setting, node, kind, pipelines)
+                return
             for key in inner:
                 yield from walk(node[key], f'{setting}.{key}', pipelines)
-            if not inner:
-                yield Source(split, setting, node, resolve(DATASETS, node), pipelines)
 
     loader = cfg.get(f'{split}_dataloader')
     inner = loader.get('dataset') if isinstance(loader, Mapping) else None
@@ -178,9 +211,20 @@ class Metric:
         return bool(self.ann_file) and is_local(self.config) and '://' not in str(self.ann_file)
 
     @property
+    def kind(self) -> type | None:
+        """type, optional: Its class."""
+        return resolve(METRICS, self.config)
+
+    @property
+    def reads_ann_file(self) -> bool:
+        """bool: True if ``ann_file`` is a path that it reads."""
+        return isinstance(self.ann_file, str) and is_stock(self.kind, '__init__')
+
+    @property
     def is_coco(self) -> bool:
         """bool: True if it computes an AP as :class:`CocoMetric` does."""
-        return _inherits(resolve(METRICS, self.config), CocoMetric, 'compute_metrics', '__init__')
+        own = ('__init__', 'process', 'evaluate', 'compute_metrics', 'results2json')
+        return _inherits(self.kind, CocoMetric, *own)
 
     @property
     def names(self) -> list[str]:
@@ -195,12 +239,15 @@ class Metric:
 
 
 def metrics_of(cfg: Config, split: str) -> list[Metric]:
-    """Find the metrics of one split; ``'train'`` has none."""
+    """Find the metrics of one split: none of ``'train'`` and of a user's own evaluator."""
     name = f'{split}_evaluator'
     node, for_all = cfg.get(name), True
     if isinstance(node, Mapping) and 'metrics' in node:
+        kind = resolve(EVALUATOR, node) if node.get('type') else Evaluator
+        if not is_stock(kind, '__init__'):
+            return []
         # MultiDatasetsEvaluator gives each metric the predictions on one data set.
-        for_all = not node.get('dataset_prefixes')
+        for_all = is_stock(kind, 'process', 'evaluate') and not node.get('dataset_prefixes')
         name, node = f'{name}.metrics', node['metrics']
     if isinstance(node, Mapping):
         return [Metric(split, name, node, for_all)]

@@ -10,6 +10,7 @@ from typing import Any
 
 import cv2
 from mmcv.transforms import LoadImageFromFile
+from PIL import UnidentifiedImageError
 
 from ..errors import PictureError
 
@@ -27,8 +28,10 @@ def _defect(error: Exception) -> str | None:
         return (error.strerror or str(error)).lower() if error.errno in OF_THE_FILE else None
     if isinstance(error, cv2.error):
         return f'it does not decode (OpenCV: {error.err or error})'
-    # mmcv asserts that the picture was decoded, or fails on None; Pillow raises the others.
-    if isinstance(error, (AssertionError, OSError, SyntaxError)) or 'NoneType' in str(error):
+    # mmcv asserts that the picture was decoded, or fails on None; Pillow raises the others. Errors
+    # of a network are OSErrors too, of their own types.
+    of_pillow = type(error) in (OSError, UnidentifiedImageError) or isinstance(error, SyntaxError)
+    if of_pillow or isinstance(error, AssertionError) or 'NoneType' in str(error):
         return f'it does not decode ({type(error).__name__})'
     return None
 

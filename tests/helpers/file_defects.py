@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from mmdet.registry import DATASETS, METRICS
 from mmengine.config import Config
+from pycocotools import mask as maskUtils
 
 
 def annotations(root, split):
@@ -85,6 +86,8 @@ def xyxy_as_text(content):
     content['annotations'][2]['bbox'] = '10 10 20 20'
 
 
+TRIANGLE = [1, 1, 9, 1, 9, 9]
+
 # For each: the split, the edit, and parts of the error line.
 REFUSED = {
     'byte-order mark': ('train', byte_order_mark, ['byte-order mark', 'UTF-8 without']),
@@ -144,10 +147,60 @@ REFUSED = {
         put('annotations', 0, segmentation=[1, 1, 9, 1, 9, 9]),
         ['has segmentation=[1, 1, 9, 1, 9, 9]', '[[x1, y1'],
     ),
-    'a category that is not there': (
+    'all of a category that is not there': (
         'train',
-        put('annotations', 2, category_id=77),
-        ['annotations[2]', 'category_id=77'],
+        put_all('annotations', category_id=77),
+        ['none of its', 'annotations can be trained on'],
+    ),
+    'all of a category that is not there in val': (
+        'val',
+        put_all('annotations', category_id=77),
+        ['has no object of the classes', 'computes no AP'],
+    ),
+    'a null in a polygon': (
+        'train',
+        put('annotations', 0, segmentation=[[1, 1, 9, None, 9, 9]]),
+        ['has segmentation=[[1, 1, 9, None, 9, 9]]'],
+    ),
+    'a null in a polygon in val': (
+        'val',
+        put('annotations', 0, segmentation=[[1, 1, 9, 1, 9, 9, 1, None]]),
+        ['has segmentation=[[1, 1, 9, 1, 9, 9, 1, None]]'],
+    ),
+    'a coordinate of 1e12': (
+        'train',
+        put('annotations', 0, segmentation=[[1, 1, 9, 1, 9, 1e12]]),
+        ['has segmentation=[[1, 1, 9, 1, 9, 1000000000000.0]]'],
+    ),
+    'text in a second polygon': (
+        'train',
+        put('annotations', 0, segmentation=[TRIANGLE, ['a'] * 6]),
+        ["9], ['a'"],
+    ),
+    'two points first in val': (
+        'val',
+        put('annotations', 0, segmentation=[[1, 1, 9, 9], TRIANGLE]),
+        ['has segmentation=[[1, 1, 9, 9], [1, 1', "computes metric 'segm'"],
+    ),
+    'a point first in val': (
+        'val',
+        put('annotations', 0, segmentation=[[1, 1], TRIANGLE]),
+        ['has segmentation=[[1, 1], [1, 1'],
+    ),
+    'an empty polygon first in val': (
+        'val',
+        put('annotations', 0, segmentation=[[], TRIANGLE]),
+        ['has segmentation=[[], [1, 1'],
+    ),
+    'two points in val': (
+        'val',
+        put('annotations', 0, segmentation=[[1, 1, 9, 9]]),
+        ['has segmentation=[[1, 1, 9, 9]]'],
+    ),
+    'RLE of a larger image': (
+        'train',
+        put('annotations', 0, segmentation=dict(counts=[100, 50, 16250], size=[128, 128])),
+        ['of 16400 pixels, its image is [128, 128]'],
     ),
     'no image is there': (
         'train',
@@ -167,7 +220,7 @@ REFUSED = {
     'a class that val lacks': (
         'val',
         lambda content: content['categories'].pop(1) and None,
-        ['category_id'],
+        ['val_dataloader.dataset.metainfo.classes', "lacks 'square'"],
     ),
     'a picture that is not there': (
         'train',
@@ -190,6 +243,33 @@ ACCEPTED = {
             ]
             and None
         ),
+        None,
+    ),
+    'an object of no category': (
+        'train',
+        put('annotations', 2, category_id=77),
+        'objects are not trained on, their category_id is no id of a category',
+    ),
+    'ignored regions and others': (
+        'val',
+        lambda content: (
+            [content['annotations'][i].update(category_id=11 * i) for i in (0, 1)] and None
+        ),
+        '2 of 18 objects are not evaluated by val_evaluator, their category_id is no id of a',
+    ),
+    'two points beside a polygon': (
+        'train',
+        put('annotations', 0, segmentation=[[1, 1, 9, 9], TRIANGLE, [None]]),
+        None,
+    ),
+    'an odd number of coordinates in val': (
+        'val',
+        put('annotations', 0, segmentation=[[*TRIANGLE, 1, 9, 5]]),
+        None,
+    ),
+    'an empty polygon and a point after one in val': (
+        'val',
+        put('annotations', 0, segmentation=[TRIANGLE, [], [5, 5]]),
         None,
     ),
     'an image of no object': ('train', repeat('images', 0, id=500), None),
@@ -228,29 +308,38 @@ ACCEPTED = {
 }
 
 
-def perfect(dataset):
+def encoded(mask, height, width):
+    """Encode a mask, of several polygons the longest."""
+    if isinstance(mask, list):
+        mask = [max(mask, key=len)]
+        return maskUtils.merge(maskUtils.frPyObjects(mask, height, width))
+    return maskUtils.frPyObjects(mask, height, width)
+
+
+def perfect(dataset, masks):
     """Iterate over the objects of a data set, as predictions."""
     for index in range(len(dataset)):
         info = dataset.get_data_info(index)
-        boxes = torch.tensor([x['bbox'] for x in info['instances']]).reshape(-1, 4)
-        labels = torch.tensor([x['bbox_label'] for x in info['instances']], dtype=torch.long)
+        shape, objects = (info['height'], info['width']), info['instances']
+        boxes = torch.tensor([x['bbox'] for x in objects]).reshape(-1, 4)
+        labels = torch.tensor([x['bbox_label'] for x in objects], dtype=torch.long)
         found = dict(bboxes=boxes, labels=labels, scores=torch.ones(len(labels)))
-        yield dict(
-            img_id=info['img_id'], ori_shape=(info['height'], info['width']), pred_instances=found
-        )
+        if masks:
+            found['masks'] = [encoded(x['mask'], *shape) for x in objects]
+        yield dict(img_id=info['img_id'], ori_shape=shape, pred_instances=found)
 
 
 def stock(cfg: Config) -> float:
-    """Read train and val as MMDetection does; return the AP of perfect predictions."""
+    """Read train and val as MMDetection does; return the AP of perfect predictions, the lowest."""
     for split in ('train', 'val'):
         dataset = DATASETS.build(cfg[f'{split}_dataloader'].dataset)
         for index in range(len(dataset)):
             dataset[index]
-    evaluator = dict(cfg.val_evaluator, metric='bbox')
-    metric = METRICS.build(evaluator)
+    metric = METRICS.build(cfg.val_evaluator)
     metric.dataset_meta = dataset.metainfo
-    metric.process({}, list(perfect(dataset)))
-    return metric.evaluate(len(dataset))['coco/bbox_mAP']
+    metric.process({}, list(perfect(dataset, 'segm' in metric.metrics)))
+    computed = metric.evaluate(len(dataset))
+    return min(computed[f'coco/{name}_mAP'] for name in metric.metrics)
 
 
 def copy_of(shapes: Path, root: Path) -> Path:

@@ -4,8 +4,11 @@ import json
 
 import pytest
 from helpers.common import data_options
-from helpers.file_defects import annotations, copy_of
+from helpers.file_defects import annotations, copy_of, edited, put
+from helpers.users_data import OWN
+from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config, ConfigDict
+from mmengine.runner import Runner
 from test_users_files import RECIPE, assert_one_line, recipe
 
 from mmdet_largebatch import SettingError
@@ -149,3 +152,16 @@ def test_another_data_set_is_left_alone(root):
     cfg = recipe(root)
     cfg.train_dataloader.dataset.data_root = 's3://bucket/'
     assert check_data(cfg, ['train']) == []
+
+
+@pytest.mark.parametrize('name', OWN)
+def test_what_a_users_own_class_reads_in_its_own_way_is_left_alone(root, name):
+    """MMDetection builds the class and reads its data."""
+    if name == 'a filter':
+        edited(root, 'train', put('images', 3, file_name='none.png'))
+    cfg = OWN[name](recipe(root))
+    assert check_data(cfg, ['train', 'val']) == []
+    for split in ('train', 'val'):
+        assert DATASETS.build(cfg[f'{split}_dataloader'].dataset)[0]
+    Runner.build_evaluator(None, cfg.val_evaluator)
+    MODELS.build(cfg.model.roi_head.bbox_head)
