@@ -5,13 +5,12 @@ from collections import Counter
 from typing import Any
 
 from mmengine.hooks import EMAHook
-from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 
 from ..compat import randomness
 from ..errors import SettingError
 from ..optimizers.base import LayerwiseOptimizer
-from ..utils.runner import find_hook
+from ..utils.runner import find_hook, has_one_optimizer
 from .hook_states import HOOKS_STATE, restore
 from .optimizer_settings import OPTIMIZER, as_list, groups_of, saved_states, settings_of
 from .resumed_schedule import ResumedSchedule, as_text
@@ -27,7 +26,7 @@ class Resuming:
     def __init__(self, runner: Runner) -> None:
         wrapper = runner.optim_wrapper
         # None for several optimizers.
-        self.settings = settings_of(wrapper) if isinstance(wrapper, OptimWrapper) else None
+        self.settings = settings_of(wrapper) if has_one_optimizer(wrapper) else None
         self.schedule = ResumedSchedule(runner)
         scaler = getattr(wrapper, 'loss_scaler', None)
         self._scaler = scaler and scaler.state_dict()

@@ -5,7 +5,7 @@ from typing import Any, TypeVar, cast
 from mmdet.registry import LOOPS
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.optim import BaseOptimWrapper
+from mmengine.optim import BaseOptimWrapper, OptimWrapper, OptimWrapperDict
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
@@ -46,6 +46,21 @@ def find_hook(runner: Runner, kind: type[AnyHook]) -> AnyHook | None:
 def plain_model(model: nn.Module) -> nn.Module:
     """Return a model without its wrapper (DDP)."""
     return cast(nn.Module, model.module) if is_model_wrapper(model) else model
+
+
+def has_one_optimizer(optim_wrapper: BaseOptimWrapper) -> bool:
+    """Return False for several optimizers: ``OptimWrapperDict`` is an ``OptimWrapper`` too."""
+    return isinstance(optim_wrapper, OptimWrapper) and not isinstance(
+        optim_wrapper, OptimWrapperDict
+    )
+
+
+def optimizer_name(optim_wrapper: BaseOptimWrapper) -> str:
+    """Return the type of the optimizer; several are separated by commas."""
+    wrappers = [optim_wrapper]
+    if isinstance(optim_wrapper, OptimWrapperDict):
+        wrappers = list(optim_wrapper.values())
+    return ', '.join(type(wrapper.optimizer).__name__ for wrapper in wrappers)
 
 
 def loss_scale(optim_wrapper: BaseOptimWrapper) -> float:
