@@ -2,8 +2,9 @@
 
 A checkpoint is a pickle, and a pickle may call anything that can be imported. PyTorch's
 ``weights_only`` unpickler calls only the functions of a table. This module extends the table by the
-types that MMEngine saves of a training: loss histories with their NumPy arrays. Arrays and dtypes
-are read by functions of this module, because NumPy's own ``__setstate__`` trusts its input.
+types that MMEngine saves of a training: loss histories with their NumPy arrays, and the parts of a
+config that a dataset's metainfo holds. Arrays and dtypes are read by functions of this module,
+because NumPy's own ``__setstate__`` trusts its input.
 """
 
 import re
@@ -17,6 +18,7 @@ from zipfile import is_zipfile
 
 import numpy as np
 import torch
+from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
@@ -151,6 +153,10 @@ def _scalar(dtype: _Dtype, raw: bytes) -> np.generic:
     return np.frombuffer(raw, dtype.dtype, count=1)[0]
 
 
+class _ConfigDict(dict):
+    """Stand-in for MMEngine's ConfigDict while a file is read: a nested dict of the metainfo."""
+
+
 def _no_bytes() -> bytes:
     """Return the data of an empty array, as pickle's protocol 2 writes it."""
     return b''
@@ -181,6 +187,7 @@ _GLOBALS: list[Callable | tuple[Callable, str]] = [
     (_ONE_CYCLE, 'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler'),
     (_attribute, 'builtins.getattr'),
     (_no_bytes, 'builtins.bytes'),
+    (_ConfigDict, 'mmengine.config.config.ConfigDict'),
     (_Dtype, 'numpy.dtype'),
     (_Array, 'numpy.ndarray'),
     *((_reconstruct, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')),
@@ -189,7 +196,9 @@ _GLOBALS: list[Callable | tuple[Callable, str]] = [
 
 
 def _without_stand_ins(x: Any, seen: set[int]) -> Any:
-    """Replace the stand-ins by their arrays and dtypes."""
+    """Replace the stand-ins by their arrays, dtypes and dicts."""
+    if type(x) is _ConfigDict:
+        return ConfigDict({key: _without_stand_ins(value, seen) for key, value in x.items()})
     if type(x) is _Array:
         return x.value
     if type(x) is _Dtype:
