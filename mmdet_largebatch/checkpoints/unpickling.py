@@ -72,7 +72,7 @@ def load_safely(
     if _trusted:
         return _torch_load(file, map_location=map_location, weights_only=False, mmap=mmap)
     try:
-        with torch.serialization.safe_globals(_GLOBALS):
+        with _own_globals():
             content = _torch_load(file, map_location=map_location, weights_only=True, mmap=mmap)
     except UnpicklingError as error:
         text = str(error).split('WeightsUnpickler error: ')[-1]
@@ -182,7 +182,7 @@ def _attribute(*args: Any) -> Callable:
     raise UnpicklingError(f'GLOBAL getattr({", ".join(map(repr, args))})')
 
 
-_GLOBALS: list[Callable | tuple[Callable, str]] = [
+_GLOBALS: list[tuple[Callable, str]] = [
     (HistoryBuffer, 'mmengine.logging.history_buffer.HistoryBuffer'),
     (_ONE_CYCLE, 'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler'),
     (_attribute, 'builtins.getattr'),
@@ -193,6 +193,28 @@ _GLOBALS: list[Callable | tuple[Callable, str]] = [
     *((_reconstruct, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')),
     *((_scalar, f'numpy.{core}.multiarray.scalar') for core in ('core', '_core')),
 ]
+
+
+@contextmanager
+def _own_globals() -> Iterator[None]:
+    """Allow the types of ``_GLOBALS``, in place of those that the caller allows by the same names.
+
+    MMEngine's loaders of object stores allow NumPy's own classes, and the builtin ``getattr``.
+    """
+    names = {name for _, name in _GLOBALS}
+    before = torch.serialization.get_safe_globals()
+    others = [
+        x
+        for x in before
+        if (x[1] if isinstance(x, tuple) else f'{x.__module__}.{x.__qualname__}') not in names
+    ]
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals([*others, *_GLOBALS])
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
 
 
 def _without_stand_ins(x: Any, seen: set[int]) -> Any:

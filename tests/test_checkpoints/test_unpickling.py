@@ -14,6 +14,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.runner import CheckpointLoader
+from mmengine.runner.checkpoint import get_torch_safe_globals
 from numpy._core.multiarray import _reconstruct
 
 from mmdet_largebatch.checkpoints import (
@@ -62,6 +63,19 @@ def test_a_command_in_any_part_is_refused(tmp_path, place):
     command, words = commands(marker)['os.system']
     assert_refused(save(tmp_path / 'epoch_1.pth', command, place), words)
     assert not marker.exists()
+
+
+def test_the_names_that_mmengine_allows_are_read_alike(tmp_path):
+    """MMEngine's loaders of object stores allow NumPy's own classes, and the builtin getattr."""
+    allowed = get_torch_safe_globals()
+    good = tmp_path / 'good.pth'
+    torch.save(dict(state_dict={}, meta=dict(x=np.arange(3))), good)
+    command, words = commands(tmp_path)['getattr of the class']
+    bad = save(tmp_path / 'bad.pth', command)
+    with torch.serialization.safe_globals(allowed):
+        assert load_from_local(str(good))['meta']['x'].tolist() == [0, 1, 2]
+        assert_refused(bad, words)
+        assert set(allowed) <= set(torch.serialization.get_safe_globals())
 
 
 DTYPE = (3, '|', None, None, None, -1, -1, 63)
