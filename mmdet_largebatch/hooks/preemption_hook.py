@@ -10,7 +10,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
 from ..checks import check
-from ..utils.dist import any_rank, barrier, first_message
+from ..utils.dist import any_rank, barrier, first_message, from_main_process, minimum
 from ..utils.exit_codes import PREEMPTED, Preempted
 from ..utils.orphans import ending_with_trainer
 from ..utils.record import write_end
@@ -61,6 +61,8 @@ class PreemptionHook(Hook):
         self.signals = [signal.Signals[name] for name in signals]
         self._signal_received: int | None = None
         self._handlers: dict = {}
+        # Batches of an evaluation that every rank has.
+        self._shared_batches = 0
 
     def before_run(self, runner: Runner) -> None:
         """Find the checkpoint hook."""
@@ -97,11 +99,18 @@ class PreemptionHook(Hook):
             update = runner.iter + 1
             self._exit(runner, update, self._checkpoints.save_now(runner, update))
 
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Count the batches that every rank has: a sampler may give one rank more than another."""
+        if self._handlers:
+            self._shared_batches = minimum(len(runner.val_dataloader))
+
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Exit between two batches of an evaluation, if a rank received a signal."""
-        if self._handlers and any_rank(self._signal_received is not None):
+        if not self._handlers or batch_idx >= self._shared_batches:
+            return
+        if any_rank(self._signal_received is not None):
             self._exit(runner, runner.iter, self._checkpoints.saved(runner.iter))
 
     def _note(self, number: int, frame: FrameType | None) -> None:
