@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from ..compat import randomness
 from ..errors import SettingError
 from ..optimizers.base import LayerwiseOptimizer
-from ..utils.runner import find_hook, has_one_optimizer
+from ..utils.runner import find_hook, has_one_optimizer, repeats_epochs
 from .hook_states import HOOKS_STATE, restore
 from .optimizer_settings import OPTIMIZER, as_list, groups_of, saved_states, settings_of
 from .resumed_schedule import ResumedSchedule, as_text
@@ -117,6 +117,12 @@ def _progress(runner: Runner, checkpoint: dict[str, Any]) -> list[str]:
         lines.append(
             f'the checkpoint is of epoch {meta["epoch"]}, update {meta["iter"]}, and '
             f'train_cfg.max_epochs={runner.max_epochs}: nothing is left to train'
+        )
+    length = runner.max_iters // runner.max_epochs
+    if repeats_epochs(runner) and meta['iter'] != meta['epoch'] * length:
+        lines.append(
+            f'update {meta["iter"]} of the checkpoint is within an epoch of {length} updates: '
+            f'{type(runner.train_loop).__name__} repeats epoch {meta["epoch"] + 1}, and counts on'
         )
     seed = randomness(runner).get('seed')
     if seed is not None and meta.get('seed') not in (None, seed):

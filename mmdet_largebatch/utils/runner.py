@@ -6,7 +6,7 @@ from mmdet.registry import LOOPS
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import BaseOptimWrapper, OptimWrapper, OptimWrapperDict
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import nn
 
 from ..checks import check
@@ -36,6 +36,17 @@ def check_loop(runner: Runner, why: str) -> Any:
     ok = isinstance(loop, LOOPS.get('GlobalBatchTrainLoop'))
     check(ok, 'train_cfg.type', type(loop).__name__, f"'GlobalBatchTrainLoop': {why}")
     return loop
+
+
+def repeats_epochs(runner: Runner) -> bool:
+    """Return True for a loop that repeats an epoch that it resumes within.
+
+    MMEngine's ``EpochBasedTrainLoop`` does, and counts the repeated updates on.
+    """
+    loop = train_loop(runner)
+    return isinstance(loop, EpochBasedTrainLoop) and not isinstance(
+        loop, LOOPS.get('GlobalBatchTrainLoop')
+    )
 
 
 def find_hook(runner: Runner, kind: type[AnyHook]) -> AnyHook | None:
