@@ -192,9 +192,12 @@ class AtomicCheckpointHook(AtomicSavingHook):
         if self._before_evaluation and self._writing:
             before = CheckpointLoader.load_checkpoint(self._before_evaluation, map_location='cpu')
             before['message_hub'] = checkpoint['message_hub']
+            for key in {'optimizer', 'param_schedulers'} - set(checkpoint):
+                # Of a restart file, which is complete whatever save_optimizer says.
+                before.pop(key, None)
             checkpoint.clear()
             checkpoint.update(before)
-        else:
+        elif find_hook(runner, AtomicCheckpointHook) is self:
             checkpoint[HOOKS_STATE] = collect(runner)
             if self._resuming is not None and self._resuming.settings is not None:
                 checkpoint['meta'][OPTIMIZER] = self._resuming.settings
