@@ -91,6 +91,9 @@ class AtomicCheckpointHook(AtomicSavingHook):
         """Choose the checkpoint to resume from, before MMEngine does."""
         if not is_training(runner) or has_loaded(runner):
             return
+        if (first := find_hook(runner, AtomicCheckpointHook)) not in (self, None):
+            self.newest = first.newest
+            return
         self._resuming = Resuming(runner)
         if not resumes(runner):
             return
@@ -113,6 +116,8 @@ class AtomicCheckpointHook(AtomicSavingHook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Put the config's settings into a checkpoint to resume from; sum up any other."""
+        if find_hook(runner, AtomicCheckpointHook) is not self:
+            return
         if self._resuming is not None and resumes(runner):
             for line in self._resuming.prepare(runner, checkpoint):
                 runner.logger.warning(f'Resume: {line}.')
@@ -169,7 +174,7 @@ class AtomicCheckpointHook(AtomicSavingHook):
         if self.every_minutes is not None:
             due = time.monotonic() - self.saved_at >= 60 * self.every_minutes
             if any_rank(due):
-                self.save_now(runner, runner.iter + 1)
+                self.save_now(runner, update)
 
     def before_evaluation(self, runner: Runner) -> None:
         """Save before an evaluation. :class:`GlobalBatchTrainLoop` calls this."""
