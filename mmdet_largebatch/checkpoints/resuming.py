@@ -118,11 +118,12 @@ def _progress(runner: Runner, checkpoint: dict[str, Any]) -> list[str]:
             f'the checkpoint is of epoch {meta["epoch"]}, update {meta["iter"]}, and '
             f'train_cfg.max_epochs={runner.max_epochs}: nothing is left to train'
         )
-    length = runner.max_iters // runner.max_epochs
+    length = len(runner.train_dataloader)
     if repeats_epochs(runner) and meta['iter'] != meta['epoch'] * length:
         lines.append(
-            f'update {meta["iter"]} of the checkpoint is within an epoch of {length} updates: '
-            f'{type(runner.train_loop).__name__} repeats epoch {meta["epoch"] + 1}, and counts on'
+            f'the checkpoint is of epoch {meta["epoch"]}, update {meta["iter"]}, and an epoch has '
+            f'{length} updates: {type(runner.train_loop).__name__} begins epoch '
+            f'{meta["epoch"] + 1} with update {meta["iter"] + 1}'
         )
     seed = randomness(runner).get('seed')
     if seed is not None and meta.get('seed') not in (None, seed):

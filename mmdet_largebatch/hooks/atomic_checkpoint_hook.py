@@ -162,8 +162,7 @@ class AtomicCheckpointHook(AtomicSavingHook):
     ) -> None:
         """Save at the end of an interval of updates or of minutes."""
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
-        if not repeats_epochs(runner):
-            self._save_if_due(runner, runner.iter + 1)
+        self._save_if_due(runner, runner.iter + 1)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Save at the end of an interval of minutes under a loop that would repeat the epoch."""

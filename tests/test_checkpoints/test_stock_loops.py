@@ -101,4 +101,5 @@ def test_states_within_an_epoch(tmp_path):
     within['meta']['iter'] = 7
     torch.save(within, run.folder / 'restart_5.pth')
     resumed = train(tmp_path / 'run', *by_time, arguments=['--resume'])
-    assert 'Resume: update 7 of the checkpoint is within an epoch of 5 updates: ' in resumed.output
+    words = 'of epoch 1, update 7, and an epoch has 5 updates: EpochBasedTrainLoop begins epoch 2'
+    assert words in resumed.output
