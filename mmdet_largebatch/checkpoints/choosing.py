@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from ..compat import load_from
 from ..utils.dist import from_main_process
 from .comparing import refusal
-from .finding import checkpoint_defect, newest_checkpoint
+from .finding import checkpoint_defect, newest_checkpoint, remote_checkpoint
 
 
 class Choice(NamedTuple):
@@ -42,7 +42,7 @@ def choose_checkpoint(runner: Runner, folders: list[str | Path], pattern: str) -
 
 def _choose(runner: Runner, folders: list[str | Path], pattern: str) -> Choice:
     path, skipped = load_from(runner), list[str]()
-    if path is None:
+    if path is None and (path := remote_checkpoint(runner.work_dir)) is None:
         path, skipped = newest_checkpoint(folders, pattern)
         if path is None and skipped:
             line = (

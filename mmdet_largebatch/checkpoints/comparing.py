@@ -3,12 +3,11 @@
 import re
 from typing import Any
 
-from mmengine.optim import OptimWrapper
 from mmengine.runner import CheckpointLoader, Runner
 
 from ..compat import load_from
 from ..errors import SettingError
-from ..utils.runner import plain_model
+from ..utils.runner import has_one_optimizer, plain_model
 from ..utils.type_names import type_name
 from .optimizer_settings import OPTIMIZER, saved_states, saved_type
 
@@ -34,7 +33,7 @@ def refusal(runner: Runner, path: str) -> str | None:
             f'be a checkpoint of a training to resume; {INSTEAD}.'
         )
     difference = _model_difference(runner, checkpoint['state_dict'])
-    if difference is None and isinstance(runner.optim_wrapper, OptimWrapper):
+    if difference is None and has_one_optimizer(runner.optim_wrapper):
         difference = _optimizer_difference(runner, checkpoint)
         difference = difference or _scheduler_difference(runner, checkpoint)
     return difference and f'{difference} Must be the same to resume from {path}; {INSTEAD}.'

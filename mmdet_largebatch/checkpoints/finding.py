@@ -100,3 +100,17 @@ def newest_checkpoint(
             return candidate.path, skipped
         skipped.append(f'{candidate.path}: {defect}')
     return None, skipped
+
+
+def remote_checkpoint(work_dir: str | Path) -> str | None:
+    """Return the address that ``last_checkpoint`` holds, if the run last saved to an object store.
+
+    Args:
+        work_dir (str or Path): Work folder of the run.
+
+    Returns:
+        str, optional: Such as ``'s3://bucket/run/epoch_3.pth'``; None for a local checkpoint.
+    """
+    pointer = Path(work_dir) / 'last_checkpoint'
+    address = pointer.read_text().strip() if pointer.is_file() else ''
+    return address if '://' in address else None

@@ -4,10 +4,11 @@ from math import isfinite
 from typing import Any
 from warnings import catch_warnings, filterwarnings
 
-from mmengine.optim import OptimWrapper, ReduceOnPlateauParamScheduler
+from mmengine.optim import ReduceOnPlateauParamScheduler
 from mmengine.runner import Runner
 
 from ..schedulers import WarmupStepLR
+from ..utils.runner import has_one_optimizer
 from .optimizer_settings import OPTIMIZER, groups_of
 
 # Schedulers that multiply the LR: another base LR only changes a factor.
@@ -30,7 +31,7 @@ class ResumedSchedule:
         # Several optimizers have a dict of lists.
         self.schedulers = schedulers if isinstance(schedulers, list) else []
         self._settings = [dict(vars(scheduler)) for scheduler in self.schedulers]
-        groups = wrapper.param_groups if isinstance(wrapper, OptimWrapper) else []
+        groups = wrapper.param_groups if has_one_optimizer(wrapper) else []
         self._first_groups = [dict(group) for group in groups]
         self._is_behind = False
 

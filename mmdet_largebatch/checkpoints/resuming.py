@@ -5,13 +5,12 @@ from collections import Counter
 from typing import Any
 
 from mmengine.hooks import EMAHook
-from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 
 from ..compat import randomness
 from ..errors import SettingError
 from ..optimizers.base import LayerwiseOptimizer
-from ..utils.runner import find_hook
+from ..utils.runner import find_hook, has_one_optimizer, repeats_epochs
 from .hook_states import HOOKS_STATE, restore
 from .optimizer_settings import OPTIMIZER, as_list, groups_of, saved_states, settings_of
 from .resumed_schedule import ResumedSchedule, as_text
@@ -27,7 +26,7 @@ class Resuming:
     def __init__(self, runner: Runner) -> None:
         wrapper = runner.optim_wrapper
         # None for several optimizers.
-        self.settings = settings_of(wrapper) if isinstance(wrapper, OptimWrapper) else None
+        self.settings = settings_of(wrapper) if has_one_optimizer(wrapper) else None
         self.schedule = ResumedSchedule(runner)
         scaler = getattr(wrapper, 'loss_scaler', None)
         self._scaler = scaler and scaler.state_dict()
@@ -118,6 +117,13 @@ def _progress(runner: Runner, checkpoint: dict[str, Any]) -> list[str]:
         lines.append(
             f'the checkpoint is of epoch {meta["epoch"]}, update {meta["iter"]}, and '
             f'train_cfg.max_epochs={runner.max_epochs}: nothing is left to train'
+        )
+    length = len(runner.train_dataloader)
+    if repeats_epochs(runner) and meta['iter'] != meta['epoch'] * length:
+        lines.append(
+            f'the checkpoint is of epoch {meta["epoch"]}, update {meta["iter"]}, and an epoch has '
+            f'{length} updates: {type(runner.train_loop).__name__} begins epoch '
+            f'{meta["epoch"] + 1} with update {meta["iter"] + 1}'
         )
     seed = randomness(runner).get('seed')
     if seed is not None and meta.get('seed') not in (None, seed):

@@ -2,8 +2,9 @@
 
 A checkpoint is a pickle, and a pickle may call anything that can be imported. PyTorch's
 ``weights_only`` unpickler calls only the functions of a table. This module extends the table by the
-types that MMEngine saves of a training: loss histories with their NumPy arrays. Arrays and dtypes
-are read by functions of this module, because NumPy's own ``__setstate__`` trusts its input.
+types that MMEngine saves of a training: loss histories with their NumPy arrays, and the parts of a
+config that a dataset's metainfo holds. Arrays and dtypes are read by functions of this module,
+because NumPy's own ``__setstate__`` trusts its input.
 """
 
 import re
@@ -17,6 +18,7 @@ from zipfile import is_zipfile
 
 import numpy as np
 import torch
+from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
@@ -70,7 +72,7 @@ def load_safely(
     if _trusted:
         return _torch_load(file, map_location=map_location, weights_only=False, mmap=mmap)
     try:
-        with torch.serialization.safe_globals(_GLOBALS):
+        with _own_globals():
             content = _torch_load(file, map_location=map_location, weights_only=True, mmap=mmap)
     except UnpicklingError as error:
         text = str(error).split('WeightsUnpickler error: ')[-1]
@@ -151,6 +153,10 @@ def _scalar(dtype: _Dtype, raw: bytes) -> np.generic:
     return np.frombuffer(raw, dtype.dtype, count=1)[0]
 
 
+class _ConfigDict(dict):
+    """Stand-in for MMEngine's ConfigDict while a file is read: a nested dict of the metainfo."""
+
+
 def _no_bytes() -> bytes:
     """Return the data of an empty array, as pickle's protocol 2 writes it."""
     return b''
@@ -176,11 +182,12 @@ def _attribute(*args: Any) -> Callable:
     raise UnpicklingError(f'GLOBAL getattr({", ".join(map(repr, args))})')
 
 
-_GLOBALS: list[Callable | tuple[Callable, str]] = [
+_GLOBALS: list[tuple[Callable, str]] = [
     (HistoryBuffer, 'mmengine.logging.history_buffer.HistoryBuffer'),
     (_ONE_CYCLE, 'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler'),
     (_attribute, 'builtins.getattr'),
     (_no_bytes, 'builtins.bytes'),
+    (_ConfigDict, 'mmengine.config.config.ConfigDict'),
     (_Dtype, 'numpy.dtype'),
     (_Array, 'numpy.ndarray'),
     *((_reconstruct, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')),
@@ -188,8 +195,32 @@ _GLOBALS: list[Callable | tuple[Callable, str]] = [
 ]
 
 
+@contextmanager
+def _own_globals() -> Iterator[None]:
+    """Allow the types of ``_GLOBALS``, in place of those that the caller allows by the same names.
+
+    MMEngine's loaders of object stores allow NumPy's own classes, and the builtin ``getattr``.
+    """
+    names = {name for _, name in _GLOBALS}
+    before = torch.serialization.get_safe_globals()
+    others = [
+        x
+        for x in before
+        if (x[1] if isinstance(x, tuple) else f'{x.__module__}.{x.__qualname__}') not in names
+    ]
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals([*others, *_GLOBALS])
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
 def _without_stand_ins(x: Any, seen: set[int]) -> Any:
-    """Replace the stand-ins by their arrays and dtypes."""
+    """Replace the stand-ins by their arrays, dtypes and dicts."""
+    if type(x) is _ConfigDict:
+        return ConfigDict({key: _without_stand_ins(value, seen) for key, value in x.items()})
     if type(x) is _Array:
         return x.value
     if type(x) is _Dtype:

@@ -18,7 +18,7 @@ from ..checks import check, is_number
 from ..compat import has_loaded, resumes, set_load_from, set_resume
 from ..errors import SettingError
 from ..utils.dist import any_rank, from_main_process
-from ..utils.runner import is_training, plain_model
+from ..utils.runner import find_hook, is_training, plain_model, repeats_epochs
 from .atomic_saving_hook import RESTART, AtomicSavingHook
 
 
@@ -40,7 +40,11 @@ class AtomicCheckpointHook(AtomicSavingHook):
 
     **Between two checkpoints** the state is saved as ``restart_UPDATE.pth``: by
     ``every_minutes``, by :class:`PreemptionHook`, and with ``save_last`` at an early end
-    (``max_updates``, early stopping). The next checkpoint of any kind replaces this file.
+    (``max_updates``, early stopping). The next checkpoint of any kind replaces this file. Under
+    MMEngine's ``EpochBasedTrainLoop``, which repeats an epoch that it resumes within, this is done
+    between epochs alone.
+
+    **Several hooks** of this class may save. The first one resumes, and the others follow it.
 
     **Evaluations.** No checkpoint to resume from is saved within an evaluation, because hooks such
     as ``EMAHook`` have other weights in the model then. With a :class:`PreemptionHook`, with
@@ -51,7 +55,8 @@ class AtomicCheckpointHook(AtomicSavingHook):
 
     Args:
         every_minutes (float, optional): Minutes after the last save at which the state is saved,
-            at the end of an update. None for never. Defaults to None.
+            at the end of an update; of an epoch under ``EpochBasedTrainLoop``. None for never.
+            Defaults to None.
         *args: As for :class:`mmengine.hooks.CheckpointHook`.
         **kwargs: As for :class:`mmengine.hooks.CheckpointHook`.
 
@@ -86,6 +91,9 @@ class AtomicCheckpointHook(AtomicSavingHook):
         """Choose the checkpoint to resume from, before MMEngine does."""
         if not is_training(runner) or has_loaded(runner):
             return
+        if (first := find_hook(runner, AtomicCheckpointHook)) not in (self, None):
+            self.newest = first.newest
+            return
         self._resuming = Resuming(runner)
         if not resumes(runner):
             return
@@ -108,6 +116,8 @@ class AtomicCheckpointHook(AtomicSavingHook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Put the config's settings into a checkpoint to resume from; sum up any other."""
+        if find_hook(runner, AtomicCheckpointHook) is not self:
+            return
         if self._resuming is not None and resumes(runner):
             for line in self._resuming.prepare(runner, checkpoint):
                 runner.logger.warning(f'Resume: {line}.')
@@ -120,6 +130,11 @@ class AtomicCheckpointHook(AtomicSavingHook):
         super().before_train(runner)
         if self.newest is not None and Path(self.newest).parent == Path(self.out_dir):
             self.newest_update = runner.iter
+        if self.every_minutes is not None and repeats_epochs(runner):
+            runner.logger.warning(
+                f'every_minutes={self.every_minutes}: the state is saved between epochs alone. '
+                f'{type(runner.train_loop).__name__} repeats an epoch that it resumes within.'
+            )
         self._catch_up(runner)
         self._training = True
 
@@ -147,10 +162,18 @@ class AtomicCheckpointHook(AtomicSavingHook):
     ) -> None:
         """Save at the end of an interval of updates or of minutes."""
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
+        self._save_if_due(runner, runner.iter + 1)
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Save at the end of an interval of minutes under a loop that would repeat the epoch."""
+        if repeats_epochs(runner):
+            self._save_if_due(runner, runner.iter)
+
+    def _save_if_due(self, runner: Runner, update: int) -> None:
         if self.every_minutes is not None:
             due = time.monotonic() - self.saved_at >= 60 * self.every_minutes
             if any_rank(due):
-                self.save_now(runner, runner.iter + 1)
+                self.save_now(runner, update)
 
     def before_evaluation(self, runner: Runner) -> None:
         """Save before an evaluation. :class:`GlobalBatchTrainLoop` calls this."""
@@ -173,9 +196,12 @@ class AtomicCheckpointHook(AtomicSavingHook):
         if self._before_evaluation and self._writing:
             before = CheckpointLoader.load_checkpoint(self._before_evaluation, map_location='cpu')
             before['message_hub'] = checkpoint['message_hub']
+            for key in {'optimizer', 'param_schedulers'} - set(checkpoint):
+                # Of a restart file, which is complete whatever save_optimizer says.
+                before.pop(key, None)
             checkpoint.clear()
             checkpoint.update(before)
-        else:
+        elif find_hook(runner, AtomicCheckpointHook) is self:
             checkpoint[HOOKS_STATE] = collect(runner)
             if self._resuming is not None and self._resuming.settings is not None:
                 checkpoint['meta'][OPTIMIZER] = self._resuming.settings
@@ -204,8 +230,12 @@ class AtomicCheckpointHook(AtomicSavingHook):
         """Save the state after an update, unless it is saved already. Called on every rank.
 
         Returns:
-            str, optional: Path of the checkpoint that holds it; None if it could not be saved.
+            str, optional: Path of the checkpoint that holds it; None if it could not be saved, or
+            if the loop cannot continue from it: MMEngine's ``EpochBasedTrainLoop`` repeats an epoch
+            that it resumes within.
         """
+        if update != runner.iter and repeats_epochs(runner):
+            return None
         if self.newest_update != update or not self.newest_is_complete:
             self._write_restart(runner, update)
         return self.saved(update)

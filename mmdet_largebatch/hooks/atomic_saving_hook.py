@@ -93,14 +93,29 @@ class AtomicSavingHook(CheckpointHook):
             return False
         finally:
             self._writing = False
-        self.newest, self.newest_update = path, meta['iter']
+        before, self.newest, self.newest_update = self.newest, path, meta['iter']
         self.newest_is_complete = complete or (self.save_optimizer and self.save_param_scheduler)
         self.failure, self.saved_at = None, time.monotonic()
-        if self._is_local:
-            for other in Path(self.out_dir).glob(RESTART.format('*')):
-                if other.name != filename:
-                    self._remove(str(other))
+        self._remove_restart_files(runner, before)
         return True
+
+    def _remove_restart_files(self, runner: Runner, before: str | None) -> None:
+        """Remove the restart files that no hook of the run calls its newest checkpoint.
+
+        Args:
+            runner (Runner): The runner.
+            before (str, optional): The newest checkpoint before this save.
+        """
+        own = self.file_backend.join_path(self.out_dir, RESTART.split('{')[0])
+        outdated = [before] if before and before.startswith(own) else []
+        if self._is_local:
+            # Also of earlier starts.
+            outdated = [str(path) for path in Path(self.out_dir).glob(RESTART.format('*'))]
+        hooks = [hook for hook in runner.hooks if isinstance(hook, AtomicSavingHook)]
+        needed = {os.path.basename(hook.newest) for hook in hooks if hook.newest}
+        for path in outdated:
+            if os.path.basename(path) not in needed:
+                self._remove(path)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         """Write a checkpoint of an interval, then remove the ones that it outdates."""

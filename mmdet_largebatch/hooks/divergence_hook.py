@@ -47,8 +47,8 @@ class DivergenceHook(Hook):
     Raises:
         SettingError: If a setting is out of its range. When a training begins: if its loop is not a
             :class:`GlobalBatchTrainLoop`; with ``rollbacks``, if the LR is not scheduled by
-            :class:`WarmupStepLRHook` or ``default_hooks.checkpoint`` is not an
-            :class:`AtomicCheckpointHook`.
+            :class:`WarmupStepLRHook`, or ``default_hooks.checkpoint`` is not an
+            :class:`AtomicCheckpointHook` that saves the optimizer.
         DivergenceError: When the training diverged.
 
     Examples:
@@ -81,6 +81,13 @@ class DivergenceHook(Hook):
             ok = not self.rollbacks or find_hook(runner, kind) is not None
             wanted = f"0 without default_hooks.{key}.type='{kind.__name__}'"
             check(ok, f'{type(self).__name__}.rollbacks', self.rollbacks, wanted)
+        checkpoints = find_hook(runner, AtomicCheckpointHook)
+        ok = not self.rollbacks or checkpoints is None or checkpoints.save_optimizer
+        wanted = (
+            '0 with default_hooks.checkpoint.save_optimizer=False: a rollback would keep the '
+            'moments of the diverged updates'
+        )
+        check(ok, f'{type(self).__name__}.rollbacks', self.rollbacks, wanted)
 
     def before_train(self, runner: Runner) -> None:
         """Apply the LR factor of earlier rollbacks."""
@@ -96,9 +103,13 @@ class DivergenceHook(Hook):
                 self._scale_lr(runner, done)
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Save the state before the first update, so that a rollback can return to it."""
-        if self.rollbacks and self._checkpoints is not None and runner.iter == 0:
-            self._checkpoints.save_now(runner, 0)
+        """Save the state before the first update, so that a rollback can return to it.
+
+        So too after a resume from a checkpoint without an optimizer.
+        """
+        if self.rollbacks and self._checkpoints is not None:
+            if runner.iter == 0 or not self._checkpoints.newest_is_complete:
+                self._checkpoints.save_now(runner, runner.iter)
 
     def before_update(self, runner: Runner, outputs: dict[str, Tensor]) -> None:
         """Check an update. :class:`GlobalBatchTrainLoop` calls this before the optimizer's step.

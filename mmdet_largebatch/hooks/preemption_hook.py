@@ -10,11 +10,11 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
 from ..checks import check
-from ..utils.dist import any_rank, barrier, first_message
+from ..utils.dist import any_rank, barrier, first_message, from_main_process, minimum
 from ..utils.exit_codes import PREEMPTED, Preempted
 from ..utils.orphans import ending_with_trainer
 from ..utils.record import write_end
-from ..utils.runner import find_hook, is_training
+from ..utils.runner import find_hook, is_training, repeats_epochs
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 
 
@@ -28,8 +28,10 @@ class PreemptionHook(Hook):
     model during it. Further signals change nothing.
 
     ``torchrun`` with restarts then restarts the run, and ``slurm_train.sh --requeue`` puts the job
-    back into the queue. The resumed run repeats an evaluation that was not finished, and continues
-    with the next update.
+    back into the queue. Under :class:`GlobalBatchTrainLoop` the resumed run repeats an evaluation
+    that was not finished, and continues with the next update. MMEngine's ``EpochBasedTrainLoop``
+    cannot continue within an epoch: nothing is saved there, and the last line names the newest
+    checkpoint.
 
     Some schedulers signal all processes of a job at once. Data workers therefore ignore these
     signals, unless their own trainer sends them.
@@ -61,6 +63,8 @@ class PreemptionHook(Hook):
         self.signals = [signal.Signals[name] for name in signals]
         self._signal_received: int | None = None
         self._handlers: dict = {}
+        # Batches of an evaluation that every rank has.
+        self._shared_batches = 0
 
     def before_run(self, runner: Runner) -> None:
         """Find the checkpoint hook."""
@@ -97,11 +101,18 @@ class PreemptionHook(Hook):
             update = runner.iter + 1
             self._exit(runner, update, self._checkpoints.save_now(runner, update))
 
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Count the batches that every rank has: a sampler may give one rank more than another."""
+        if self._handlers:
+            self._shared_batches = minimum(len(runner.val_dataloader))
+
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Exit between two batches of an evaluation, if a rank received a signal."""
-        if self._handlers and any_rank(self._signal_received is not None):
+        if not self._handlers or batch_idx >= self._shared_batches:
+            return
+        if any_rank(self._signal_received is not None):
             self._exit(runner, runner.iter, self._checkpoints.saved(runner.iter))
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -111,7 +122,13 @@ class PreemptionHook(Hook):
         own = ''
         if self._signal_received is not None:
             own = f'{signal.Signals(self._signal_received).name} on rank {runner.rank}'
-        saved = f'update {update} is saved in {path}' if path else 'the state could not be saved'
+        saved = f'update {update} is saved in {path}'
+        if path is None:
+            why = 'the state could not be saved'
+            if repeats_epochs(runner):
+                why = f'{type(runner.train_loop).__name__} cannot continue within an epoch'
+            newest = from_main_process(self._checkpoints.newest)
+            saved = f'{why}; the newest checkpoint: {newest or "none yet"}'
         line = (
             f'Preempted ({first_message(own)}): {saved}. Exit with status {PREEMPTED}; --resume '
             'continues.'

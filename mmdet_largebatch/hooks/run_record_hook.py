@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 
 from ..compat import accumulative_counts
 from ..utils.record import note, write_end, write_record
+from ..utils.runner import optimizer_name
 from ..version import __version__
 
 STACK = (torch, mmengine, mmcv, mmdet)
@@ -38,7 +39,7 @@ class RunRecordHook(Hook):
             stack={package.__name__: str(package.__version__) for package in STACK},
             ranks=runner.world_size,
             seed=runner.seed,
-            optimizer=type(runner.optim_wrapper.optimizer).__name__,
+            optimizer=optimizer_name(runner.optim_wrapper),
             begins_at=_updates(runner),
         )
         write_record(runner, ended=None)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..checks import check, is_number
 from ..optimizers import component_of
 from ..optimizers.base import LayerwiseOptimizer
-from ..utils.runner import plain_model
+from ..utils.runner import optimizer_name, plain_model
 
 QUANTITIES = ('trust_ratio', 'weight_norm', 'update_norm')
 STATISTICS: dict[str, Callable[..., Any]] = dict(min=np.min, median=np.median, max=np.max)
@@ -65,8 +65,8 @@ class TrustRatioHook(Hook):
         optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
         if not isinstance(optimizer, LayerwiseOptimizer):
             print_log(
-                f'TrustRatioHook has nothing to write: {type(optimizer).__name__} has no trust '
-                'ratio, LAMB and LARS have.',
+                'TrustRatioHook has nothing to write: '
+                f'{optimizer_name(runner.optim_wrapper)} has no trust ratio, LAMB and LARS have.',
                 logger='current',
             )
         elif is_main_process():

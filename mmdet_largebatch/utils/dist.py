@@ -33,6 +33,16 @@ def any_rank(flag: bool) -> bool:
     return bool(flags)
 
 
+def minimum(value: int) -> int:
+    """Return the smallest value of all ranks on every rank."""
+    group = cpu_group()
+    if group is None:
+        return value
+    values = torch.tensor([value])
+    dist.all_reduce(values, dist.ReduceOp.MIN, group)
+    return int(values)
+
+
 def first_message(text: str) -> str:
     """Return on every rank the first non-empty message; empty if no rank has one."""
     group = cpu_group()

@@ -5,8 +5,8 @@ from typing import Any, TypeVar, cast
 from mmdet.registry import LOOPS
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.optim import BaseOptimWrapper
-from mmengine.runner import BaseLoop, Runner
+from mmengine.optim import BaseOptimWrapper, OptimWrapper, OptimWrapperDict
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import nn
 
 from ..checks import check
@@ -38,6 +38,17 @@ def check_loop(runner: Runner, why: str) -> Any:
     return loop
 
 
+def repeats_epochs(runner: Runner) -> bool:
+    """Return True for a loop that repeats an epoch that it resumes within.
+
+    MMEngine's ``EpochBasedTrainLoop`` does, and counts the repeated updates on.
+    """
+    loop = train_loop(runner)
+    return isinstance(loop, EpochBasedTrainLoop) and not isinstance(
+        loop, LOOPS.get('GlobalBatchTrainLoop')
+    )
+
+
 def find_hook(runner: Runner, kind: type[AnyHook]) -> AnyHook | None:
     """Return the first hook of a class; None if there is none."""
     return next((hook for hook in runner.hooks if isinstance(hook, kind)), None)
@@ -46,6 +57,21 @@ def find_hook(runner: Runner, kind: type[AnyHook]) -> AnyHook | None:
 def plain_model(model: nn.Module) -> nn.Module:
     """Return a model without its wrapper (DDP)."""
     return cast(nn.Module, model.module) if is_model_wrapper(model) else model
+
+
+def has_one_optimizer(optim_wrapper: BaseOptimWrapper) -> bool:
+    """Return False for several optimizers: ``OptimWrapperDict`` is an ``OptimWrapper`` too."""
+    return isinstance(optim_wrapper, OptimWrapper) and not isinstance(
+        optim_wrapper, OptimWrapperDict
+    )
+
+
+def optimizer_name(optim_wrapper: BaseOptimWrapper) -> str:
+    """Return the type of the optimizer; several are separated by commas."""
+    wrappers = [optim_wrapper]
+    if isinstance(optim_wrapper, OptimWrapperDict):
+        wrappers = list(optim_wrapper.values())
+    return ', '.join(type(wrapper.optimizer).__name__ for wrapper in wrappers)
 
 
 def loss_scale(optim_wrapper: BaseOptimWrapper) -> float:

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 from mmdet.models import FasterRCNN
-from mmdet.registry import DATA_SAMPLERS, HOOKS, METRICS, MODELS
+from mmdet.registry import DATA_SAMPLERS, HOOKS, METRICS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import FUNCTIONS
+from torch.optim import SGD, AdamW
 from torch.utils.data import BatchSampler
 
 from mmdet_largebatch.global_batch.seeding import MODEL, MicroBatch, SeededFetch, seed_generators
@@ -203,6 +205,36 @@ class OwnStep(FasterRCNN):
         optim_wrapper.step()
         log_vars['lr_seen'] = loss.new_tensor(optim_wrapper.get_lr()['lr'][0])
         return log_vars
+
+
+@MODELS.register_module()
+class TwoOptimizers(FasterRCNN):
+    """A train_step with one optimizer for the backbone and another for the rest."""
+
+    def train_step(self, data, optim_wrapper):
+        losses = self._run_forward(self.data_preprocessor(data, True), mode='loss')
+        loss, log_vars = self.parse_losses(losses)
+        for wrapper in optim_wrapper.values():
+            wrapper.zero_grad()
+        loss.backward()
+        for wrapper in optim_wrapper.values():
+            wrapper.step()
+        return log_vars
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class BackboneAndRest:
+    """The optimizers of TwoOptimizers, as MMEngine's documentation builds several."""
+
+    def __init__(self, optim_wrapper_cfg, paramwise_cfg=None):
+        pass
+
+    def __call__(self, model):
+        rest = [p for name, p in model.named_parameters() if not name.startswith('backbone.')]
+        sgd = SGD(model.backbone.parameters(), lr=0.02, momentum=0.9)
+        return OptimWrapperDict(
+            backbone=OptimWrapper(sgd), rest=OptimWrapper(AdamW(rest, lr=0.001))
+        )
 
 
 @MODELS.register_module()

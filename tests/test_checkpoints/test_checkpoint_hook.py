@@ -2,10 +2,14 @@
 
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
-from helpers.divergence import make
+from helpers import small_training
+from helpers.divergence import Bad, make
+from mmengine.fileio import FileClient, LocalBackend, io
+from mmengine.fileio.backends import registry_utils
 
 from mmdet_largebatch import SettingError
 
@@ -35,6 +39,88 @@ def test_every_minutes(tmp_path):
     assert names(tmp_path / 'b') == ['epoch_2.pth', 'epoch_3.pth']
     with pytest.raises(SettingError, match=r'checkpoint\.every_minutes=0\. Must be above 0'):
         make(tmp_path / 'c', {}, checkpoint=dict(every_minutes=0))
+
+
+class Bucket(LocalBackend):
+    """An object store: a folder whose files have addresses."""
+
+    root: Path
+
+    def _path(self, address):
+        return str(self.root / str(address).split('://')[-1])
+
+    def get(self, filepath):
+        return super().get(self._path(filepath))
+
+    def put(self, obj, filepath):
+        super().put(obj, self._path(filepath))
+
+    def isfile(self, filepath):
+        return super().isfile(self._path(filepath))
+
+    def remove(self, filepath):
+        super().remove(self._path(filepath))
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """The store of s3:// addresses, for which MMEngine wants a client that is not public."""
+    Bucket.root = tmp_path / 'bucket'
+    for registry in (registry_utils.backends, FileClient._backends):
+        monkeypatch.setitem(registry, 'petrel', Bucket)
+    for registry in (registry_utils.prefix_to_backends, FileClient._prefix_to_backends):
+        monkeypatch.setitem(registry, 's3', Bucket)
+    monkeypatch.setattr(FileClient, '_instances', {})
+    monkeypatch.setattr(io, 'backend_instances', {})
+    return Bucket.root
+
+
+@pytest.mark.parametrize(
+    ('store', 'folder'),
+    [
+        (dict(out_dir='s3://some'), 'bucket/some/run'),
+        (dict(file_client_args=dict(backend='disk')), 'run'),
+    ],
+)
+def test_other_file_backends(tmp_path, bucket, store, folder):
+    """A run resumes from its last save, and a restart file is removed by the next save."""
+    whole = make(tmp_path / 'whole', {}, epochs=5)
+    whole.train()
+    checkpoint = dict(store, every_minutes=1e-9, save_last=False)
+    make(tmp_path / 'run', {}, checkpoint=checkpoint, epochs=3).train()
+    assert names(tmp_path / folder) == ['epoch_2.pth', 'restart_3.pth']
+    assert 's3' not in str(store) or not names(tmp_path / 'run')
+    runner = make(tmp_path / 'run', {}, checkpoint=checkpoint, epochs=5, resume=True)
+    runner.train()
+    assert 'resumed epoch: 2, iter: 3' in log_of(tmp_path / 'run')
+    assert runner.model.w.equal(whole.model.w)
+    assert names(tmp_path / folder) == ['epoch_2.pth', 'epoch_4.pth', 'restart_5.pth']
+
+
+def test_a_second_hook(tmp_path):
+    """It removes no restart file that a rollback of the first one needs."""
+    whole = make(tmp_path / 'whole', {})
+    whole.train()
+    runner = make(tmp_path / 'run', dict(rollbacks=1, lr_factor=1.0), Bad(2))
+    second = dict(type='mmdet.AtomicCheckpointHook', by_epoch=False, interval=1, max_keep_ckpts=1)
+    runner.register_hook(second)
+    runner.train()
+    assert 'Rollback 1 of 1: back to' in log_of(tmp_path / 'run')
+    assert runner.model.w.equal(whole.model.w)
+    epochs = [f'epoch_{epoch}.pth' for epoch in (2, 4, 6, 8)]
+    assert names(tmp_path / 'run') == [*epochs, 'iter_8.pth']
+
+
+def test_parts_that_are_not_to_be_saved(tmp_path):
+    """PreemptionHook saves all before an evaluation; the best score has the epoch saved again."""
+    parts = dict(save_optimizer=False, save_param_scheduler=False)
+    checkpoint = dict(parts, interval=1, save_best='error', rule='less')
+    lr_hook = dict(warmup_iters=0, milestones=[])
+    small_training.make(tmp_path, checkpoint=checkpoint, epochs=1, lr_hook=lr_hook).train()
+    assert names(tmp_path) == ['best_error_epoch_1.pth', 'epoch_1.pth']
+    content = small_training.load(tmp_path / 'epoch_1.pth')
+    assert not {'optimizer', 'param_schedulers'} & set(content)
+    assert content['message_hub']['runtime_info']['best_ckpt'].endswith('best_error_epoch_1.pth')
 
 
 def test_resumed_past_a_broken_checkpoint(tmp_path):

@@ -134,6 +134,8 @@ def test_options_of_the_config_take_effect_and_are_said(tmp_path, trained, name,
 
 def test_the_learning_rate_of_the_config_under_either_schedule(tmp_path, trained):
     ours = resume(tmp_path / 'ours', trained(), changed=dict(lr=0.1))
+    # A second hook that saves changes nothing twice, and says nothing twice.
+    second = dict(type='mmdet.AtomicCheckpointHook', by_epoch=False, interval=3)
     assert resume_lines(tmp_path / 'ours') == ['optim_wrapper, as the config says: lr 0.05 -> 0.1.']
     assert ours.optim_wrapper.param_groups[0]['initial_lr'] == 0.1
     steps = dict(
@@ -142,9 +144,12 @@ def test_the_learning_rate_of_the_config_under_either_schedule(tmp_path, trained
             dict(type='MultiStepLR', by_epoch=True, milestones=[3], gamma=0.1),
         ]
     )
-    stock = resume(tmp_path / 'stock', trained(**steps), changed=dict(lr=0.1), **steps)
-    assert stock.optim_wrapper.param_groups[0]['lr'] == pytest.approx(0.01)
-    assert 'lr 0.05 -> 0.1' in resume_lines(tmp_path / 'stock')[0]
+    for name, hooks in dict(stock=[], two_hooks=[second]).items():
+        changed = dict(changed=dict(lr=0.1), hooks=hooks)
+        stock = resume(tmp_path / name, trained(**steps), **changed, **steps)
+        assert stock.optim_wrapper.param_groups[0]['lr'] == pytest.approx(0.01)
+        [line] = resume_lines(tmp_path / name)
+        assert 'lr 0.05 -> 0.1' in line
     steps['param_scheduler'][1]['milestones'] = [99]
     later = resume(tmp_path / 'later', trained(**_old(steps)), **steps)
     assert later.optim_wrapper.param_groups[0]['lr'] == pytest.approx(0.05)

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from helpers.malicious import Calls, commands, places, save
-from mmengine.config import Config
+from mmdet.datasets import CocoDataset
+from mmengine.config import Config, ConfigDict
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.runner import CheckpointLoader
+from mmengine.runner.checkpoint import get_torch_safe_globals
 from numpy._core.multiarray import _reconstruct
 
 from mmdet_largebatch.checkpoints import (
@@ -61,6 +63,19 @@ def test_a_command_in_any_part_is_refused(tmp_path, place):
     command, words = commands(marker)['os.system']
     assert_refused(save(tmp_path / 'epoch_1.pth', command, place), words)
     assert not marker.exists()
+
+
+def test_the_names_that_mmengine_allows_are_read_alike(tmp_path):
+    """MMEngine's loaders of object stores allow NumPy's own classes, and the builtin getattr."""
+    allowed = get_torch_safe_globals()
+    good = tmp_path / 'good.pth'
+    torch.save(dict(state_dict={}, meta=dict(x=np.arange(3))), good)
+    command, words = commands(tmp_path)['getattr of the class']
+    bad = save(tmp_path / 'bad.pth', command)
+    with torch.serialization.safe_globals(allowed):
+        assert load_from_local(str(good))['meta']['x'].tolist() == [0, 1, 2]
+        assert_refused(bad, words)
+        assert set(allowed) <= set(torch.serialization.get_safe_globals())
 
 
 DTYPE = (3, '|', None, None, None, -1, -1, 63)
@@ -119,6 +134,22 @@ def test_what_a_training_saves_is_loaded_as_pickle_loads_it(tmp_path):
     assert type(buffer) is HistoryBuffer and type(buffer.data[0]) is np.ndarray
     assert buffer.statistics('mean') == 3.0 and buffer.statistics('current') == 4.0
     torch.save(loaded, path)
+    assert checkpoint_defect(path) is None
+
+
+def test_nested_metainfo_of_a_config_is_loaded_as_pickle_loads_it(tmp_path):
+    """mmdet puts it into each checkpoint, nested dicts as ConfigDict."""
+    text = "metainfo = dict(classes=('a',), notes=dict(source='x', parts=[dict(n=1)]))"
+    metainfo = Config.fromstring(text, '.py').metainfo
+    saved = CocoDataset(metainfo=metainfo, ann_file='', lazy_init=True).metainfo
+    path = tmp_path / 'epoch_1.pth'
+    marks = ConfigDict(sizes=np.arange(3))
+    content = dict(state_dict={}, meta=dict(dataset_meta=dict(saved, marks=marks)))
+    torch.save(content, path)
+    loaded = load_from_local(str(path))['meta']['dataset_meta']
+    notes = torch.load(path, weights_only=False)['meta']['dataset_meta']['notes']
+    assert type(loaded['notes']) is type(loaded['notes'].parts[0]) is type(notes) is ConfigDict
+    assert loaded['notes'] == notes and loaded['marks'].sizes.tolist() == [0, 1, 2]
     assert checkpoint_defect(path) is None
 
 

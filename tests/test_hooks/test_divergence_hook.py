@@ -78,6 +78,23 @@ def test_rolled_back_it_goes_on_with_a_lower_lr_and_finishes(tmp_path):
     torch.testing.assert_close(runner.model.w.double(), w, rtol=1e-5, atol=1e-6)
 
 
+def test_a_rollback_restores_the_moments(tmp_path):
+    """Without them in the checkpoints it is refused; on resume from one without, they are saved."""
+    momentum = dict(wrapper=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9)))
+    without = dict(checkpoint=dict(save_optimizer=False), **momentum)
+    words = r'rollbacks=1\. Must be 0 with default_hooks\.checkpoint\.save_optimizer=False'
+    with pytest.raises(SettingError, match=words):
+        make(tmp_path / 'refused', dict(rollbacks=1), **without).train()
+    runs = {}
+    for name, bad in dict(bad=Bad(4), good=None).items():
+        make(tmp_path / name, {}, epochs=2, **without).train()
+        hook = dict(rollbacks=1, lr_factor=1.0)
+        runs[name] = make(tmp_path / name, hook, bad, resume=True, **momentum)
+        runs[name].train()
+    assert 'Rollback 1 of 1' in log_of(tmp_path / 'bad')
+    assert runs['bad'].model.w.equal(runs['good'].model.w)
+
+
 def test_rollbacks_are_bounded_over_restarts_too(tmp_path):
     hook, folder = dict(rollbacks=2, lr_factor=0.5), tmp_path / 'run'
     with pytest.raises(DivergenceError):

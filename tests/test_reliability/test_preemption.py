@@ -5,8 +5,9 @@ import signal
 
 import pytest
 import torch
+from helpers import uneven_evaluation
 from helpers.common import data_options
-from helpers.forked import free_port
+from helpers.forked import free_port, run_apart
 from helpers.launched import OPTIONS, RECIPE, Launched, that_logs, vector, wait_for_port
 
 pytestmark = pytest.mark.multiprocess
@@ -84,6 +85,13 @@ def never_stopped(tmp_path_factory, shapes, tool):
 def test_the_weights_are_those_of_a_run_never_told(told, never_stopped):
     """Bit for bit, on the same CPU."""
     assert vector(told[3] / 'epoch_2.pth').equal(vector(never_stopped / 'epoch_2.pth'))
+
+
+def test_an_evaluation_of_unequal_shares(tmp_path):
+    """Told to go in a batch that the other rank does not have, both exit after the next update."""
+    done = run_apart(uneven_evaluation.main, tmp_path)
+    assert done.returncode == 75, done.stdout[-3000:]
+    assert 'Preempted (SIGTERM on rank 0): update 3 is saved in ' in done.stdout
 
 
 def test_a_machine_that_is_lost_is_done_without(shapes, tmp_path, never_stopped):
