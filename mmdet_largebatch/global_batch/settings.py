@@ -117,7 +117,7 @@ def check_updates_per_epoch(loop: 'GlobalBatchTrainLoop') -> None:
         SettingError: If the number differs from the checkpoint's.
     """
     hub, key, updates = loop.runner.message_hub, 'updates_per_epoch', loop.updates_per_epoch
-    before = hub.get_info(key, updates)
+    before = hub.get_info(key) or _iterations_per_epoch(loop)
     if loop.iter > 0 and before != updates:
         wanted = (
             f'one that makes {before} updates an epoch, as in the run of the checkpoint, not '
@@ -125,3 +125,14 @@ def check_updates_per_epoch(loop: 'GlobalBatchTrainLoop') -> None:
         )
         raise invalid('train_cfg.global_batch_size', loop.global_batch_size, wanted)
     hub.update_info(key, updates)
+
+
+def _iterations_per_epoch(loop: 'GlobalBatchTrainLoop') -> int:
+    """Return the iterations of an epoch of MMEngine's own loop, whose checkpoint is resumed."""
+    hub = loop.runner.message_hub
+    epochs, iterations = hub.get_info('max_epochs'), hub.get_info('max_iters')
+    if epochs and iterations:
+        return iterations // epochs
+    # Without RuntimeInfoHook the checkpoint has no more than its place.
+    least, most = (epoch * loop.updates_per_epoch for epoch in (loop.epoch, loop.epoch + 1))
+    return loop.updates_per_epoch if least <= loop.iter <= most else loop.iter // max(loop.epoch, 1)

@@ -8,7 +8,7 @@ from helpers import unfreezing
 from helpers.common import ROOT, data_options
 from helpers.cpu_amp import CPUAmp
 from helpers.forked import run_apart
-from helpers.regression import START, Points, gradient, train
+from helpers.regression import START, Points, Regression, gradient, toy_runner, train
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from mmengine.hooks import EMAHook, Hook
@@ -184,6 +184,36 @@ def test_a_checkpoint_of_another_global_batch_is_refused(tmp_path):
         SettingError, match='=12. Must be one that makes 7 updates an epoch, .*, not 1;'
     ):
         runner.train_loop.run()
+
+
+@pytest.mark.parametrize('hooks', [{}, dict(runtime_info=None)])
+def test_a_checkpoint_of_mmengines_loop_goes_on_in_its_epoch_or_is_refused(tmp_path, hooks):
+    """12 points in batches of 4 are 3 iterations an epoch. After 6 a global batch of 4 has done two
+    epochs; one of 12 has one update an epoch. Without RuntimeInfoHook only the place is known.
+    """
+    save = dict(type='CheckpointHook', interval=6, by_epoch=False)
+    stock = toy_runner(
+        tmp_path / 'stock', Regression(), 4, default_hooks=dict(checkpoint=save) | hooks
+    )
+    stock._train_loop = dict(by_epoch=True, max_epochs=4)
+    stock.train()
+
+    def resume(global_batch, epochs):
+        runner = toy_runner(
+            tmp_path / f'resumed_{global_batch}',
+            Regression(),
+            4,
+            epochs,
+            default_hooks=hooks,
+            train_cfg=dict(global_batch_size=global_batch),
+            resume=True,
+            load_from=str(tmp_path / 'stock/iter_6.pth'),
+        )
+        return runner.train()
+
+    with pytest.raises(SettingError, match='=12. Must be one that makes [36] updates an epoch'):
+        resume(12, 9)
+    torch.testing.assert_close(resume(4, 4).w, stock.model.w)
 
 
 @pytest.mark.parametrize(
