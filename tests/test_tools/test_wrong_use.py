@@ -157,6 +157,11 @@ def test_a_global_batch_that_is_no_multiple(train):
     assert_one_line(done, 'train_cfg.global_batch_size=17. Must be a multiple', 'such as 16 or 24')
 
 
+def test_another_runner(train):
+    done = train('runner_type=FlexibleRunner')
+    assert_one_line(done, "Invalid runner_type='FlexibleRunner'. Must be Runner or a class derived")
+
+
 def test_an_empty_dataset(train):
     done = train('train_dataloader.dataset.filter_cfg.min_size=999')
     assert_one_line(done, 'train_dataloader.dataset has 0 images')
