@@ -19,7 +19,7 @@ from ..hooks.cut_eta_hook import CutEtaHook
 from ..hooks.patient_param_scheduler_hook import be_patient
 from ..utils.record import write_end
 from .auto_scale_lr import follow_auto_scale_lr
-from .layout import log_layout, record_layout
+from .layout import log_layout, look_at_pipeline, record_layout
 from .loader import with_global_batch
 from .sampler import EMPTY, GlobalBatchSampler
 from .seeding import SeededFetch
@@ -129,6 +129,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             dataset.__getitems__ = SeededFetch(dataset)
         self.exact_sum = exact_sum
         self.bad_gradients: list[str] = []
+        self.warned: set[str] = set()
         self._update = GlobalBatchUpdate(runner, self.sampler, exact_sum)
 
     @property
@@ -185,6 +186,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
     def run_epoch(self) -> None:
         """Run the remaining updates of one epoch."""
         self.runner.call_hook('before_train_epoch')
+        look_at_pipeline(self)
         self.runner.model.train()
         self._update.begin_epoch()
         begin = self._epoch * self.updates_per_epoch
