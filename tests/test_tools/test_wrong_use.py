@@ -172,8 +172,8 @@ BY_ITERATION = "_delete_=True, type='GlobalBatchTrainLoop', max_iters=9, global_
             'GlobalBatchTrainLoop lacks global_batch_size. Must be set in its config.',
         ),
         (
-            "custom_hooks = [dict(type='NoiseScaleHook', intervall=9)]",
-            'Invalid NoiseScaleHook.intervall=9. Must be left out: NoiseScaleHook does not take it',
+            "custom_hooks = [dict(type='NoiseScaleHook', intervals=9)]",
+            'Invalid NoiseScaleHook.intervals=9. Must be left out: NoiseScaleHook does not take it',
         ),
         (
             "default_hooks = dict(lr=dict(_delete_=True, type='WarmupStepLRHook'))",
