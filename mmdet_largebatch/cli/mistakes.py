@@ -26,6 +26,7 @@ from ..utils.exit_codes import (
 )
 from ..utils.local_rank import is_first_of_machine, set_local_rank
 from .launch import load_config
+from .wrong_arguments import wrong_argument
 
 
 def one_line_errors(
@@ -35,8 +36,8 @@ def one_line_errors(
 
     The function is called with the parsed arguments, and with the config where ``config`` is one
     of them. A :class:`SettingError` exits with status 2, a divergence with 3. An error of a library
-    counts as a user error if the checkpoint is broken or the optimizer unknown. Any other error
-    keeps its traceback.
+    counts as a user error if the checkpoint is broken, the optimizer unknown, or an argument in the
+    config wrong. Any other error keeps its traceback.
 
     Of several processes one on each machine prints the line. ``torchrun.py`` restarts none of them.
 
@@ -103,6 +104,8 @@ def _explain(error: Exception, cfg: Config | None, trains: bool) -> str | None:
     if isinstance(error, SettingError):
         resumable = trains and cfg and isinstance(error, PictureError)
         return str(error) + (_saved_before(cfg) if resumable else '')
+    if line := wrong_argument(error):
+        return line
     text = ' '.join(str(error).split())
     first = (str(error).splitlines() or [''])[0]
     if isinstance(error, KeyError) and ' is not in the ' in text:

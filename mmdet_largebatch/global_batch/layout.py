@@ -7,6 +7,7 @@ from mmengine.model import BaseModel, is_model_wrapper
 from ..optimizers import double_clip_message
 from ..utils.record import keep_record, note
 from .exact_sum import exact_sum_line
+from .own_generators import own_generator_message
 from .rank_dependence import rank_dependent_modules
 from .remembering import remembering_message
 
@@ -36,12 +37,18 @@ def log_layout(loop: 'GlobalBatchTrainLoop') -> None:
         logger.warning(
             f'This training depends on the number of ranks: {what}, in {", ".join(names)}.'
         )
-    for message in (
-        remembering_message(loop.dataloader.dataset),
-        double_clip_message(loop.runner.optim_wrapper),
-    ):
-        if message:
-            logger.warning(message)
+    if message := double_clip_message(loop.runner.optim_wrapper):
+        logger.warning(message)
+
+
+def look_at_pipeline(loop: 'GlobalBatchTrainLoop') -> None:
+    """Find what the pipeline of an epoch draws from, and warn once of what no seed reaches."""
+    dataset = loop.dataloader.dataset
+    dataset.__getitems__.look()
+    for message in (remembering_message(dataset), own_generator_message(dataset)):
+        if message and message not in loop.warned:
+            loop.warned.add(message)
+            loop.runner.logger.warning(message)
 
 
 def record_layout(loop: 'GlobalBatchTrainLoop') -> None:

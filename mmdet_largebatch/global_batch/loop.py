@@ -19,11 +19,17 @@ from ..hooks.cut_eta_hook import CutEtaHook
 from ..hooks.patient_param_scheduler_hook import be_patient
 from ..utils.record import write_end
 from .auto_scale_lr import follow_auto_scale_lr
-from .layout import log_layout, record_layout
+from .layout import log_layout, look_at_pipeline, record_layout
 from .loader import with_global_batch
 from .sampler import EMPTY, GlobalBatchSampler
 from .seeding import SeededFetch
-from .settings import check_model, check_optim_wrapper, check_train_cfg, check_updates_per_epoch
+from .settings import (
+    check_model,
+    check_optim_wrapper,
+    check_runner,
+    check_train_cfg,
+    check_updates_per_epoch,
+)
 from .update import GlobalBatchUpdate
 
 
@@ -73,9 +79,10 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             :class:`mmengine.runner.EpochBasedTrainLoop`.
 
     Raises:
-        SettingError: If a setting of ``train_cfg`` or of the data loader is invalid, there are more
-            ranks than micro-batches, or the dataset is empty. When training begins: if the
-            optimizer wrapper, the model or the checkpoint does not fit; see ``settings.py``.
+        SettingError: If the runner is a ``FlexibleRunner``, a setting of ``train_cfg`` or of the
+            data loader is invalid, there are more ranks than micro-batches, or the dataset is
+            empty. When training begins: if the optimizer wrapper, the model or the checkpoint does
+            not fit; see ``settings.py``.
 
     Examples:
         64 micro-batches of 2 images in each update, on any number of GPUs up to 64:
@@ -96,6 +103,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         exact_sum: bool = False,
         **kwargs: Any,
     ) -> None:
+        check_runner(runner)
         check_train_cfg(max_epochs, global_batch_size, max_updates, exact_sum, kwargs)
         follow_auto_scale_lr(runner, global_batch_size)
         if isinstance(dataloader, dict):
@@ -121,6 +129,7 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
             dataset.__getitems__ = SeededFetch(dataset)
         self.exact_sum = exact_sum
         self.bad_gradients: list[str] = []
+        self.warned: set[str] = set()
         self._update = GlobalBatchUpdate(runner, self.sampler, exact_sum)
 
     @property
@@ -170,12 +179,14 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
 
     def check(self) -> None:
         """Refuse a model and an optimizer wrapper that cannot be trained by this loop."""
-        check_optim_wrapper(self.runner.optim_wrapper, self.global_batch_size)
-        check_model(self.runner.model.train(), self.sampler, self.exact_sum)
+        runner = self.runner
+        check_optim_wrapper(runner.optim_wrapper, self.global_batch_size)
+        check_model(runner.model.train(), self.sampler, self.exact_sum, runner.hooks)
 
     def run_epoch(self) -> None:
         """Run the remaining updates of one epoch."""
         self.runner.call_hook('before_train_epoch')
+        look_at_pipeline(self)
         self.runner.model.train()
         self._update.begin_epoch()
         begin = self._epoch * self.updates_per_epoch

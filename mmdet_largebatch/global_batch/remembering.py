@@ -1,23 +1,18 @@
 """Name what remembers earlier pictures: transforms, and modules with state of their own."""
 
-from types import ModuleType
 from typing import Any
-
-from torch import nn
 
 from ..checks import listed
 from ..utils.type_names import type_name
+from .pipeline_parts import pipeline_parts
 
 INSTEAD = {'CachedMosaic': 'Mosaic', 'CachedMixUp': 'MixUp'}
-# Longer lists and dicts are data, not parts of a pipeline.
-LONGEST = 100
 
 
 def remembering_transforms(dataset: Any) -> list[str]:
     """Find transforms whose pictures depend on what a data worker has loaded before.
 
-    Datasets within datasets and transforms within transforms are searched too. A transform counts
-    if its class is named ``Cached...`` or it has a ``results_cache``.
+    A transform counts if its class is named ``Cached...`` or it has a ``results_cache``.
 
     Args:
         dataset (Dataset or dict): The dataset or its config.
@@ -25,29 +20,17 @@ def remembering_transforms(dataset: Any) -> list[str]:
     Returns:
         list[str]: Class names of the transforms, each once, in the order of the pipeline.
     """
-    found: dict[str, None] = {}
-    seen: set[int] = set()
-    pending = [dataset]
-    while pending:
-        value = pending.pop()
-        if isinstance(value, dict):
-            if type_name(value).startswith('Cached'):
-                found[type_name(value)] = None
-            value = list(value.values())
-        if isinstance(value, (list, tuple)):
-            if len(value) < LONGEST:
-                pending += reversed(value)
-            continue
-        passive = isinstance(value, (type, ModuleType, nn.Module))
-        if passive or not hasattr(value, '__dict__') or id(value) in seen:
-            continue
-        seen.add(id(value))
-        name = type(value).__name__
-        if name.startswith('Cached') or hasattr(value, 'results_cache'):
-            found[name] = None
-        else:
-            pending += reversed(list(vars(value).values()))
-    return list(found)
+    found = [_name(part) for part in pipeline_parts(dataset, _remembers) if _remembers(part)]
+    return list(dict.fromkeys(found))
+
+
+def _name(part: Any) -> str:
+    return type_name(part if isinstance(part, dict) else type(part))
+
+
+def _remembers(part: Any) -> bool:
+    cache = not isinstance(part, dict) and hasattr(part, 'results_cache')
+    return _name(part).startswith('Cached') or cache
 
 
 def remembering_message(dataset: Any) -> str | None:

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
-# What the draws are for; data workers and the model draw from separate streams.
-DATA, MODEL = 0, 1
+from .own_generators import seedable_parts
+
+# What the draws are for: data workers, the model, and transforms with generators of their own.
+DATA, MODEL, OWN = 0, 1, 2
 
 
 class MicroBatch(list):
@@ -50,7 +52,8 @@ class SeededFetch:
     """Load a micro-batch with augmentation drawn from its own seed.
 
     PyTorch's data workers call a dataset's ``__getitems__``, where it has one, with all indices of
-    a batch. This is meant to be set as that attribute on a dataset.
+    a batch. This is meant to be set as that attribute on a dataset. A transform with a method
+    ``set_random_seed``, as Albumentations has it, gets a seed of its own for each micro-batch.
 
     Args:
         dataset (Any): The dataset; its own ``__getitems__`` is used where it has one.
@@ -59,6 +62,12 @@ class SeededFetch:
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
         self.fetch = getattr(dataset, '__getitems__', None)
+        self.seedable: list[Any] = []
+
+    def look(self) -> None:
+        """Find transforms to seed one by one. A hook may have replaced the pipeline."""
+        self.seedable = []
+        self.seedable = seedable_parts(self.dataset)
 
     def __call__(self, batch: MicroBatch) -> list[Any]:
         """Load a micro-batch.
@@ -70,6 +79,10 @@ class SeededFetch:
             list[Any]: The samples.
         """
         seed_generators(batch.key, DATA)
+        if self.seedable:
+            seeds = np.random.SeedSequence((*batch.key, OWN)).generate_state(len(self.seedable))
+            for part, seed in zip(self.seedable, seeds.tolist(), strict=True):
+                part.set_random_seed(seed)
         if self.fetch is not None:
             return self.fetch(list(batch))
         return [self.dataset[index] for index in batch]

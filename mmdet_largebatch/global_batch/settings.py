@@ -1,8 +1,11 @@
 """Check that a config, a model and a checkpoint can be trained with a global batch."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.runner import Runner
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -10,6 +13,7 @@ from ..checks import check, check_flag, check_positive_integer, invalid
 from ..compat import accumulative_counts
 from ..errors import SettingError
 from ..utils.runner import plain_model
+from ..utils.type_names import type_name
 from .rank_dependence import uneven_message
 from .sampler import GlobalBatchSampler
 
@@ -65,6 +69,21 @@ def check_train_cfg(
     check(whole, 'train_cfg.dynamic_intervals', intervals, wanted)
 
 
+def check_runner(runner: Any) -> None:
+    """Refuse another runner than MMEngine's ``Runner``.
+
+    Args:
+        runner (Runner): The runner.
+
+    Raises:
+        SettingError: If it is a ``FlexibleRunner``, or its config asks for one.
+    """
+    kind = type_name(runner.cfg.get('runner_type')) or type(runner).__name__
+    ok = isinstance(runner, Runner) and kind != 'FlexibleRunner'
+    wanted = 'Runner or a class derived from it under GlobalBatchTrainLoop, which uses no strategy'
+    check(ok, 'runner_type', kind, wanted)
+
+
 def check_optim_wrapper(wrapper: Any, global_batch_size: int) -> None:
     """Refuse a wrapper that cannot make updates of the global batch.
 
@@ -86,25 +105,46 @@ def check_optim_wrapper(wrapper: Any, global_batch_size: int) -> None:
     check(counts == 1, 'optim_wrapper.accumulative_counts', counts, wanted)
 
 
-def check_model(model: nn.Module, sampler: GlobalBatchSampler, exact_sum: bool) -> None:
-    """Refuse a model that the ranks cannot share out, or whose gradients cannot be added exactly.
+def check_model(
+    model: nn.Module, sampler: GlobalBatchSampler, exact_sum: bool, hooks: Sequence[Hook]
+) -> None:
+    """Refuse a model that the ranks cannot share out, or a wrapper that cannot accumulate.
 
     Args:
         model (nn.Module): The model, in the mode that it trains in, wrapped or not.
         sampler (GlobalBatchSampler): The sampler of the run.
         exact_sum (bool): Whether to add gradients as integers.
+        hooks (Sequence[Hook]): The hooks of the run.
 
     Raises:
-        SettingError: If it communicates and the shares differ in size, or if with ``exact_sum`` its
-            wrapper is not DDP.
+        SettingError: If the model communicates and the shares differ in size, if its wrapper is not
+            DDP, or if DDP's graph is static and not every backward pass synchronises.
     """
-    if exact_sum:
-        ok = plain_model(model) is model or isinstance(model, DistributedDataParallel)
-        wanted = 'MMDistributedDataParallel with train_cfg.exact_sum=True'
-        check(ok, 'model_wrapper_cfg.type', type(model).__name__, wanted)
+    ok = plain_model(model) is model or isinstance(model, DistributedDataParallel)
+    wanted = (
+        'MMDistributedDataParallel or a class derived from it under GlobalBatchTrainLoop: each '
+        'rank needs all parameters'
+    )
+    check(ok, 'model_wrapper_cfg.type', type(model).__name__, wanted)
+    why = _unsynchronised(sampler, exact_sum, hooks)
+    if isinstance(model, DistributedDataParallel) and model.static_graph and why:
+        wanted = f'False with {why}: not every backward pass synchronises gradients'
+        raise invalid('model_wrapper_cfg.static_graph', True, wanted)
     message = uneven_message(model, sampler.ranks, sampler.micro_batches)
     if message:
         raise SettingError(message)
+
+
+def _unsynchronised(
+    sampler: GlobalBatchSampler, exact_sum: bool, hooks: Sequence[Hook]
+) -> str | None:
+    """Name what leaves gradients of a micro-batch local to its rank; None if nothing does."""
+    if exact_sum:
+        return 'train_cfg.exact_sum=True'
+    if sampler.micro_batches > sampler.ranks:
+        return 'several micro-batches on a rank'
+    listeners = [hook for hook in hooks if hasattr(hook, 'wants_micro_batches')]
+    return type(listeners[0]).__name__ if listeners else None
 
 
 def check_updates_per_epoch(loop: 'GlobalBatchTrainLoop') -> None:
@@ -117,7 +157,7 @@ def check_updates_per_epoch(loop: 'GlobalBatchTrainLoop') -> None:
         SettingError: If the number differs from the checkpoint's.
     """
     hub, key, updates = loop.runner.message_hub, 'updates_per_epoch', loop.updates_per_epoch
-    before = hub.get_info(key, updates)
+    before = hub.get_info(key) or _iterations_per_epoch(loop)
     if loop.iter > 0 and before != updates:
         wanted = (
             f'one that makes {before} updates an epoch, as in the run of the checkpoint, not '
@@ -125,3 +165,14 @@ def check_updates_per_epoch(loop: 'GlobalBatchTrainLoop') -> None:
         )
         raise invalid('train_cfg.global_batch_size', loop.global_batch_size, wanted)
     hub.update_info(key, updates)
+
+
+def _iterations_per_epoch(loop: 'GlobalBatchTrainLoop') -> int:
+    """Return the iterations of an epoch of MMEngine's own loop, whose checkpoint is resumed."""
+    hub = loop.runner.message_hub
+    epochs, iterations = hub.get_info('max_epochs'), hub.get_info('max_iters')
+    if epochs and iterations:
+        return iterations // epochs
+    # Without RuntimeInfoHook the checkpoint has no more than its place.
+    least, most = (epoch * loop.updates_per_epoch for epoch in (loop.epoch, loop.epoch + 1))
+    return loop.updates_per_epoch if least <= loop.iter <= most else loop.iter // max(loop.epoch, 1)

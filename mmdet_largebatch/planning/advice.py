@@ -5,7 +5,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from mmdet.models.detectors import TwoStageDetector
 
-from ..global_batch import GlobalBatchTrainLoop, rank_dependent_modules, remembering_message
+from ..global_batch import (
+    GlobalBatchTrainLoop,
+    own_generator_message,
+    rank_dependent_modules,
+    remembering_message,
+)
 from ..optimizers import double_clip_message
 from .dry_runner import DryRunner
 
@@ -54,9 +59,8 @@ def advise(plan: 'Plan', runner: DryRunner, dataset: Any) -> None:
             )
         # With --images the built dataset is another one.
         datasets = [dataset, runner.train_loop.dataloader.dataset]
-        remembering = remembering_message(datasets)
-        if remembering:
-            plan.warnings.append(remembering)
+        messages = remembering_message(datasets), own_generator_message(datasets)
+        plan.warnings += filter(None, messages)
     if isinstance(runner.model, TwoStageDetector) and plan.optimizer in ('SGD', 'LAMB', 'LARS'):
         _compare_lr(plan)
 

@@ -213,6 +213,7 @@ def test_backend_on_a_gpu(options, on_gpu, reason):
             r"Invalid train_cfg\.type='IterBasedTrainLoop'\. Must be Global.* which have epochs\.",
         ),
         (8, dict(optim_wrapper=None), 'optim_wrapper is not set'),
+        (8, dict(runner_type='FlexibleRunner'), "runner_type='FlexibleRunner'. Must be Runner or"),
         (
             8,
             dict(train_dataloader__sampler__type='ClassAwareSampler'),

@@ -5,8 +5,10 @@ import re
 
 import pytest
 import torch
-from helpers.common import data_options
+from helpers.common import ROOT, data_options
 from helpers.file_defects import copy_of, edited
+from mmdet.registry import HOOKS
+from mmengine.hooks import Hook, IterTimerHook
 
 RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 
@@ -157,6 +159,67 @@ def test_misspelt_names(train):
 def test_a_global_batch_that_is_no_multiple(train):
     done = train('train_cfg.global_batch_size=17')
     assert_one_line(done, 'train_cfg.global_batch_size=17. Must be a multiple', 'such as 16 or 24')
+
+
+BY_ITERATION = "_delete_=True, type='GlobalBatchTrainLoop', max_iters=9, global_batch_size=16"
+
+
+@pytest.mark.parametrize(
+    ('setting', 'line'),
+    [
+        (f'train_cfg = dict({BY_ITERATION})', 'GlobalBatchTrainLoop lacks max_epochs. Must be set'),
+        (f'train_cfg = dict({BY_ITERATION}, max_epochs=1)', 'Invalid train_cfg.max_iters=9. Must'),
+        (
+            "train_cfg = dict(_delete_=True, type='GlobalBatchTrainLoop', max_epochs=1)",
+            'GlobalBatchTrainLoop lacks global_batch_size. Must be set in its config.',
+        ),
+        (
+            "custom_hooks = [dict(type='NoiseScaleHook', intervals=9)]",
+            'Invalid NoiseScaleHook.intervals=9. Must be left out: NoiseScaleHook does not take it',
+        ),
+        (
+            "default_hooks = dict(lr=dict(_delete_=True, type='WarmupStepLRHook'))",
+            'WarmupStepLRHook lacks milestones.',
+        ),
+        (
+            "default_hooks = dict(lr=None)\nparam_scheduler = [dict(type='WarmupStepLR')]",
+            'WarmupStepLR lacks warmup_iters, milestones.',
+        ),
+        (
+            "optim_wrapper = dict(optimizer=dict(_delete_=True, type='LARS', weight_decay=0))",
+            'LARS lacks lr.',
+        ),
+        ('optim_wrapper = dict(optimizer=dict(betaz=0))', 'Invalid LAMB.betaz=0. Must be left out'),
+        # MMCV's class, from which ours is derived, refuses it.
+        (
+            "train_dataloader = dict(dataset=dict(pipeline=[dict(type='LoadImageOnce', size=1)]))",
+            'Invalid LoadImageOnce.size=1. Must be left out',
+        ),
+        ('model = dict(backbone=dict(detph=18))', 'Invalid ResNet.detph=18. Must be left out'),
+    ],
+)
+def test_an_argument_that_a_class_lacks_or_does_not_take(train, tmp_path, setting, line):
+    config = tmp_path / 'config.py'
+    config.write_text(f"_base_ = '{ROOT / RECIPE}'\n{setting}\n")
+    assert_one_line(train(config=config), f'error: {line}')
+
+
+class Wrong(Hook):
+    """A user's hook whose constructor calls another class wrongly."""
+
+    def __init__(self, interval):
+        self.inner = IterTimerHook(interval=interval)
+
+
+def test_a_wrong_call_within_a_constructor_keeps_its_traceback(train, monkeypatch):
+    monkeypatch.setitem(HOOKS.module_dict, 'Wrong', Wrong)
+    done = train('custom_hooks=[{"type":"Wrong","interval":1}]')
+    assert done.returncode == 1 and 'Traceback' in done.stderr
+
+
+def test_another_runner(train):
+    done = train('runner_type=FlexibleRunner')
+    assert_one_line(done, "Invalid runner_type='FlexibleRunner'. Must be Runner or a class derived")
 
 
 def test_an_empty_dataset(train):
