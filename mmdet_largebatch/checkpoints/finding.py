@@ -69,7 +69,7 @@ def checkpoint_defect(path: str | Path) -> str | None:
 
 
 def newest_checkpoint(
-    folders: list[str | Path], pattern: str = '*.pth'
+    folders: list[str | Path], pattern: str = '*.pth', since: int = 0
 ) -> tuple[str | None, list[str]]:
     """Find the newest valid checkpoint.
 
@@ -79,6 +79,7 @@ def newest_checkpoint(
     Args:
         folders (list[str or Path]): Folders to search for ``*.pth`` files.
         pattern (str): Further names to search for. Defaults to ``'*.pth'``.
+        since (int): Time in ns since 1970. Files saved earlier are ignored. Defaults to 0.
 
     Returns:
         tuple[str or None, list[str]]: Path of the checkpoint, None if there is none; and a line for
@@ -93,7 +94,7 @@ def newest_checkpoint(
     }
     skipped: list[str] = []
     for candidate in sorted(map(_look_into, files.values()), reverse=True):
-        if candidate.defect is None and candidate.update < 0:
+        if candidate.saved_at < since or (candidate.defect is None and candidate.update < 0):
             continue
         defect = candidate.defect or _damage(candidate.path)
         if defect is None:

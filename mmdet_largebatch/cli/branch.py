@@ -104,7 +104,7 @@ def main(args: argparse.Namespace, cfg: Config) -> None:
     """Train branches, compare them, and say what to put into the config."""
     cfg.work_dir = str(args.work_dir)
     check_recipe(cfg)
-    check_checkpoint('CHECKPOINT', args.checkpoint)
+    checkpoint = check_checkpoint('CHECKPOINT', args.checkpoint)
     check_work_dir(cfg)
     trust_checkpoints(args.trust_checkpoint)
     over, out = bool(args.global_batch), args.work_dir / 'results'
@@ -113,8 +113,8 @@ def main(args: argparse.Namespace, cfg: Config) -> None:
         with redirect_stdout(sys.stderr):
             plan = make_plan(cfg, args.gpus)
             plans = plans_of_batches(cfg, plan, args.global_batch, args.gpus)
-        checkpoint = args.checkpoint and Path(args.checkpoint)
-        start = find_start(branching, cfg, checkpoint, plan, at_epoch_end=over)
+        path = Path(checkpoint) if checkpoint else None
+        start = find_start(branching, cfg, path, plan, at_epoch_end=over)
         if over:
             lr = args.lr[0] if args.lr else plan.lr * start.lr_factor
             lrs = lrs_of_batches(cfg, lr, plan.global_batch, list(plans), args.lr_rule)

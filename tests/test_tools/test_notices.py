@@ -17,7 +17,9 @@ def slurm(command, tmp_path):
 
     def run(*words, srun_status=0, **environment):
         sbatch = 'while [[ $1 == -* ]]; do [ "$1" = -p ] && shift; shift; done; exec "$@"'
-        stand_ins = dict(srun=f'exit {srun_status}', scontrol='exit 0', sbatch=sbatch)
+        stand_ins = dict(
+            srun=f'echo $LARGEBATCH_RUN\nexit {srun_status}', scontrol='exit 0', sbatch=sbatch
+        )
         for name, then in stand_ins.items():
             path = tmp_path / name
             path.write_text(f'#!/usr/bin/env bash\necho "{name} $*" >>{calls}\n{then}\n')
@@ -42,6 +44,14 @@ def test_a_preempted_job_goes_back_into_the_queue(slurm):
     assert sbatch.endswith('--work-dir=work --resume --launcher slurm')
     assert '--kill-on-bad-exit=1 --cpus-per-task=5 python -u' in srun
     assert scontrol == 'scontrol requeue 123'
+
+
+@pytest.mark.parametrize('words', [['--resume', 'a.pth'], ['--resume=a.pth'], ['--resume']])
+def test_a_given_resume_is_kept(slurm, words):
+    """train.py knows a restart by the name of the run, which is the same at each requeue."""
+    done, calls = slurm(*REQUEUE, *words)
+    assert done.stdout == 'slurm-123\n'
+    assert calls[1].endswith(f'--work-dir=work {" ".join(words)} --launcher slurm')
 
 
 @pytest.mark.parametrize('status', [0, 1, 3])
