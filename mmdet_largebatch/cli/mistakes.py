@@ -3,7 +3,7 @@
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
 
 from ..checkpoints import checkpoint_defect
+from ..checks import invalid
 from ..errors import DivergenceError, PictureError, SettingError
 from ..utils.exit_codes import (
     DIVERGED,
@@ -23,6 +24,25 @@ from ..utils.exit_codes import (
     tell_launcher,
 )
 from .launch import load_config
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Refuse an empty argument, as of a shell variable that is not set.
+
+    Args:
+        words (Sequence[str]): The command line.
+
+    Raises:
+        SettingError: If a word is empty, or an option has an empty value.
+    """
+    for index, word in enumerate(words):
+        option, equals, value = word.partition('=')
+        if word == '':
+            before = words[index - 1] if index else ''
+            option = before if before.startswith('--') else f'argument {index + 1}'
+        elif not (option.startswith('--') and equals and value == ''):
+            continue
+        raise invalid(option, '', 'a value; of an option that is not needed, leave out both')
 
 
 def one_line_errors(
@@ -50,6 +70,7 @@ def one_line_errors(
         def main() -> None:
             cfg = None
             try:
+                check_words(sys.argv[1:])
                 args = parse_args()
                 if 'config' in args:
                     cfg = load_config(args)

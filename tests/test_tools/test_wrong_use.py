@@ -97,6 +97,37 @@ def test_broken_checkpoint(evaluate, tmp_path, content):
     assert_one_line(evaluate(checkpoint), f'checkpoint={checkpoint}: it ')
 
 
+def test_a_broken_checkpoint_in_the_home_folder(train, tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    (tmp_path / 'broken.pth').write_bytes(b'not a checkpoint')
+    done = train('load_from=~/broken.pth', 'default_hooks.lr.warmup_iters=2')
+    assert_one_line(done, f'checkpoint={tmp_path}/broken.pth: it cannot be read')
+
+
+@pytest.mark.parametrize(
+    ('name', 'words', 'setting'),
+    [
+        ('train.py', ['--resume', ''], '--resume'),
+        ('train.py', ['--resume='], '--resume'),
+        ('train.py', ['--work-dir', ''], '--work-dir'),
+        ('train.py', ['--cfg-options', 'load_from='], 'load_from'),
+        ('test.py', [''], 'argument 2'),
+        ('test.py', ['a.pth', '--out', ''], '--out'),
+        ('draw_detections.py', [''], 'argument 2'),
+        ('branch.py', [''], 'argument 2'),
+        ('branch.py', ['--work-dir', ''], '--work-dir'),
+        ('sweep.py', ['--work-dir', ''], '--work-dir'),
+        ('plan.py', ['--work-dir', ''], '--work-dir'),
+        ('plan.py', ['--like', '', '--gpus', '1'], '--like'),
+        ('results.py', ['--out', ''], '--out'),
+    ],
+)
+def test_an_empty_path(tool, name, words, setting):
+    """Of a shell variable that is not set. Begun anew, a training would overwrite another."""
+    done = tool(name, RECIPE, *words)
+    assert_one_line(done, f"Invalid {setting}=''. Must be ")
+
+
 def test_annotations_missing(train, tmp_path):
     done = train(data=tmp_path / 'nowhere')
     assert_one_line(done, 'nowhere/annotations/instances_train.json: no such annotation file.')
