@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ..checkpoints import trust_checkpoints
+from ..checkpoints import check_initial_weights, trust_checkpoints
 from ..planning import make_plan
 from ..recipes.rules import rounded
 from ..results.settings import optimizer_config
@@ -105,6 +105,9 @@ def main(args: argparse.Namespace, cfg: Config) -> None:
     cfg.work_dir = str(args.work_dir)
     check_recipe(cfg)
     checkpoint = check_checkpoint('CHECKPOINT', args.checkpoint)
+    if checkpoint is None:
+        check_checkpoint('load_from', cfg.get('load_from'))
+    check_initial_weights(cfg)
     check_work_dir(cfg)
     trust_checkpoints(args.trust_checkpoint)
     over, out = bool(args.global_batch), args.work_dir / 'results'

@@ -4,6 +4,7 @@ import argparse
 
 from mmengine.config import Config
 
+from ..checkpoints import check_initial_weights
 from ..checkpoints.first_start import first_start, is_begun, set_resume_from
 from ..checks import invalid
 from ..hooks.first_start_hook import FirstStartHook
@@ -74,6 +75,7 @@ def main(args: argparse.Namespace, cfg: Config) -> None:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     set_start(cfg, args.resume)
+    check_initial_weights(cfg)
     look_at_data(cfg, ['train', 'val'])
     check_work_dir(cfg)
     runner = build_runner(cfg)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from helpers.common import data_options
+from helpers.common import ROOT, data_options
 
 RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 
@@ -102,6 +102,37 @@ def test_a_broken_checkpoint_in_the_home_folder(train, tmp_path, monkeypatch):
     (tmp_path / 'broken.pth').write_bytes(b'not a checkpoint')
     done = train('load_from=~/broken.pth', 'default_hooks.lr.warmup_iters=2')
     assert_one_line(done, f'checkpoint={tmp_path}/broken.pth: it cannot be read')
+
+
+def with_initial_weights(folder, part, init_cfg):
+    """A config of the recipe with the initial weights of a part of the model."""
+    path = folder / 'config.py'
+    path.write_text(f"_base_ = '{ROOT / RECIPE}'\nmodel = dict({part}=dict(init_cfg={init_cfg}))\n")
+    return path
+
+
+@pytest.mark.parametrize('name', ['train.py', 'sweep.py', 'branch.py'])
+def test_missing_initial_weights(tool, name, tmp_path):
+    """Refused before the data are read."""
+    init_cfg = dict(_delete_=True, type='Pretrained', checkpoint='none.pth')
+    done = tool(name, with_initial_weights(tmp_path, 'backbone', init_cfg))
+    part = "Invalid model.backbone.init_cfg.checkpoint='none.pth'. Must be a file that exists"
+    assert_one_line(done, part)
+    several = [dict(type='Constant', val=0), dict(type='PretrainedInit', checkpoint='none.pth')]
+    done = tool(name, with_initial_weights(tmp_path, 'neck', several))
+    assert_one_line(done, "Invalid model.neck.init_cfg.1.checkpoint='none.pth'. Must be a file")
+    done = tool(name, RECIPE, '--cfg-options', 'load_from=none.pth')
+    assert_one_line(done, 'load_from=none.pth: no such checkpoint.')
+
+
+def test_weights_that_cannot_be_downloaded(train, tmp_path):
+    """Nobody listens on the discard port of this machine."""
+    url, short = 'http://127.0.0.1:9/weights.pth', 'default_hooks.lr.warmup_iters=2'
+    init_cfg = dict(_delete_=True, type='Pretrained', checkpoint=url)
+    config = with_initial_weights(tmp_path, 'backbone', init_cfg)
+    assert_one_line(train(short, config=config), f'checkpoint={url}: it cannot be downloaded (')
+    done = train(short, f'load_from={url}')
+    assert_one_line(done, f'checkpoint={url}: it cannot be downloaded (')
 
 
 @pytest.mark.parametrize(
