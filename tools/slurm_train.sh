@@ -4,11 +4,12 @@
 # Settings from the environment: GPUS (8 in total), GPUS_PER_NODE (8), CPUS_PER_TASK (5), SRUN_ARGS.
 # With --requeue, submit a batch job that resumes from its newest checkpoint. The job goes back into
 # the queue after a preemption, and at its time limit. It gets a signal NOTICE_SECONDS (120) before.
+# With `--requeue ... --resume CHECKPOINT` its first start resumes from this checkpoint.
 set -euo pipefail
 if [ "${1:-}" = --requeue ]; then
     export REQUEUE=1
     shift
-    set -- "$@" --resume
+    [[ " $* " == *" --resume"[\ =]* ]] || set -- "$@" --resume
 fi
 if [ $# -lt 4 ]; then
     echo "usage: $0 [--requeue] PARTITION JOB_NAME CONFIG WORK_DIR [ARGUMENTS OF train.py]" >&2

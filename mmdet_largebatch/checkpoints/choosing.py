@@ -11,6 +11,7 @@ from ..compat import load_from
 from ..utils.dist import from_main_process
 from .comparing import refusal
 from .finding import checkpoint_defect, newest_checkpoint, remote_checkpoint
+from .first_start import begin_run, first_start
 
 
 class Choice(NamedTuple):
@@ -41,17 +42,30 @@ def choose_checkpoint(runner: Runner, folders: list[str | Path], pattern: str) -
 
 
 def _choose(runner: Runner, folders: list[str | Path], pattern: str) -> Choice:
-    path, skipped = load_from(runner), list[str]()
-    if path is None and (path := remote_checkpoint(runner.work_dir)) is None:
-        path, skipped = newest_checkpoint(folders, pattern)
-        if path is None and skipped:
+    given, skipped = load_from(runner), list[str]()
+    path = given
+    if path is None:
+        first, since = first_start(runner.cfg), begin_run(runner)
+        path = remote_checkpoint(runner.work_dir, since)
+        if path is None:
+            path, skipped = newest_checkpoint(folders, pattern, since)
+        if path is None and skipped and not since:
             line = (
                 f'work_dir={runner.work_dir}: it has no valid checkpoint ({"; ".join(skipped)}). '
                 'Must have one to resume from; to begin at update 0, remove these files or omit '
                 '--resume.'
             )
             return Choice(None, skipped, line)
-    elif os.path.isfile(path) and (defect := checkpoint_defect(path)):
-        return Choice(path, [], f'load_from={path}: {defect}. Must be a valid checkpoint.')
+        if path is None and first.resume:
+            given = first.load_from
+    if given is not None:
+        path = os.path.expanduser(given)
+        if '://' not in path and (defect := _defect(path)):
+            line = f'load_from={path}: {defect}. Must be a valid checkpoint.'
+            return Choice(path, skipped, line)
     refused = None if path is None or '://' in path else refusal(runner, path)
     return Choice(path, skipped, refused)
+
+
+def _defect(path: str) -> str | None:
+    return checkpoint_defect(path) if os.path.isfile(path) else 'no such file'

@@ -69,7 +69,7 @@ def checkpoint_defect(path: str | Path) -> str | None:
 
 
 def newest_checkpoint(
-    folders: list[str | Path], pattern: str = '*.pth'
+    folders: list[str | Path], pattern: str = '*.pth', since: int = 0
 ) -> tuple[str | None, list[str]]:
     """Find the newest valid checkpoint.
 
@@ -79,6 +79,7 @@ def newest_checkpoint(
     Args:
         folders (list[str or Path]): Folders to search for ``*.pth`` files.
         pattern (str): Further names to search for. Defaults to ``'*.pth'``.
+        since (int): Time in ns since 1970. Files saved earlier are ignored. Defaults to 0.
 
     Returns:
         tuple[str or None, list[str]]: Path of the checkpoint, None if there is none; and a line for
@@ -93,7 +94,7 @@ def newest_checkpoint(
     }
     skipped: list[str] = []
     for candidate in sorted(map(_look_into, files.values()), reverse=True):
-        if candidate.defect is None and candidate.update < 0:
+        if candidate.saved_at < since or (candidate.defect is None and candidate.update < 0):
             continue
         defect = candidate.defect or _damage(candidate.path)
         if defect is None:
@@ -102,15 +103,18 @@ def newest_checkpoint(
     return None, skipped
 
 
-def remote_checkpoint(work_dir: str | Path) -> str | None:
+def remote_checkpoint(work_dir: str | Path, since: int = 0) -> str | None:
     """Return the address that ``last_checkpoint`` holds, if the run last saved to an object store.
 
     Args:
         work_dir (str or Path): Work folder of the run.
+        since (int): Time in ns since 1970. An address written earlier is ignored. Defaults to 0.
 
     Returns:
         str, optional: Such as ``'s3://bucket/run/epoch_3.pth'``; None for a local checkpoint.
     """
     pointer = Path(work_dir) / 'last_checkpoint'
-    address = pointer.read_text().strip() if pointer.is_file() else ''
+    if not pointer.is_file() or pointer.stat().st_mtime_ns < since:
+        return None
+    address = pointer.read_text().strip()
     return address if '://' in address else None

@@ -4,10 +4,12 @@ import functools
 import os
 from collections.abc import Callable
 from typing import Any
+from urllib.error import URLError
 
 from mmengine.runner import CheckpointLoader
 
 from ..compat import checkpoint_loaders
+from ..errors import SettingError
 from .unpickling import load_safely, safe_torch_load
 
 
@@ -37,12 +39,20 @@ def load_from_local(filename: str, map_location: str | Callable | None = None) -
 
 
 def _safely(loader: Callable) -> Callable:
-    """Let a loader of MMEngine read its download by our unpickler."""
+    """Let a loader of MMEngine read its download by our unpickler, and report a failed download."""
 
     @functools.wraps(loader)
-    def load(*args: Any, **kwargs: Any) -> Any:
-        with safe_torch_load():
-            return loader(*args, **kwargs)
+    def load(filename: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            with safe_torch_load():
+                return loader(filename, *args, **kwargs)
+        except (URLError, ConnectionError, TimeoutError) as error:
+            reason = getattr(error, 'reason', None) or error
+            raise SettingError(
+                f'checkpoint={filename}: it cannot be downloaded ({reason}). Must be an address '
+                'that this machine reaches, or a file. Initial weights of a backbone are left out '
+                'by --cfg-options model.backbone.init_cfg=None.'
+            ) from error
 
     return load
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ..checkpoints import trust_checkpoints
+from ..checkpoints import check_initial_weights, trust_checkpoints
 from ..planning import make_plan
 from ..recipes.rules import rounded
 from ..results.settings import optimizer_config
@@ -105,7 +105,10 @@ def main(args: argparse.Namespace, cfg: Config) -> None:
     """Train branches, compare them, and say what to put into the config."""
     cfg.work_dir = str(args.work_dir)
     check_recipe(cfg)
-    check_checkpoint('CHECKPOINT', args.checkpoint)
+    checkpoint = check_checkpoint('CHECKPOINT', args.checkpoint)
+    if checkpoint is None:
+        check_checkpoint('load_from', cfg.get('load_from'))
+    check_initial_weights(cfg)
     check_work_dir(cfg)
     trust_checkpoints(args.trust_checkpoint)
     over, out = bool(args.global_batch), args.work_dir / 'results'
@@ -114,8 +117,8 @@ def main(args: argparse.Namespace, cfg: Config) -> None:
         with redirect_stdout(sys.stderr):
             plan = make_plan(cfg, args.gpus)
             plans = plans_of_batches(cfg, plan, args.global_batch, args.gpus)
-        checkpoint = args.checkpoint and Path(args.checkpoint)
-        start = find_start(branching, cfg, checkpoint, plan, at_epoch_end=over)
+        path = Path(checkpoint) if checkpoint else None
+        start = find_start(branching, cfg, path, plan, at_epoch_end=over)
         if over:
             lr = args.lr[0] if args.lr else plan.lr * start.lr_factor
             lrs = lrs_of_batches(cfg, lr, plan.global_batch, list(plans), args.lr_rule)

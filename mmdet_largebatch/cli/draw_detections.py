@@ -220,13 +220,13 @@ def check_arguments(args: argparse.Namespace) -> str:
 def main(args: argparse.Namespace, cfg: Config) -> None:
     """Run the detector and draw."""
     device = check_arguments(args)
-    cfg.load_from, cfg.test_evaluator = args.checkpoint, None
     check_settings(cfg, ['model', 'test_dataloader'])
-    check_checkpoint('checkpoint', args.checkpoint)
+    cfg.test_evaluator = None
+    cfg.load_from = check_checkpoint('checkpoint', args.checkpoint)
     look_at_data(cfg, ['test'], metrics=False)
     if cfg.get('default_scope', 'mmdet') is not None:
         init_default_scope(cfg.get('default_scope', 'mmdet'))
-    model = load_model(cfg, args.checkpoint, device)
+    model = load_model(cfg, cfg.load_from, device)
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     number = min(args.pictures, len(dataset))
     if not number:

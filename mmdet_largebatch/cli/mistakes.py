@@ -3,7 +3,7 @@
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, redirect_stderr
 from functools import wraps
 from io import StringIO
@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
 
 from ..checkpoints import checkpoint_defect
+from ..checks import invalid
 from ..errors import DivergenceError, PictureError, SettingError
 from ..utils.exit_codes import (
     DIVERGED,
@@ -27,6 +28,25 @@ from ..utils.exit_codes import (
 from ..utils.local_rank import is_first_of_machine, set_local_rank
 from .launch import load_config
 from .wrong_arguments import wrong_argument
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Refuse an empty argument, as of a shell variable that is not set.
+
+    Args:
+        words (Sequence[str]): The command line.
+
+    Raises:
+        SettingError: If a word is empty, or an option has an empty value.
+    """
+    for index, word in enumerate(words):
+        option, equals, value = word.partition('=')
+        if word == '':
+            before = words[index - 1] if index else ''
+            option = before if before.startswith('--') else f'argument {index + 1}'
+        elif not (option.startswith('--') and equals and value == ''):
+            continue
+        raise invalid(option, '', 'a value; of an option that is not needed, leave out both')
 
 
 def one_line_errors(
@@ -55,6 +75,7 @@ def one_line_errors(
             cfg = None
             set_local_rank()
             try:
+                check_words(sys.argv[1:])
                 # argparse prints its errors itself.
                 with nullcontext() if is_first_of_machine() else redirect_stderr(StringIO()):
                     args = parse_args()

@@ -11,18 +11,26 @@ from ..checks import check, invalid
 from ..errors import SettingError
 
 
-def check_checkpoint(name: str, path: str | None) -> None:
+def check_checkpoint(name: str, path: str | None) -> str | None:
     """Refuse a checkpoint file that does not exist. URLs (``scheme://...``) are left to MMEngine.
 
     Args:
         name (str): The setting that holds the path, for the message.
         path (str, optional): The path.
 
+    Returns:
+        str, optional: The path, without ``~``.
+
     Raises:
         SettingError: If there is no such file.
     """
-    if path and '://' not in path and not os.path.isfile(path):
+    if path is None:
+        return None
+    check(isinstance(path, str) and path != '', name, path, 'a checkpoint file, or not set')
+    path = os.path.expanduser(path)
+    if '://' not in path and not os.path.isfile(path):
         raise SettingError(f'{name}={path}: no such checkpoint.')
+    return path
 
 
 def check_output(name: str, path: str | Path, endings: Sequence[str]) -> None:

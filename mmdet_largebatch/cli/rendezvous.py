@@ -6,6 +6,7 @@ port.
 """
 
 import os
+import uuid
 from pathlib import Path
 
 from torch.distributed import TCPStore
@@ -65,6 +66,9 @@ def is_final(file: Path) -> bool:
 
 def _create(params: RendezvousParameters) -> FreshStoreRendezvous:
     backend, store = create_backend(params)
+    # The first machine names the run for all machines and restarts, see checkpoints/first_start.py.
+    name = store.compare_set('largebatch_run', '', uuid.uuid4().hex)
+    os.environ['LARGEBATCH_RUN'] = name.decode()
     return FreshStoreRendezvous.from_backend(
         params.run_id, store, backend, params.min_nodes, params.max_nodes, params.local_addr
     )

@@ -17,10 +17,11 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from ..checkpoints import check_initial_weights
 from ..results import write_report
 from ..results.run_rows import read_rows
 from ..tuning import Sweep, finished_run, halve, train_all
-from . import check_output, check_work_dir, look_at_data, one_line_errors
+from . import check_checkpoint, check_output, check_work_dir, look_at_data, one_line_errors
 from .trainings import add_training_arguments, in_folder, number_from, set_work_dir
 
 
@@ -82,6 +83,8 @@ def parse_args() -> argparse.Namespace:
 def main(args: argparse.Namespace, cfg: Config) -> None:
     """Train, tabulate and draw."""
     cfg.work_dir = str(args.work_dir)
+    check_checkpoint('load_from', cfg.get('load_from'))
+    check_initial_weights(cfg)
     check_work_dir(cfg)
     if args.table:
         check_output('--table', args.table, ['.csv'])

@@ -68,10 +68,10 @@ def main(args: argparse.Namespace, cfg: Config) -> None:
     """Build the runner of the config and test."""
     begin_tool()
     check_settings(cfg, ['model', 'test_dataloader', 'test_evaluator', 'test_cfg'])
-    check_checkpoint('checkpoint', args.checkpoint)
+    # The config that a training dumped may have resume=True.
+    cfg.load_from, cfg.resume = check_checkpoint('checkpoint', args.checkpoint), False
     look_at_data(cfg, ['test'])
     check_work_dir(cfg)
-    cfg.load_from = args.checkpoint
     if args.out:
         check_output('--out', args.out, ('.pkl', '.pickle'))
     if args.show or args.show_dir:

@@ -8,7 +8,8 @@
 - ``RDZV_ENDPOINT``: HOST:PORT of torchrun's rendezvous. It permits a range of machines, such as
   ``NNODES=4:8``. ``RDZV_ID`` names the run there (the name of the config);
 - ``MAX_RESTARTS``: number of restarts after failures (0; 100 for a range). With restarts a training
-  resumes from its newest checkpoint, also at the first start;
+  resumes from its newest checkpoint, also at the first start. ``--resume CHECKPOINT`` holds for the
+  first start alone;
 - ``SHUTDOWN_SECONDS``: time for the last save after a signal (110).
 
 Signals are forwarded to the processes, SIGHUP as SIGTERM, unless it is ignored as under ``nohup``.

@@ -4,7 +4,10 @@ import argparse
 
 from mmengine.config import Config
 
+from ..checkpoints import check_initial_weights
+from ..checkpoints.first_start import first_start, is_begun, set_resume_from
 from ..checks import invalid
+from ..hooks.first_start_hook import FirstStartHook
 from ..utils.record import keep_record
 from . import (
     add_common_arguments,
@@ -32,10 +35,30 @@ def parse_args() -> argparse.Namespace:
         '--resume',
         nargs='?',
         const='auto',
-        help='go on from this checkpoint; without a path, from the newest in the work folder',
+        help='go on from this checkpoint; without a path, from the newest in the work folder, if '
+        'there is one',
     )
     add_common_arguments(parser)
     return parser.parse_args()
+
+
+def set_start(cfg: Config, resume: str | None) -> None:
+    """Set what the training begins from.
+
+    Args:
+        cfg (Config): The config, changed in place.
+        resume (str, optional): The parsed ``--resume``.
+
+    Raises:
+        SettingError: If there is no such file.
+    """
+    if resume is not None:
+        set_resume_from(cfg, resume)
+    name, first = 'load_from' if resume in (None, 'auto') else '--resume', first_start(cfg)
+    if cfg.get('load_from') is not None or first.load_from is None:
+        cfg.load_from = check_checkpoint(name, cfg.get('load_from'))
+    elif not is_begun(cfg):
+        cfg.first_start.load_from = check_checkpoint(name, first.load_from)
 
 
 @one_line_errors(parse_args, trains=True)
@@ -51,14 +74,14 @@ def main(args: argparse.Namespace, cfg: Config) -> None:
     if args.amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-    if args.resume:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
-    check_checkpoint('--resume' if args.resume else 'load_from', cfg.get('load_from'))
+    set_start(cfg, args.resume)
+    check_initial_weights(cfg)
     look_at_data(cfg, ['train', 'val'])
     check_work_dir(cfg)
     runner = build_runner(cfg)
     keep_record(runner)
+    if 'first_start' in cfg:
+        runner.register_hook(FirstStartHook())
     runner.train()
 
 

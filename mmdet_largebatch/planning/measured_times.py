@@ -7,7 +7,6 @@ from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from urllib.error import URLError
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from mmengine.device import is_cuda_available
 from mmengine.runner import Runner
 from tqdm import tqdm
 
-from ..errors import SettingError
+from ..checkpoints import check_initial_weights
 from ..utils.type_names import type_name
 from .measure_hook import Measured, MeasuredUpdate, MeasureHook, Stopwatch
 from .plan import Plan
@@ -49,6 +48,7 @@ def measure(cfg: Config, plan: Plan) -> Times:
     Raises:
         SettingError: If the training would be refused, or its weights cannot be read.
     """
+    check_initial_weights(cfg)
     an_update = min(plan.micro_batches, MICRO_BATCHES_OF_AN_UPDATE)
     if 'global_batch_size' not in cfg.train_cfg:
         an_update = 1
@@ -83,11 +83,6 @@ def _train(runner: Runner) -> None:
         runner.train()
     except Measured:
         pass
-    except URLError as error:
-        raise SettingError(
-            f'--measure: the initial weights cannot be read ({error.reason}). Must be, or left out '
-            'as by --cfg-options model.backbone.init_cfg=None.'
-        ) from error
 
 
 def _measured_config(cfg: Config, plan: Plan, an_update: int, folder: Path) -> Config:

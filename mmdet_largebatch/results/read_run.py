@@ -46,7 +46,7 @@ def read_run(work_dir: str | Path) -> Run:
     """Read a run of this package's tools or of MMDetection's own ``train.py``.
 
     The logs of all restarts are merged, also with another number of ranks. Settings are those of
-    the newest start.
+    the newest start, except for the initial weights.
 
     Args:
         work_dir (str or Path): Work folder.
@@ -73,6 +73,8 @@ def read_run(work_dir: str | Path) -> Run:
     box, mask = ap_names(evaluations)
     batch = settings.global_batch(cfg, ranks[-1])
     changes = zip(ranks, [None, *ranks], strict=False)
+    recipe = settings.recipe_of(cfg)
+    recipe['load_from'] = settings.initial_weights(_read_config(_begin(starts).folder, work_dir))
     return Run(
         work_dir=work_dir,
         optimizer=last.get('optimizer') or type_name(settings.optimizer_config(cfg)) or None,
@@ -86,7 +88,7 @@ def read_run(work_dir: str | Path) -> Run:
         evaluates=settings.evaluates_last_epoch(cfg),
         updates=[_update(record, accumulated) for record in updates],
         evaluations=[_evaluation(record, box, mask) for record in evaluations],
-        recipe=dict(settings.recipe_of(cfg), global_batch=batch),
+        recipe=dict(recipe, global_batch=batch),
         max_updates=settings.max_updates(cfg, iterations),
         ended=last.get('ended') or {},
         saved_epochs=last.get('saved_epochs', 0),
@@ -107,6 +109,12 @@ def _read_starts(work_dir: Path) -> list[Start]:
             'which has a <timestamp>/vis_data/scalars.json or a <timestamp>/<timestamp>.log.'
         )
     return [start for start in starts if start.trained] or starts[-1:]
+
+
+def _begin(starts: list[Start]) -> Start:
+    """Return the newest start at update 0, or the first start if none is known to be one."""
+    begun = [start for start in starts if start.facts.get('begins_at') == 0]
+    return (begun or starts[:1])[-1]
 
 
 def _read_start(folder: Path) -> Start:

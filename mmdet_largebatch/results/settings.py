@@ -12,7 +12,10 @@ from ..schedulers.scaling import SCALE_RULES, scale_factor
 from ..utils.type_names import type_name
 
 # Keys that belong to the machine and the start, not to the recipe.
-LAUNCH_KEYS = ('work_dir', 'resume', 'launcher', 'visualizer', 'vis_backends', 'log_level')
+LAUNCH_KEYS = (
+    *('work_dir', 'resume', 'first_start', 'launcher'),
+    *('visualizer', 'vis_backends', 'log_level'),
+)
 # MMEngine's schedulers that are a warmup if they begin at the first iteration.
 WARMUPS = ('LinearLR', 'ConstantLR', 'QuadraticWarmupLR')
 
@@ -148,11 +151,16 @@ def evaluates_last_epoch(cfg: Config) -> bool:
     return cfg.get('val_dataloader') is not None and loop.get('val_begin', 1) <= loop.max_epochs
 
 
+def initial_weights(cfg: Config) -> str | None:
+    """Return ``load_from``, unless a start resumed from it."""
+    begun = cfg.get('first_start') or cfg
+    return None if begun.get('resume') else begun.get('load_from')
+
+
 def recipe_of(cfg: Config) -> dict[str, Any]:
     """Return the config without the seed, the paths and the launch settings."""
     recipe = copy.deepcopy(cfg.to_dict())
-    # A resumed run has the checkpoint that it resumed from here.
-    recipe['load_from'] = None if recipe.get('resume') else recipe.get('load_from')
+    recipe['load_from'] = initial_weights(cfg)
     for name in LAUNCH_KEYS:
         recipe.pop(name, None)
     recipe['randomness'] = dict(recipe.get('randomness') or {}, seed=None)

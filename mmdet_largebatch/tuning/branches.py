@@ -132,6 +132,7 @@ def branch_config(cfg: Config, branch: Branch) -> Config:
     """
     cfg = quiet(cfg, branch.folder)
     cfg.load_from = None
+    cfg.pop('first_start', None)
     cfg.auto_scale_lr = cfg.param_scheduler = None
     hooks = {name: hook for name, hook in cfg.default_hooks.items() if name != 'lr'}
     hooks = {k: hook for k, hook in hooks.items() if type_name(hook) != 'WarmupStepLRHook'}

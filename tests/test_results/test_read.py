@@ -190,6 +190,37 @@ def test_one_recipe_with_another_seed_place_and_start(tmp_path):
         assert read_run(folder).recipe != plain.recipe
 
 
+# Lines that later starts have in their config.
+RESUMED = {
+    '--resume PATH': "resume = True\nload_from = 'epoch_1.pth'\n",
+    '--resume': 'resume = True\nload_from = None\n',
+    '--resume of another start': "resume = True\nfirst_start = dict(load_from='a.pth')\n",
+}
+
+
+@pytest.mark.parametrize('later', RESUMED.values(), ids=RESUMED)
+def test_the_initial_weights_are_those_of_the_first_start(tmp_path, later):
+    """A fine-tuning keeps them when it is resumed; what was trained before it does not count."""
+    recipes = {}
+    for name in ('a.pth', 'b.pth'):
+        text = f'{config(SGD)}load_from = {name!r}\n'
+        write(tmp_path / name, updates(SGD, 1, 100), text=config(SGD), begins_at=0)
+        write(tmp_path / name, updates(SGD, 1, 100), SGD, '20260103_000000', text=text, begins_at=0)
+        text = config(SGD) + later.replace('a.pth', name)
+        begin = dict(text=text, begins_at=100)
+        write(tmp_path / name, updates(SGD, 101, 200), SGD, '20260104_000000', **begin)
+        recipes[name] = read_run(tmp_path / name).recipe
+        assert recipes[name]['load_from'] == name
+    assert recipes['a.pth'] | dict(load_from='b.pth') == recipes['b.pth']
+
+
+def test_weights_that_a_start_set_to_resume_began_from(tmp_path):
+    text = f"{config(SGD)}resume = True\nfirst_start = dict(load_from='a.pth', resume=False)\n"
+    run = read_run(write(tmp_path / 'a', whole(SGD), text=text, begins_at=0))
+    plain = write(tmp_path / 'b', whole(SGD), text=f"{config(SGD)}load_from = 'a.pth'\n")
+    assert run.recipe == read_run(plain).recipe
+
+
 def test_the_ranks_of_all_starts(tmp_path):
     for day, ranks in enumerate((8, 8, 4, 8), 1):
         at = (day - 1) * 100

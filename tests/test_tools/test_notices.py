@@ -18,7 +18,8 @@ def slurm(command, tmp_path):
     def run(*words, srun_status=0, **environment):
         sbatch = 'while [[ $1 == -* ]]; do [ "$1" = -p ] && shift; shift; done; exec "$@"'
         # As srun(1): tasks that are killed as one has failed, and their signal is the status.
-        srun = f'[[ "$*" == *--kill-on-bad-exit=0* ]] || exit 143; exit {srun_status}'
+        kept = '[[ "$*" == *--kill-on-bad-exit=0* ]] || exit 143'
+        srun = f'echo $LARGEBATCH_RUN\n{kept}\nexit {srun_status}'
         stand_ins = dict(srun=srun, scontrol='exit 0', sbatch=sbatch)
         for name, then in stand_ins.items():
             path = tmp_path / name
@@ -45,6 +46,14 @@ def test_a_preempted_job_goes_back_into_the_queue(slurm):
     # Ranks that hang after a failure are ended as well, later.
     assert '--kill-on-bad-exit=0 --wait=120 --cpus-per-task=5 python -u' in srun
     assert scontrol == 'scontrol requeue 123'
+
+
+@pytest.mark.parametrize('words', [['--resume', 'a.pth'], ['--resume=a.pth'], ['--resume']])
+def test_a_given_resume_is_kept(slurm, words):
+    """train.py knows a restart by the name of the run, which is the same at each requeue."""
+    done, calls = slurm(*REQUEUE, *words)
+    assert done.stdout == 'slurm-123\n'
+    assert calls[1].endswith(f'--work-dir=work {" ".join(words)} --launcher slurm')
 
 
 @pytest.mark.parametrize('status', [0, 1, 3])

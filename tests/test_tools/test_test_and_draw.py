@@ -62,6 +62,17 @@ def test_a_config_without_a_test(refused, name):
     assert f'{name} is not set.' in line
 
 
+def test_the_config_of_a_training_that_resumed(
+    tool, shapes, tiny_checkpoint, tmp_path, monkeypatch
+):
+    """It has resume=True. The weights are evaluated, and the training data are not read."""
+    monkeypatch.setenv('HOME', str(tiny_checkpoint.parent))
+    options = ('resume=True', 'train_dataloader.dataset.ann_file=none.json')
+    words = ('test.py', RECIPE, f'~/{tiny_checkpoint.name}', '--work-dir', tmp_path)
+    done = tool(*words, '--cfg-options', *data_options(shapes), *options)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 @pytest.mark.multiprocess
 def test_every_picture_is_drawn_on_two_ranks(command, shapes, tiny_checkpoint, tmp_path):
     done = command(

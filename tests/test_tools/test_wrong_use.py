@@ -101,6 +101,68 @@ def test_broken_checkpoint(evaluate, tmp_path, content):
     assert_one_line(evaluate(checkpoint), f'checkpoint={checkpoint}: it ')
 
 
+def test_a_broken_checkpoint_in_the_home_folder(train, tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    (tmp_path / 'broken.pth').write_bytes(b'not a checkpoint')
+    done = train('load_from=~/broken.pth', 'default_hooks.lr.warmup_iters=2')
+    assert_one_line(done, f'checkpoint={tmp_path}/broken.pth: it cannot be read')
+
+
+def with_initial_weights(folder, part, init_cfg):
+    """A config of the recipe with the initial weights of a part of the model."""
+    path = folder / 'config.py'
+    path.write_text(f"_base_ = '{ROOT / RECIPE}'\nmodel = dict({part}=dict(init_cfg={init_cfg}))\n")
+    return path
+
+
+@pytest.mark.parametrize('name', ['train.py', 'sweep.py', 'branch.py'])
+def test_missing_initial_weights(tool, name, tmp_path):
+    """Refused before the data are read."""
+    init_cfg = dict(_delete_=True, type='Pretrained', checkpoint='none.pth')
+    done = tool(name, with_initial_weights(tmp_path, 'backbone', init_cfg))
+    part = "Invalid model.backbone.init_cfg.checkpoint='none.pth'. Must be a file that exists"
+    assert_one_line(done, part)
+    several = [dict(type='Constant', val=0), dict(type='PretrainedInit', checkpoint='none.pth')]
+    done = tool(name, with_initial_weights(tmp_path, 'neck', several))
+    assert_one_line(done, "Invalid model.neck.init_cfg.1.checkpoint='none.pth'. Must be a file")
+    done = tool(name, RECIPE, '--cfg-options', 'load_from=none.pth')
+    assert_one_line(done, 'load_from=none.pth: no such checkpoint.')
+
+
+def test_weights_that_cannot_be_downloaded(train, tmp_path):
+    """Nobody listens on the discard port of this machine."""
+    url, short = 'http://127.0.0.1:9/weights.pth', 'default_hooks.lr.warmup_iters=2'
+    init_cfg = dict(_delete_=True, type='Pretrained', checkpoint=url)
+    config = with_initial_weights(tmp_path, 'backbone', init_cfg)
+    assert_one_line(train(short, config=config), f'checkpoint={url}: it cannot be downloaded (')
+    done = train(short, f'load_from={url}')
+    assert_one_line(done, f'checkpoint={url}: it cannot be downloaded (')
+
+
+@pytest.mark.parametrize(
+    ('name', 'words', 'setting'),
+    [
+        ('train.py', ['--resume', ''], '--resume'),
+        ('train.py', ['--resume='], '--resume'),
+        ('train.py', ['--work-dir', ''], '--work-dir'),
+        ('train.py', ['--cfg-options', 'load_from='], 'load_from'),
+        ('test.py', [''], 'argument 2'),
+        ('test.py', ['a.pth', '--out', ''], '--out'),
+        ('draw_detections.py', [''], 'argument 2'),
+        ('branch.py', [''], 'argument 2'),
+        ('branch.py', ['--work-dir', ''], '--work-dir'),
+        ('sweep.py', ['--work-dir', ''], '--work-dir'),
+        ('plan.py', ['--work-dir', ''], '--work-dir'),
+        ('plan.py', ['--like', '', '--gpus', '1'], '--like'),
+        ('results.py', ['--out', ''], '--out'),
+    ],
+)
+def test_an_empty_path(tool, name, words, setting):
+    """Of a shell variable that is not set. Begun anew, a training would overwrite another."""
+    done = tool(name, RECIPE, *words)
+    assert_one_line(done, f"Invalid {setting}=''. Must be ")
+
+
 def test_annotations_missing(train, tmp_path):
     done = train(data=tmp_path / 'nowhere')
     assert_one_line(done, 'nowhere/annotations/instances_train.json: no such annotation file.')
