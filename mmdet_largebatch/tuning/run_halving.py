@@ -61,7 +61,7 @@ def halve(sweep: Sweep, cfg: Config) -> str:
 
 
 def conclusion(halving: Halving, scores: dict[Point, float]) -> str:
-    """Return the lines on the full runs, the winner and the grid."""
+    """Return the lines on the full runs, the winner and the grid, or that there is no winner."""
     lr, warmup = halving.winner(scores)
     full = sorted((x for x in scores if x.full), key=lambda x: (x.lr, x.warmup, x.seed))
     lines = [
@@ -69,6 +69,8 @@ def conclusion(halving: Halving, scores: dict[Point, float]) -> str:
         + ('failed' if scores[point] == FAILED else f'box AP {scores[point]:.3f}')
         for point in full
     ]
+    if min(scores[Point(lr, warmup, seed, True)] for seed in halving.seeds) == FAILED:
+        return '\n'.join([*lines, 'No winner: no pair trains with both seeds. Try lower LRs.', ''])
     lines.append(f'Winner by the worse of its two seeds: LR {lr:g}, warmup {warmup}.')
     grid = halving.grid(scores)
     added = [f'{value:g}' for value in grid if value not in halving.lrs]

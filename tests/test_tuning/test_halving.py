@@ -8,6 +8,7 @@ from mmengine.config import Config
 
 from mmdet_largebatch import SettingError
 from mmdet_largebatch.tuning.halving import FAILED, Halving, Point, quarter_of
+from mmdet_largebatch.tuning.run_halving import conclusion
 
 LRS, WARMUPS, SEEDS = [0.01, 0.02, 0.04, 0.08, 0.16], [0, 8, 24], [0, 1]
 
@@ -66,6 +67,9 @@ def test_equal_aps_do_not_move_the_grid():
     stages, scores = play(halving, lambda x: FAILED)
     assert [len(stage) for stage in stages] == [15, 3, 2]
     assert halving.winner(scores)[0] == 0.04
+    assert 'No winner: no pair trains with both seeds.' in conclusion(halving, scores)
+    _, scores = play(halving, peak(0.04))
+    assert 'Winner by the worse of its two seeds: LR 0.04, warmup 0.' in conclusion(halving, scores)
 
 
 def test_the_next_runs_depend_on_the_aps_alone():
