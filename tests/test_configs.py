@@ -213,4 +213,6 @@ def test_the_lines_of_the_readme_put_lamb_into_a_config_of_mmdet(tmp_path):
     with DefaultScope.overwrite_default_scope('mmdet'):
         wrapper = build_optim_wrapper(torch.nn.Linear(2, 2), cfg.optim_wrapper)
     assert type(wrapper.optimizer) is LAMB
-    assert wrapper.optimizer.defaults['lr'] == 1.25e-3
+    # At batch 16, as mmdet's config has it.
+    recipe = ROOT / 'configs/mask_rcnn/mask-rcnn_r50_fpn_8xb2-lamb-1x_coco.py'
+    assert wrapper.optimizer.defaults['lr'] == Config.fromfile(recipe).optim_wrapper.optimizer.lr

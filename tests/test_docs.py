@@ -234,12 +234,6 @@ def test_settings_of_the_pages_are_accepted(block, tmp_path):
         assert hook in str(cfg.default_hooks)
 
 
-def test_the_readme_has_the_lr_of_the_recipe_at_batch_16():
-    [lr] = re.findall(r"type='LAMB', lr=([\d.e-]+)", (ROOT / 'README.md').read_text())
-    recipe = Config.fromfile(ROOT / TRAIN.format('8xb2-lamb-1x').split()[1])
-    assert float(lr) == recipe.optim_wrapper.optimizer.lr
-
-
 def test_the_pages_run_a_build_tool_that_mmcv_builds_with():
     """MMCV 2.1 imports pkg_resources, which setuptools 80 warns of and 82 has not."""
     [pin] = re.findall(r'^setuptools==(\d+)', (ROOT / 'requirements.txt').read_text(), re.M)

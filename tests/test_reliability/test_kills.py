@@ -25,18 +25,13 @@ def with_hook(folder, name, code):
     return folder / 'config.py'
 
 
-KINDS = [
-    'data worker in training',
-    'SIGUSR1 to a rank',
-    'rank in an evaluation',
-    'rank in a save',
-]
+KINDS = ['data worker in training', 'rank in an evaluation', 'rank in a save']
 
 
 @pytest.fixture(scope='module')
 def killed(tmp_path_factory, shapes):
     out = tmp_path_factory.mktemp('killed')
-    summary = kill_and_compare(shapes, out, 2, KINDS, epochs=10)
+    summary = kill_and_compare(shapes, out, 2, KINDS, epochs=8)
     print(summary)
     return summary, out
 
