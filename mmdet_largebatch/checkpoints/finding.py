@@ -5,10 +5,14 @@ from pathlib import Path
 from typing import NamedTuple
 from zipfile import ZipFile, is_zipfile
 
+from mmengine.runner import find_latest_checkpoint
+
 from .unpickling import UnsafeCheckpoint, load_safely
 
 # Key of a checkpoint's meta: the time of the save in ns since 1970, which a copy of the file keeps.
 SAVED_AT = 'saved_at'
+# MMEngine's file in a work folder that names the checkpoint saved last.
+POINTER = 'last_checkpoint'
 
 
 class Candidate(NamedTuple):
@@ -103,6 +107,22 @@ def newest_checkpoint(
     return None, skipped
 
 
+def last_checkpoint(work_dir: str | Path, since: int = 0) -> str | None:
+    """Return the checkpoint that MMEngine's file ``last_checkpoint`` names.
+
+    Args:
+        work_dir (str or Path): Work folder of the run.
+        since (int): Time in ns since 1970. A name written earlier is ignored. Defaults to 0.
+
+    Returns:
+        str, optional: Path or address; None if there is no such file.
+    """
+    pointer = Path(work_dir) / POINTER
+    if not pointer.is_file() or pointer.stat().st_mtime_ns < since:
+        return None
+    return find_latest_checkpoint(str(work_dir))
+
+
 def remote_checkpoint(work_dir: str | Path, since: int = 0) -> str | None:
     """Return the address that ``last_checkpoint`` holds, if the run last saved to an object store.
 
@@ -113,8 +133,5 @@ def remote_checkpoint(work_dir: str | Path, since: int = 0) -> str | None:
     Returns:
         str, optional: Such as ``'s3://bucket/run/epoch_3.pth'``; None for a local checkpoint.
     """
-    pointer = Path(work_dir) / 'last_checkpoint'
-    if not pointer.is_file() or pointer.stat().st_mtime_ns < since:
-        return None
-    address = pointer.read_text().strip()
-    return address if '://' in address else None
+    address = last_checkpoint(work_dir, since)
+    return address if address is not None and '://' in address else None

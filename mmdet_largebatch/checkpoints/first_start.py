@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmengine.config import Config
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
 from .atomic_file import AtomicFileBackend
+from .finding import POINTER
 
 # Environment: identifies a run, the same at every restart. Set by cli/rendezvous.py and
 # tools/slurm_batch.sh.
 RUN = 'LARGEBATCH_RUN'
 # In the work folder: the run that was begun at a given checkpoint, and when.
 FILE = 'first_start.json'
-POINTER = 'last_checkpoint'
 
 
 class FirstStart(NamedTuple):
@@ -97,14 +97,3 @@ def _begun_at(work_dir: str, run: str) -> int | None:
         return None
     noted = json.loads(path.read_text())
     return noted['time'] if noted['run'] == run else None
-
-
-def last_checkpoint(runner: Runner) -> str | None:
-    """Return the checkpoint that MMEngine saved last, None if there is none of this run.
-
-    Called on the main process.
-    """
-    pointer, since = Path(runner.work_dir, POINTER), begin_run(runner)
-    if not pointer.is_file() or pointer.stat().st_mtime_ns < since:
-        return None
-    return find_latest_checkpoint(runner.work_dir)

@@ -4,7 +4,8 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ..checkpoints.first_start import first_start, last_checkpoint
+from ..checkpoints.finding import last_checkpoint
+from ..checkpoints.first_start import begin_run, first_start
 from ..compat import has_loaded, load_from, resumes, set_load_from, set_resume
 from ..utils.dist import from_main_process
 from ..utils.runner import is_training
@@ -27,6 +28,8 @@ class FirstStartHook(Hook):
         first, newest = first_start(runner.cfg), None
         if resumes(runner):
             # MMEngine's CheckpointHook chooses none.
-            newest = from_main_process(last_checkpoint(runner) if is_main_process() else None)
+            if is_main_process():
+                newest = last_checkpoint(runner.work_dir, begin_run(runner))
+            newest = from_main_process(newest)
         set_resume(runner, resumes(runner) and (newest is not None or first.resume))
         set_load_from(runner, newest or first.load_from)

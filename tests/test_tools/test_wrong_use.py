@@ -158,7 +158,7 @@ def test_weights_that_cannot_be_downloaded(train, tmp_path):
     ],
 )
 def test_an_empty_path(tool, name, words, setting):
-    """Of a shell variable that is not set. Begun anew, a training would overwrite another."""
+    """A shell variable that is not set is refused. A training begun anew would overwrite one."""
     done = tool(name, RECIPE, *words)
     assert_one_line(done, f"Invalid {setting}=''. Must be ")
 
