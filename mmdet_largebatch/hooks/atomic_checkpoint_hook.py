@@ -49,6 +49,7 @@ class AtomicCheckpointHook(AtomicSavingHook):
     **Evaluations.** No checkpoint to resume from is saved within an evaluation, because hooks such
     as ``EMAHook`` have other weights in the model then. With a :class:`PreemptionHook`, with
     ``every_minutes`` and at a cut by ``max_updates``, the state is saved before the evaluation.
+    Nothing is saved before an evaluation that a user's hook runs within an update.
 
     **State of hooks.** A checkpoint holds the counts of ``EarlyStoppingHook``, and the state of
     every hook with ``state_dict()`` and ``load_state_dict(state)``.
@@ -144,7 +145,7 @@ class AtomicCheckpointHook(AtomicSavingHook):
         self._set_best_paths(info)
         if self.max_keep_ckpts > 0:
             self.keep_ckpt_ids = list(info.get('keep_ckpt_ids', []))
-        self.last_ckpt = None
+        self.last_ckpt, self._begun = None, -1
         self._catch_up(runner)
         # The next save is made even if the newest checkpoint holds the same update.
         self.newest_update = -1
@@ -184,8 +185,9 @@ class AtomicCheckpointHook(AtomicSavingHook):
             self.save_now(runner, runner.iter)
 
     def before_val(self, runner: Runner) -> None:
-        """Save before an evaluation under other loops."""
-        self.before_evaluation(runner)
+        """Save before an evaluation under other loops, unless a hook evaluates in an update."""
+        if not self.in_update(runner):
+            self.before_evaluation(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add the state of hooks, the optimizer's settings and the time.

@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 
 from ..checkpoints.atomic_file import AtomicFileBackend, remove_partial_files
 from ..compat import train_loop
+from ..utils.runner import repeats_epochs
 
 RESTART = 'restart_{}.pth'
 
@@ -43,6 +44,8 @@ class AtomicSavingHook(CheckpointHook):
         self.failure: str | None = None
         self.saved_at = time.monotonic()
         self._writing = False
+        # Updates, or epochs, that were done as the current one began.
+        self._begun = -1
         # While the best weights are saved: the checkpoint of before the evaluation.
         self._before_evaluation: str | None = None
 
@@ -56,6 +59,17 @@ class AtomicSavingHook(CheckpointHook):
             os.makedirs(self.out_dir, exist_ok=True)
             remove_partial_files(self.out_dir)
         self.saved_at = time.monotonic()
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Note that an update begins."""
+        self._begun = runner.epoch if repeats_epochs(runner) else runner.iter
+
+    def in_update(self, runner: Runner) -> bool:
+        """Return True from the begin of an update until the loop counts it.
+
+        Under a loop that repeats an epoch that it resumes within, this holds for epochs instead.
+        """
+        return self._begun == (runner.epoch if repeats_epochs(runner) else runner.iter)
 
     def write(
         self, runner: Runner, filename: str, meta: dict[str, int], complete: bool = False
@@ -149,6 +163,10 @@ class AtomicSavingHook(CheckpointHook):
         # Resumed from a checkpoint of this update, GlobalBatchTrainLoop repeats the evaluation.
         repeats = hasattr(train_loop(runner), 'end') and self.newest_update == runner.iter
         self._before_evaluation = self.newest if repeats else None
+        last = self.last_ckpt
+        if self.in_update(runner):
+            # MMEngine would save the last checkpoint again, with the weights of this update.
+            self.last_ckpt = None
         try:
             super()._save_best_checkpoint(runner, metrics)
         except OSError as error:
@@ -157,7 +175,7 @@ class AtomicSavingHook(CheckpointHook):
                 del info[key]
             info.update(before)
         finally:
-            self._before_evaluation = None
+            self._before_evaluation, self.last_ckpt = None, self.last_ckpt or last
         self._set_best_paths(info)
         # An epoch that is cut short twice has two best checkpoints of one name.
         standing = [value for key, value in info.items() if key.startswith('best_ckpt')]

@@ -25,7 +25,8 @@ class PreemptionHook(Hook):
     The signal only sets a flag. At the end of the current update all ranks agree, save the state
     and exit with status 75. In an evaluation they exit at the end of the current batch. The state
     was saved before the evaluation, because hooks such as ``EMAHook`` have other weights in the
-    model during it. Further signals change nothing.
+    model during it. An evaluation that a user's hook runs within an update is finished first.
+    Further signals change nothing.
 
     ``torchrun`` with restarts then restarts the run, and ``slurm_train.sh --requeue`` puts the job
     back into the queue. Under :class:`GlobalBatchTrainLoop` the resumed run repeats an evaluation
@@ -111,6 +112,9 @@ class PreemptionHook(Hook):
     ) -> None:
         """Exit between two batches of an evaluation, if a rank received a signal."""
         if not self._handlers or batch_idx >= self._shared_batches:
+            return
+        if self._checkpoints.in_update(runner):
+            # A user's hook evaluates. The state is saved once the update is counted.
             return
         if any_rank(self._signal_received is not None):
             self._exit(runner, runner.iter, self._checkpoints.saved(runner.iter))

@@ -109,7 +109,7 @@ def toy_runner(
         micro_batch (int): Points of a micro-batch. Defaults to 2.
         epochs (int): Epochs, of one update each unless `train_cfg` says otherwise. Defaults to 1.
         data (dict, optional): Arguments of `loader`.
-        train_cfg (dict, optional): Further settings of the loop.
+        train_cfg (dict, optional): Further settings of the loop; None removes one.
         wrapper (dict, optional): Further settings of the optimizer wrapper.
         default_hooks (dict, optional): Further default hooks; there is no checkpoint otherwise.
         hooks (Sequence[Hook]): Custom hooks.
@@ -120,12 +120,13 @@ def toy_runner(
     if ranks > 1:
         ddp = dict(type='mmengine.MMDistributedDataParallel', device_ids=None) | (ddp or {})
         more |= dict(launcher='pytorch', cfg=dict(model_wrapper_cfg=ddp))
+    loop = dict(type='mmdet.GlobalBatchTrainLoop', max_epochs=epochs, global_batch_size=12)
+    loop |= train_cfg or {}
     return Runner(
         model=model,
         work_dir=str(folder),
         train_dataloader=loader(micro_batch, **(data or {})),
-        train_cfg=dict(type='mmdet.GlobalBatchTrainLoop', max_epochs=epochs, global_batch_size=12)
-        | (train_cfg or {}),
+        train_cfg={key: value for key, value in loop.items() if value is not None},
         optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1))
         | (wrapper or {}),
         default_hooks=dict(checkpoint=None, logger=None) | (default_hooks or {}),

@@ -118,8 +118,9 @@ def make(
     default_hooks = dict(
         checkpoint=dict(type='mmdet.AtomicCheckpointHook', interval=2) | (checkpoint or {}),
         lr=dict(type='mmdet.WarmupStepLRHook', warmup_iters=3, milestones=[3]) | (lr_hook or {}),
-        divergence=dict(type='mmdet.DivergenceHook', **(divergence or {})),
     )
+    if divergence is not False:
+        default_hooks['divergence'] = dict(type='mmdet.DivergenceHook', **(divergence or {}))
     if preemption:
         default_hooks['preemption'] = dict(type='mmdet.PreemptionHook')
     if 'param_scheduler' in more:
