@@ -129,7 +129,7 @@ class AtomicCheckpointHook(AtomicSavingHook):
     def before_train(self, runner: Runner) -> None:
         """Prepare the folder, and finish the resume."""
         super().before_train(runner)
-        if self.newest is not None and Path(self.newest).parent == Path(self.out_dir):
+        if self.newest is not None and self._owns(self.newest):
             self.newest_update = runner.iter
         if self.every_minutes is not None and repeats_epochs(runner):
             runner.logger.warning(
@@ -143,8 +143,7 @@ class AtomicCheckpointHook(AtomicSavingHook):
         """Return to the other checkpoints that the restored one knows of."""
         info = runner.message_hub.runtime_info
         self._set_best_paths(info)
-        if self.max_keep_ckpts > 0:
-            self.keep_ckpt_ids = list(info.get('keep_ckpt_ids', []))
+        self._recall_kept(runner)
         self.last_ckpt, self._begun = None, -1
         self._catch_up(runner)
         # The next save is made even if the newest checkpoint holds the same update.

@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 
 from ..checkpoints.atomic_file import AtomicFileBackend, remove_partial_files
 from ..compat import train_loop
-from ..utils.runner import repeats_epochs
+from ..utils.runner import find_hook, repeats_epochs
 
 RESTART = 'restart_{}.pth'
 
@@ -33,6 +33,7 @@ class AtomicSavingHook(CheckpointHook):
     file_backend: Any
     keep_ckpt_ids: list[int]
     last_ckpt: str | None
+    max_keep_ckpts: int
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -54,7 +55,11 @@ class AtomicSavingHook(CheckpointHook):
         backend = get_file_backend(self.out_dir or runner.work_dir, backend_args=self.backend_args)
         if type(backend) is LocalBackend and self.file_client_args is None:
             self.backend_args = dict(backend='whole_file')
+        # With a smaller max_keep_ckpts MMEngine removes checkpoints before a new one stands.
+        limit, self.max_keep_ckpts = self.max_keep_ckpts, -1
         super().before_train(runner)
+        self.max_keep_ckpts = limit
+        self._recall_kept(runner)
         if self._is_local and is_main_process():
             os.makedirs(self.out_dir, exist_ok=True)
             remove_partial_files(self.out_dir)
@@ -142,17 +147,30 @@ class AtomicSavingHook(CheckpointHook):
         if self.max_keep_ckpts > 0:
             kept = [*(other for other in self.keep_ckpt_ids if other != step), step]
             self.keep_ckpt_ids = kept[-self.max_keep_ckpts :]
-            runner.message_hub.update_info('keep_ckpt_ids', self.keep_ckpt_ids)
+            runner.message_hub.update_info(self._kept_key(runner), self.keep_ckpt_ids)
         filename = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, filename)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         if self.write(runner, filename, meta):
-            for other in kept[: -self.max_keep_ckpts]:
-                outdated = self.filename_tmpl.format(other)
-                self._remove(self.file_backend.join_path(self.out_dir, outdated))
+            outdated = set(map(self.filename_tmpl.format, kept[: -self.max_keep_ckpts]))
+            # All steps have one name if the template has no {}.
+            for name in outdated - set(map(self.filename_tmpl.format, self.keep_ckpt_ids)):
+                self._remove(self.file_backend.join_path(self.out_dir, name))
         else:
             # The next save that succeeds removes them.
             self.keep_ckpt_ids = kept[:-1]
+
+    def _recall_kept(self, runner: Runner) -> None:
+        """Recall the steps of the kept checkpoints, unless the run resumed from another folder."""
+        first = find_hook(runner, AtomicSavingHook) or self
+        owns = first.newest is None or first._owns(first.newest)
+        kept = runner.message_hub.runtime_info.get(self._kept_key(runner), [])
+        self.keep_ckpt_ids = list(kept) if owns else []
+
+    def _kept_key(self, runner: Runner) -> str:
+        """Return the key of the kept steps in the message hub: MMEngine's for the first hook."""
+        first = find_hook(runner, CheckpointHook) is self
+        return 'keep_ckpt_ids' if first else f'keep_ckpt_ids_{self.filename_tmpl}'
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         """Save the best weights, then remove the previous best checkpoint."""
@@ -178,9 +196,11 @@ class AtomicSavingHook(CheckpointHook):
             self._before_evaluation, self.last_ckpt = None, self.last_ckpt or last
         self._set_best_paths(info)
         # An epoch that is cut short twice has two best checkpoints of one name.
-        standing = [value for key, value in info.items() if key.startswith('best_ckpt')]
+        paths = [value for key, value in info.items() if key.startswith('best_ckpt')]
+        standing = set(map(os.path.basename, paths))
         for key, path in before.items():
-            if key.startswith('best_ckpt') and path not in standing:
+            outdated = key.startswith('best_ckpt') and os.path.basename(path) not in standing
+            if outdated and self._owns(path):
                 self._remove(path)
                 runner.logger.info(f'The previous best checkpoint {path} is removed')
 
@@ -205,6 +225,10 @@ class AtomicSavingHook(CheckpointHook):
     def _is_local(self) -> bool:
         return (self.backend_args or {}).get('backend') == 'whole_file'
 
+    def _owns(self, path: str) -> bool:
+        """Return True for a file in ``out_dir``. A run may resume from one of another folder."""
+        return Path(path).parent.resolve() == Path(self.out_dir).resolve()
+
     def _remove(self, path: str) -> None:
-        if is_main_process() and self.file_backend.isfile(path):
+        if is_main_process() and self._owns(path) and self.file_backend.isfile(path):
             self.file_backend.remove(path)

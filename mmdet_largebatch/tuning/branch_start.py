@@ -14,7 +14,7 @@ from ..checkpoints.unpickling import load_safely
 from ..checks import check, invalid
 
 UPDATES_PER_EPOCH = 'updates_per_epoch'
-# Names in the message hub of files that belong to the run of the checkpoint.
+# Prefixes of names in the message hub of files that belong to the run of the checkpoint.
 FILES = ('last_ckpt', 'keep_ckpt_ids', 'best_ckpt')
 # Key of the origin in the meta of the file and in the configs of branches.
 BRANCH_FROM = 'branch_from'
@@ -124,8 +124,8 @@ def write_start(start: BranchStart, wanted: BranchStart) -> None:
     checkpoint['param_schedulers'] = [{'update': wanted.update}]
     info = _info(checkpoint)
     info.update({'iter': wanted.update, UPDATES_PER_EPOCH: wanted.updates_per_epoch})
-    for name in FILES:
-        info.pop(name, None)
+    for name in [name for name in info if name.startswith(FILES)]:
+        del info[name]
     content = io.BytesIO()
     torch.save(checkpoint, content)
     AtomicFileBackend().put(content.getvalue(), wanted.path)
