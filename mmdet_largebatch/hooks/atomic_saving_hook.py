@@ -12,6 +12,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from ..checkpoints.atomic_file import AtomicFileBackend, remove_partial_files
+from ..checkpoints.best_metrics import check_names, with_absent
 from ..compat import train_loop
 from ..utils.runner import find_hook, repeats_epochs
 
@@ -60,6 +61,7 @@ class AtomicSavingHook(CheckpointHook):
         super().before_train(runner)
         self.max_keep_ckpts = limit
         self._recall_kept(runner)
+        check_names(runner, self.save_best or [])
         if self._is_local and is_main_process():
             os.makedirs(self.out_dir, exist_ok=True)
             remove_partial_files(self.out_dir)
@@ -174,6 +176,9 @@ class AtomicSavingHook(CheckpointHook):
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         """Save the best weights, then remove the previous best checkpoint."""
+        if self.save_best is None:
+            return
+        metrics = with_absent(runner, self.key_indicators, metrics)
         info = runner.message_hub.runtime_info
         before = {key: value for key, value in info.items() if key.startswith('best_')}
         # MMEngine removes the previous best checkpoint before it writes, if it knows its path.

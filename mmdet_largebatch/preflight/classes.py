@@ -9,9 +9,10 @@ from mmengine.config import Config
 
 from ..checks import invalid
 from ..errors import SettingError
+from ..utils.type_names import is_stock
 from .coco_file import CocoFile
 from .rows import Shown, listed, repeated, shown
-from .sources import Source, is_stock, resolve
+from .sources import Source, resolve
 
 # Heads whose num_classes is the number of the data set's classes. An rpn_head has one class, a
 # backbone those of its pretraining, a semantic_head those of its maps.

@@ -16,11 +16,9 @@ from mmengine.fileio import list_from_file
 from mmengine.registry import Registry
 from mmengine.utils import is_abs
 
-from ..utils.type_names import type_name
+from ..utils.type_names import is_stock, type_name
 
 LOADERS = ('LoadAnnotations',)
-# Packages whose classes do with their settings what the checks assume.
-STOCK = ('mmdet', 'mmengine', 'mmcv', 'mmdet_largebatch')
 
 
 def resolve(registry: Registry, config: Any) -> type | None:
@@ -50,12 +48,6 @@ def transforms_of(node: Any) -> Iterator[Mapping]:
         for value in node:
             if isinstance(value, (Mapping, list, tuple)):
                 yield from transforms_of(value)
-
-
-def is_stock(kind: type | None, *methods: str) -> bool:
-    """Return True if a class, or each of these `methods`, is no user's own."""
-    parts = [getattr(kind, name, None) for name in methods] if methods else [kind]
-    return all(str(getattr(x, '__module__', '')).split('.')[0] in STOCK for x in parts)
 
 
 def _inherits(kind: type | None, base: type, *members: str) -> bool:

@@ -1,7 +1,10 @@
-"""Return the name of the type that a config builds, for configs of text and of classes."""
+"""Return the name of the type that a config builds, and whether a class is a user's own."""
 
 from collections.abc import Mapping
 from typing import Any
+
+# Packages whose classes do with their settings what the checks assume.
+STOCK = ('mmdet', 'mmengine', 'mmcv', 'mmdet_largebatch')
 
 
 def type_name(config: Any) -> str:
@@ -21,3 +24,9 @@ def type_name(config: Any) -> str:
         return ''
     name = kind if isinstance(kind, str) else getattr(kind, '__name__', str(kind))
     return name.rsplit('.', 1)[-1]
+
+
+def is_stock(kind: type | None, *methods: str) -> bool:
+    """Return True if a class, or each of these `methods`, is no user's own."""
+    parts = [getattr(kind, name, None) for name in methods] if methods else [kind]
+    return all(str(getattr(x, '__module__', '')).split('.')[0] in STOCK for x in parts)
