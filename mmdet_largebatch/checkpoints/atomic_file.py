@@ -1,5 +1,6 @@
 """Write files atomically."""
 
+import errno
 import os
 import socket
 from pathlib import Path
@@ -8,6 +9,8 @@ from mmengine.fileio import LocalBackend, register_backend
 
 # Suffix of a temporary file: `.epoch_3.pth.HOST.PID.partial` beside `epoch_3.pth`.
 PARTIAL = '.partial'
+# Errors of file systems that sync no folders: encrypted ones, and CIFS of older kernels.
+CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 @register_backend('whole_file')
@@ -33,16 +36,23 @@ class AtomicFileBackend(LocalBackend):
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-        # The rename is on disk once the folder is synced.
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
 
     def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
         """Write text. If this fails, the old file is unchanged."""
         self.put(obj.encode(encoding), filepath)
+
+
+def sync_folder(path: str | Path) -> None:
+    """Sync a folder, so that a rename in it is on disk, if its file system can do so."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno not in CANNOT_SYNC:
+            raise
+    finally:
+        os.close(folder)
 
 
 def remove_partial_files(folder: str | Path) -> None:

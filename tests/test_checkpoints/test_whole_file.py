@@ -1,6 +1,7 @@
 """Atomic writes."""
 
 import errno
+import os
 import resource
 import signal
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from mmdet_largebatch.checkpoints import AtomicFileBackend
-from mmdet_largebatch.checkpoints.atomic_file import remove_partial_files
+from mmdet_largebatch.checkpoints.atomic_file import remove_partial_files, sync_folder
 
 
 @contextmanager
@@ -50,3 +51,14 @@ def test_what_killed_processes_left_is_removed(tmp_path):
         (tmp_path / name).touch()
     remove_partial_files(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {'epoch_1.pth', '.hidden', 'a.partial'}
+
+
+def test_a_file_system_that_cannot_sync_a_folder():
+    """That of /proc gives EINVAL, as some network and encrypted ones do. Other errors count."""
+    folder = os.open('/proc', os.O_RDONLY)
+    with pytest.raises(OSError, match='Invalid argument'):
+        os.fsync(folder)
+    os.close(folder)
+    sync_folder('/proc')
+    with pytest.raises(FileNotFoundError):
+        sync_folder('/proc/none')
