@@ -1,5 +1,6 @@
 """Save and restore the state of hooks, which MMEngine does not save."""
 
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -61,8 +62,18 @@ def _fields(hook: Hook) -> tuple[str, ...] | None:
     for kind, fields in FIELDS.items():
         if isinstance(hook, kind):
             return fields
-    has_state = all(callable(getattr(hook, f'{name}state_dict', None)) for name in ('', 'load_'))
-    return () if has_state else None
+    own = _takes(hook, 'state_dict') and _takes(hook, 'load_state_dict', {})
+    return () if own else None
+
+
+def _takes(hook: Hook, name: str, *arguments: Any) -> bool:
+    """Return True if a hook has a method that takes these arguments."""
+    method: Any = getattr(hook, name, None)
+    try:
+        signature(method).bind(*arguments)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _plain(value: Any) -> Any:

@@ -10,6 +10,7 @@ from helpers import small_training
 from helpers.divergence import Bad, make
 from mmengine.fileio import FileClient, LocalBackend, io
 from mmengine.fileio.backends import registry_utils
+from mmengine.hooks import Hook
 
 from mmdet_largebatch import SettingError
 
@@ -121,6 +122,31 @@ def test_parts_that_are_not_to_be_saved(tmp_path):
     content = small_training.load(tmp_path / 'epoch_1.pth')
     assert not {'optimizer', 'param_schedulers'} & set(content)
     assert content['message_hub']['runtime_info']['best_ckpt'].endswith('best_error_epoch_1.pth')
+
+
+def test_a_hook_that_saves_its_state_in_its_own_way(tmp_path):
+    """Its methods of these names take other arguments. They are not called, as by MMEngine."""
+
+    class Own(Hook):
+        loaded = None
+
+        def state_dict(self, runner):
+            return dict(update=runner.iter)
+
+        def load_state_dict(self, runner, state):
+            self.loaded = state
+
+        def before_save_checkpoint(self, runner, checkpoint):
+            checkpoint['own'] = self.state_dict(runner)
+
+        def after_load_checkpoint(self, runner, checkpoint):
+            self.load_state_dict(runner, checkpoint['own'])
+
+    make(tmp_path, {}, Own(), epochs=2).train()
+    own = Own()
+    make(tmp_path, {}, own, epochs=4, resume=True).train()
+    assert own.loaded == dict(update=2)
+    assert 'Resume: ' not in log_of(tmp_path)
 
 
 def test_resumed_past_a_broken_checkpoint(tmp_path):
