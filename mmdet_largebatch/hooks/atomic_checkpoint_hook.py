@@ -144,7 +144,7 @@ class AtomicCheckpointHook(AtomicSavingHook):
         info = runner.message_hub.runtime_info
         self._set_best_paths(info)
         self._recall_kept(runner)
-        self.last_ckpt, self._begun = None, -1
+        self.last_ckpt, self._begun = None, (-1, -1)
         self._catch_up(runner)
         # The next save is made even if the newest checkpoint holds the same update.
         self.newest_update = -1

@@ -46,8 +46,8 @@ class AtomicSavingHook(CheckpointHook):
         self.failure: str | None = None
         self.saved_at = time.monotonic()
         self._writing = False
-        # Updates, or epochs, that were done as the current one began.
-        self._begun = -1
+        # Epochs and updates that were done as the current update began.
+        self._begun = (-1, -1)
         # While the best weights are saved: the checkpoint of before the evaluation.
         self._before_evaluation: str | None = None
 
@@ -69,14 +69,15 @@ class AtomicSavingHook(CheckpointHook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Note that an update begins."""
-        self._begun = runner.epoch if repeats_epochs(runner) else runner.iter
+        self._begun = (runner.epoch, runner.iter)
 
     def in_update(self, runner: Runner) -> bool:
         """Return True from the begin of an update until the loop counts it.
 
         Under a loop that repeats an epoch that it resumes within, this holds for epochs instead.
         """
-        return self._begun == (runner.epoch if repeats_epochs(runner) else runner.iter)
+        epoch, update = self._begun
+        return runner.epoch == epoch if repeats_epochs(runner) else runner.iter == update
 
     def write(
         self, runner: Runner, filename: str, meta: dict[str, int], complete: bool = False
