@@ -1,6 +1,5 @@
-"""Resume a schedule with the state of a checkpoint and the settings of the config."""
+"""Resume a schedule with the settings of the config."""
 
-from math import isfinite
 from typing import Any
 from warnings import catch_warnings, filterwarnings
 
@@ -11,16 +10,14 @@ from ..schedulers import WarmupStepLR
 from ..utils.runner import has_one_optimizer
 from .optimizer_settings import OPTIMIZER, groups_of
 
-# Schedulers that multiply the LR: another base LR only changes a factor.
-MULTIPLYING = ('LinearLR', 'ConstantLR', 'MultiStepLR', 'StepLR', 'ExponentialLR')
-# Schedulers that read their settings at every step.
-SETTABLE = (*MULTIPLYING, 'CosineAnnealingLR', 'PolyLR')
-
 
 class ResumedSchedule:
-    """Put the settings of a run's schedule into the checkpoint that it resumes from.
+    """Give a resumed run the schedule of its config.
 
-    :class:`WarmupStepLR` keeps its settings by itself; this is for MMEngine's schedulers.
+    MMEngine's schedulers compute a value from the last one. A changed setting or LR therefore
+    cannot be put into their saved state: the schedule is stepped anew from update 0. Schedulers
+    that follow a metric (``ReduceOnPlateau``) cannot be, and keep the checkpoint's state.
+    :class:`WarmupStepLR` follows its config by itself.
 
     Args:
         runner (Runner): The runner before it loads anything, with its optimizer built.
@@ -30,7 +27,7 @@ class ResumedSchedule:
         wrapper, schedulers = runner.optim_wrapper, runner.param_schedulers
         # Several optimizers have a dict of lists.
         self.schedulers = schedulers if isinstance(schedulers, list) else []
-        self._settings = [dict(vars(scheduler)) for scheduler in self.schedulers]
+        self._first_states = [scheduler.state_dict() for scheduler in self.schedulers]
         groups = wrapper.param_groups if has_one_optimizer(wrapper) else []
         self._first_groups = [dict(group) for group in groups]
         self._is_behind = False
@@ -45,70 +42,57 @@ class ResumedSchedule:
         Returns:
             list[str]: A line for each difference.
         """
-        lines: list[str] = []
-        states = checkpoint.get('param_schedulers')
-        if not self.schedulers or isinstance(self.schedulers[0], WarmupStepLR):
-            return self._learning_rate(checkpoint, [], configured)
+        change = _changed_lr(checkpoint, configured)
+        taken = [f'optim_wrapper, as the config says: {change}'] if change else []
+        if not self.schedulers:
+            if change:
+                _scale(checkpoint, configured)
+            return taken
+        if all(isinstance(scheduler, WarmupStepLR) for scheduler in self.schedulers):
+            return taken
+        states, update = checkpoint.get('param_schedulers'), checkpoint['meta']['iter']
+        metric = any(isinstance(s, ReduceOnPlateauParamScheduler) for s in self.schedulers)
         if not states:
-            if any(isinstance(s, ReduceOnPlateauParamScheduler) for s in self.schedulers):
+            if metric:
                 return ['no param_schedulers in the checkpoint: the schedule begins anew']
             self._is_behind = True
-            update = checkpoint['meta']['iter']
             return [
-                f'no param_schedulers in the checkpoint: the schedule is set to update {update}'
+                f'no param_schedulers in the checkpoint: the schedule is set to update {update}',
+                *taken,
             ]
-        for scheduler, own, state in zip(self.schedulers, self._settings, states, strict=True):
-            name = type(scheduler).__name__
+        lines = []
+        for scheduler, own, state in zip(self.schedulers, self._first_states, states, strict=True):
             changed = [key for key in own if _is_setting(key) and own[key] != state.get(key)]
-            if changed and name in SETTABLE and 'by_epoch' not in changed:
-                state.update({key: own[key] for key in changed})
-                lines.append(f'param_scheduler {name}, as the config says: {", ".join(changed)}')
-            elif changed:
+            name, keys = type(scheduler).__name__, ', '.join(changed)
+            if changed and metric:
                 lines.append(
-                    f"param_scheduler {name}: the checkpoint's {', '.join(changed)} stay, not the "
-                    "config's"
+                    f"param_scheduler {name}: the checkpoint's {keys} stay, not the config's"
                 )
-        return lines + self._learning_rate(checkpoint, states, configured)
-
-    def _learning_rate(
-        self, checkpoint: dict[str, Any], states: list[dict], configured: list[dict[str, Any]]
-    ) -> list[str]:
-        """Put the config's LR into the checkpoint, if it was changed and the schedule scales it."""
-        state = checkpoint.get('optimizer')
-        if not state:
-            return []
-        groups, own = groups_of(state), [group['lr'] for group in configured]
-        recorded = checkpoint['meta'].get(OPTIMIZER, {}).get('groups') or groups
-        saved = [group.get('initial_lr', group['lr']) for group in recorded]
-        if saved == own or len(saved) != len(own):
-            return []
-        change = f'lr {as_text(saved[0])} -> {as_text(own[0])}'
-        if self.schedulers and isinstance(self.schedulers[0], WarmupStepLR):
-            return [f'optim_wrapper, as the config says: {change}']
-        names = [type(scheduler).__name__ for scheduler in self.schedulers]
-        others = [name for name in names if name not in MULTIPLYING]
-        if others or not all(saved) or not all(map(isfinite, saved)):
-            return [f'optim_wrapper: {change} is not taken, {others or "the LR of 0"} stays']
-        factors = [new / old for new, old in zip(own, saved, strict=True)]
-        for group, factor in zip(groups, factors, strict=True):
-            for key in {'lr', 'initial_lr'} & set(group):
-                group[key] *= factor
-        for scheduler in states:
-            for key in ('base_values', '_last_value'):
-                scheduler[key] = [x * f for x, f in zip(scheduler[key], factors, strict=True)]
-        return [f'optim_wrapper, as the config says: {change}']
+            elif changed:
+                lines.append(f'param_scheduler {name}, as the config says: {keys}')
+        if metric:
+            kept = f'optim_wrapper: {change} is not taken: ReduceOnPlateau decides by past metrics'
+            return [*lines, kept] if change else lines
+        if lines or change:
+            checkpoint['param_schedulers'] = [dict(state) for state in self._first_states]
+            self._is_behind = True
+        return lines + taken
 
     def catch_up(self, runner: Runner) -> None:
-        """Step a schedule that the checkpoint lacks to the run's update."""
+        """Step a schedule that does not have the checkpoint's state to the run's update."""
         if not self._is_behind:
             return
         self._is_behind = False
         groups = runner.optim_wrapper.param_groups
-        for scheduler in self.schedulers:
-            name = scheduler.param_name
-            for group, first in zip(groups, self._first_groups, strict=True):
-                group.update({key: first[key] for key in (name, f'initial_{name}') if key in first})
+        names = {scheduler.param_name for scheduler in self.schedulers}
+        # OneCycle has the range in the group, and Adam its momentum in betas.
+        keys = {f'{prefix}{name}' for name in names for prefix in ('', 'initial_', 'max_', 'min_')}
+        for group, first in zip(groups, self._first_groups, strict=True):
+            group.update({key: first[key] for key in {*keys, 'betas'} & set(first)})
         length = max(1, runner.max_iters // runner.max_epochs)
+        if runner.epoch:
+            # In a smaller data set before, epochs were shorter.
+            length = min(length, runner.iter // runner.epoch)
         with catch_warnings():
             # The optimizer has not stepped in this process yet.
             filterwarnings('ignore', 'Detected call of `scheduler.step')
@@ -120,11 +104,31 @@ class ResumedSchedule:
                             scheduler.step()
 
 
+def _changed_lr(checkpoint: dict[str, Any], configured: list[dict[str, Any]]) -> str | None:
+    """Return the change of the LR in the first group where config and checkpoint differ."""
+    pairs = zip(_saved_lrs(checkpoint), configured, strict=False)
+    changes = [(old, group['lr']) for old, group in pairs if old != group['lr']]
+    return f'lr {as_text(changes[0][0])} -> {as_text(changes[0][1])}' if changes else None
+
+
+def _saved_lrs(checkpoint: dict[str, Any]) -> list[float]:
+    groups = groups_of(checkpoint['optimizer']) if checkpoint.get('optimizer') else []
+    recorded = checkpoint['meta'].get(OPTIMIZER, {}).get('groups') or groups
+    return [group.get('initial_lr', group['lr']) for group in recorded] if groups else []
+
+
+def _scale(checkpoint: dict[str, Any], configured: list[dict[str, Any]]) -> None:
+    """Scale the LR, which a user's hook may have changed, in a run without schedulers."""
+    saved, groups = _saved_lrs(checkpoint), groups_of(checkpoint['optimizer'])
+    for group, old, own in zip(groups, saved, configured, strict=False):
+        group['lr'] = group['lr'] * own['lr'] / old if old else own['lr']
+
+
 def _is_setting(key: str) -> bool:
     """Return False for the fields that a scheduler changes as it steps."""
     return not key.startswith('_') and key not in (
         *('optimizer', 'last_step', 'base_values', 'verbose', 'best'),
-        *('num_bad_epochs', 'cooldown_counter', 'last_epoch'),
+        *('num_bad_epochs', 'cooldown_counter', 'last_epoch', 'update'),
     )
 
 
