@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from ..compat import load_from
 from ..utils.dist import from_main_process
 from .comparing import refusal
-from .finding import checkpoint_defect, newest_checkpoint, remote_checkpoint
+from .finding import checkpoint_defect, last_checkpoint, newest_checkpoint
 from .first_start import begin_run, first_start
 
 
@@ -46,14 +46,14 @@ def _choose(runner: Runner, folders: list[str | Path], pattern: str) -> Choice:
     path = given
     if path is None:
         first, since = first_start(runner.cfg), begin_run(runner)
-        path = remote_checkpoint(runner.work_dir, since)
-        if path is None:
-            path, skipped = newest_checkpoint(folders, pattern, since)
+        path = last_checkpoint(runner.work_dir, since)
+        if path is None or '://' not in path:
+            path, skipped = newest_checkpoint(folders, pattern, since, path)
         if path is None and skipped and not since:
             line = (
                 f'work_dir={runner.work_dir}: it has no valid checkpoint ({"; ".join(skipped)}). '
-                'Must have one to resume from; to begin at update 0, remove these files or omit '
-                '--resume.'
+                'Must have one to resume from; to begin at update 0, remove these files and '
+                'last_checkpoint, or omit --resume.'
             )
             return Choice(None, skipped, line)
         if path is None and first.resume:

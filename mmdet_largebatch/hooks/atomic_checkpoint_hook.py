@@ -32,8 +32,9 @@ class AtomicCheckpointHook(AtomicSavingHook):
     saved, the training ends with an error. Object stores (``out_dir``, ``backend_args``) already
     write atomically; MMEngine's behaviour is unchanged there.
 
-    **Resume.** ``--resume`` without a path loads the newest valid checkpoint, whatever
-    ``last_checkpoint`` says. Checksums are verified, which PyTorch does not do. The log names each
+    **Resume.** ``--resume`` without a path loads the newest valid checkpoint of the work folder and
+    of ``out_dir``, the file that ``last_checkpoint`` names included. Saves of a user's own hook
+    count only without others. Checksums are verified, which PyTorch does not do. The log names each
     skipped file. A checkpoint of another model, optimizer or set of parameter groups is refused in
     one line before anything is loaded. The state comes from the checkpoint and the settings from
     the config. Each difference, and each missing part, is a log line that begins with ``Resume:``.
@@ -206,7 +207,8 @@ class AtomicCheckpointHook(AtomicSavingHook):
             checkpoint[HOOKS_STATE] = collect(runner)
             if self._resuming is not None and self._resuming.settings is not None:
                 checkpoint['meta'][OPTIMIZER] = self._resuming.settings
-        checkpoint['meta'][SAVED_AT] = time.time_ns()
+        if self._writing:
+            checkpoint['meta'][SAVED_AT] = time.time_ns()
 
     def after_train(self, runner: Runner) -> None:
         """Save the last state if no checkpoint holds it, and publish as MMEngine does.
