@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Arguments that train_cfg may have besides this package's own.
 STOCK_SETTINGS = ('val_begin', 'val_interval', 'dynamic_intervals')
+# Key of the message hub.
+BATCH = 'global_batch_size'
 
 
 def check_train_cfg(
@@ -157,14 +159,20 @@ def check_updates_per_epoch(loop: 'GlobalBatchTrainLoop') -> None:
         SettingError: If the number differs from the checkpoint's.
     """
     hub, key, updates = loop.runner.message_hub, 'updates_per_epoch', loop.updates_per_epoch
-    before = hub.get_info(key) or _iterations_per_epoch(loop)
+    before, batch_before = hub.get_info(key) or _iterations_per_epoch(loop), hub.get_info(BATCH)
     if loop.iter > 0 and before != updates:
+        name, value, what = 'train_cfg.global_batch_size', loop.global_batch_size, 'one'
+        if batch_before == value:
+            images = len(loop.dataloader.dataset)
+            name, value, what = 'len(train_dataloader.dataset)', images, 'a number of images'
+        other = ' (or is it another data set?)' if batch_before is None else ''
         wanted = (
-            f'one that makes {before} updates an epoch, as in the run of the checkpoint, not '
-            f'{updates}; to begin from its weights, give it as load_from without --resume'
+            f'{what} that makes {before} updates an epoch, as in the run of the checkpoint, not '
+            f'{updates}{other}; to begin from its weights, give it as load_from without --resume'
         )
-        raise invalid('train_cfg.global_batch_size', loop.global_batch_size, wanted)
+        raise invalid(name, value, wanted)
     hub.update_info(key, updates)
+    hub.update_info(BATCH, loop.global_batch_size)
 
 
 def _iterations_per_epoch(loop: 'GlobalBatchTrainLoop') -> int:

@@ -15,7 +15,7 @@ from mmengine.dataset import DefaultSampler
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import BaseLoop, Runner
 from torch.distributed import HashStore
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from mmdet_largebatch import SettingError
 from mmdet_largebatch.global_batch import GlobalBatchTrainLoop
@@ -238,13 +238,32 @@ def test_accumulative_counts_is_refused(tmp_path):
         train(tmp_path, 2, dict(accumulative_counts=2))
 
 
-def test_a_checkpoint_of_another_global_batch_is_refused(tmp_path):
-    runner, _ = train(tmp_path, 2)
-    runner.message_hub.update_info('updates_per_epoch', 7)
+def test_a_checkpoint_of_another_global_batch_or_data_set_is_refused(tmp_path):
+    """12 points are 2 updates of 6 and 3 of 4; 18 points are 3 updates of 6."""
+
+    def train(batch, dataset=None, resume=False):
+        runner = toy_runner(
+            tmp_path,
+            Regression(),
+            2,
+            2,
+            data=dict(dataset=dataset),
+            default_hooks=dict(checkpoint=dict(type='CheckpointHook')),
+            train_cfg=dict(global_batch_size=batch),
+            resume=resume,
+        )
+        runner.train()
+
+    train(6)
+    words = 'that makes 2 updates an epoch, as in the run of the checkpoint, not 3; to begin'
     with pytest.raises(
-        SettingError, match='=12. Must be one that makes 7 updates an epoch, .*, not 1;'
+        SettingError, match=rf'Invalid .*\.global_batch_size=4\. Must be one {words}'
     ):
-        runner.train_loop.run()
+        train(4, resume=True)
+    more = ConcatDataset([Points(), Subset(Points(), range(6))])
+    name = r'len\(train_dataloader\.dataset\)=18'
+    with pytest.raises(SettingError, match=f'Invalid {name}. Must be a number of images {words}'):
+        train(6, more, resume=True)
 
 
 @pytest.mark.parametrize('hooks', [{}, dict(runtime_info=None)])
