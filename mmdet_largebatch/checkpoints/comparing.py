@@ -32,7 +32,7 @@ def refusal(runner: Runner, path: str) -> str | None:
             f'load_from={path}: it holds weights alone, without the progress of a training. Must '
             f'be a checkpoint of a training to resume; {INSTEAD}.'
         )
-    difference = _model_difference(runner, checkpoint['state_dict'])
+    difference = _model_difference(runner, checkpoint)
     if difference is None and has_one_optimizer(runner.optim_wrapper):
         difference = _optimizer_difference(runner, checkpoint)
         difference = difference or _scheduler_difference(runner, checkpoint)
@@ -53,6 +53,12 @@ def weights_taken(runner: Runner, checkpoint: dict[str, Any]) -> str:
         if names:
             parts.append(f'{len(names)} {words} (such as {names[0]})')
     return f'load_from={load_from(runner)}: {", ".join(parts)}.'
+
+
+def left_out(runner: Runner, weights: dict[str, Any]) -> list[str]:
+    """Return a line on buffers that the model lacks, as of another version of a library."""
+    *_, unexpected = _compare_weights(runner, weights)
+    return [f'left out, as not in the model: {_and_more(unexpected)}'] if unexpected else []
 
 
 def _compare_weights(
@@ -76,8 +82,8 @@ def _shape(value: Any) -> tuple[int, ...] | None:
     return tuple(value.shape) if hasattr(value, 'shape') else None
 
 
-def _model_difference(runner: Runner, weights: dict[str, Any]) -> str | None:
-    shapes, missing, unexpected = _compare_weights(runner, weights)
+def _model_difference(runner: Runner, checkpoint: dict[str, Any]) -> str | None:
+    shapes, missing, unexpected = _compare_weights(runner, checkpoint['state_dict'])
     if shapes:
         names = list(shapes)
         return (
@@ -86,7 +92,19 @@ def _model_difference(runner: Runner, weights: dict[str, Any]) -> str | None:
         )
     if missing:
         return f'model: {_and_more(missing)} not in the checkpoint.'
-    return f'model: {_and_more(unexpected)} not in the model.' if unexpected else None
+    if unexpected and not _has_as_many_parameters(runner, checkpoint):
+        return f'model: {_and_more(unexpected)} not in the model.'
+    return None
+
+
+def _has_as_many_parameters(runner: Runner, checkpoint: dict[str, Any]) -> bool:
+    """Return True if the optimizers of run and checkpoint have the same number of parameters."""
+    state = checkpoint.get('optimizer')
+    if not state or not has_one_optimizer(runner.optim_wrapper):
+        return False
+    both = runner.optim_wrapper.optimizer.param_groups, state['param_groups']
+    own, saved = (sum(len(group['params']) for group in groups) for groups in both)
+    return own == saved
 
 
 def _optimizer_difference(runner: Runner, checkpoint: dict[str, Any]) -> str | None:

@@ -11,6 +11,7 @@ from ..compat import randomness
 from ..errors import SettingError
 from ..optimizers.base import LayerwiseOptimizer
 from ..utils.runner import find_hook, has_one_optimizer, repeats_epochs
+from .comparing import left_out
 from .hook_states import HOOKS_STATE, restore
 from .optimizer_settings import OPTIMIZER, as_list, groups_of, saved_states, settings_of
 from .resumed_schedule import ResumedSchedule, as_text
@@ -37,7 +38,8 @@ class Resuming:
         Returns:
             list[str]: A line for each difference between checkpoint and config.
         """
-        lines = [*_progress(runner, checkpoint), *_average(runner, checkpoint)]
+        lines = left_out(runner, checkpoint['state_dict'])
+        lines += [*_progress(runner, checkpoint), *_average(runner, checkpoint)]
         without = restore(runner, checkpoint.get(HOOKS_STATE, {}))
         lines += [f'no state of {name} in the checkpoint: it begins anew' for name in without]
         if self.settings is None:

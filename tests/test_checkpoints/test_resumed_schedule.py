@@ -1,7 +1,8 @@
 """A resumed run with another schedule or LR has the LRs of a run that had these from update 0."""
 
 import pytest
-from helpers.small_training import make, resume_lines
+import torch
+from helpers.small_training import load, make, resume_lines
 from mmengine.hooks import Hook
 
 OPTIONS = dict(val=False, preemption=False)
@@ -83,6 +84,17 @@ def test_another_schedule(tmp_path, name):
     assert lines and all(', as the config says: ' in line for line in lines)
     if 'lr' in name:
         assert lines == ['optim_wrapper, as the config says: lr 0.05 -> 0.01.']
+
+
+def test_a_schedule_that_was_not_saved_is_set_to_its_update(tmp_path):
+    schedule = multi_step(4, 1, 3)
+    train(tmp_path, 2, schedule)
+    content = load(tmp_path / 'epoch_2.pth')
+    del content['param_schedulers']
+    torch.save(content, tmp_path / 'epoch_2.pth')
+    values = train(tmp_path, 4, schedule, resume=True)
+    assert values == train(tmp_path / 'never_stopped', 4, schedule)[4:]
+    assert any('the schedule is set to update 4' in line for line in resume_lines(tmp_path))
 
 
 def test_a_schedule_by_metrics_stays_and_is_said(tmp_path):

@@ -64,6 +64,16 @@ def test_a_model_of_other_layers_is_refused(tmp_path, trained, more):
     assert f'model: {words}.' in str(raised.value)
 
 
+def test_a_buffer_that_the_model_lacks_is_left_out(tmp_path, trained):
+    """As from a checkpoint of the same training without it. MMEngine resumes too."""
+    model = Net()
+    model.register_buffer('position_ids', torch.arange(3))
+    runner = resume(tmp_path / 'run', trained(model=model))
+    plain = resume(tmp_path / 'plain', trained())
+    assert same(dict(runner.model.state_dict()), dict(plain.model.state_dict()))
+    assert resume_lines(tmp_path / 'run') == ['left out, as not in the model: position_ids.']
+
+
 @pytest.mark.parametrize(
     ('before', 'after'), [('LAMB', 'SGD'), ('SGD', 'LARS'), ('AdamW', 'LAMB'), ('LARS', 'AdamW')]
 )
@@ -150,41 +160,6 @@ def test_the_learning_rate_of_the_config_under_either_schedule(tmp_path, trained
         assert stock.optim_wrapper.param_groups[0]['lr'] == pytest.approx(0.01)
         [line] = resume_lines(tmp_path / name)
         assert 'lr 0.05 -> 0.1' in line
-    steps['param_scheduler'][1]['milestones'] = [99]
-    later = resume(tmp_path / 'later', trained(**_old(steps)), **steps)
-    assert later.optim_wrapper.param_groups[0]['lr'] == pytest.approx(0.05)
-    assert 'MultiStepLR, as the config says: milestones' in resume_lines(tmp_path / 'later')[0]
-
-
-def _old(steps):
-    first, second = steps['param_scheduler']
-    return dict(param_scheduler=[first, dict(second, milestones=[3])])
-
-
-def test_a_schedule_that_was_not_saved_is_set_to_its_update(tmp_path):
-    steps = dict(
-        param_scheduler=[
-            dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=2),
-            dict(type='MultiStepLR', by_epoch=True, milestones=[1, 3], gamma=0.1),
-        ]
-    )
-    make(tmp_path / 'all', epochs=2, **steps).train()
-    content = load(tmp_path / 'all/epoch_2.pth')
-    expected = content['optimizer']['param_groups'][0]['lr']
-    assert expected == pytest.approx(0.005)
-    del content['param_schedulers']
-    torch.save(content, tmp_path / 'without.pth')
-    seen = []
-
-    class See(EMAHook):
-        priority = 'LOWEST'
-
-        def before_train(self, runner):
-            seen.append(runner.optim_wrapper.param_groups[0]['lr'])
-
-    resume(tmp_path / 'run', str(tmp_path / 'without.pth'), hooks=[See()], **steps)
-    assert seen == [pytest.approx(expected)]
-    assert any('the schedule is set to update 4' in line for line in resume_lines(tmp_path / 'run'))
 
 
 def edited(tmp_path, path, *without):
