@@ -4,8 +4,9 @@ import inspect
 from collections import Counter
 from typing import Any
 
-from mmengine.hooks import EMAHook
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.runner import Runner
+from mmengine.utils import is_method_overridden
 
 from ..compat import randomness
 from ..errors import SettingError
@@ -148,6 +149,8 @@ def _average(runner: Runner, checkpoint: dict[str, Any]) -> list[str]:
         return [line] if hook else []
     if hook:
         return []
+    if owners := [type(hook).__name__ for hook in runner.hooks if _may_own_the_average(hook)]:
+        return [f'the averaged weights in the checkpoint are left to {", ".join(owners)}']
     # EMAHook saves the averaged weights as the model's, and the trained weights as the average.
     weights = checkpoint['state_dict']
     for name in weights:
@@ -156,3 +159,11 @@ def _average(runner: Runner, checkpoint: dict[str, Any]) -> list[str]:
         'the checkpoint has averaged weights and the config has no EMAHook: the run continues '
         'with the trained weights, without an average'
     ]
+
+
+def _may_own_the_average(hook: Hook) -> bool:
+    """Return True for a user's hook that may have exchanged the weights, as EMAHook does."""
+    points = ('before_save_checkpoint', 'after_load_checkpoint')
+    return not isinstance(hook, CheckpointHook) and all(
+        is_method_overridden(point, Hook, hook) for point in points
+    )

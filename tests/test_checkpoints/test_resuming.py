@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers.small_training import Net, load, make, resume_lines, same
-from mmengine.hooks import EarlyStoppingHook, EMAHook
+from mmengine.hooks import EarlyStoppingHook, EMAHook, Hook
 
 from mmdet_largebatch import SettingError
 
@@ -196,6 +196,23 @@ def test_without_the_hook_the_trained_weights_go_on_not_the_averaged(tmp_path, t
     assert 'has averaged weights and the config has no EMAHook' in resume_lines(tmp_path / 'run')[0]
     plain = resume(tmp_path / 'plain', trained())
     assert same(dict(runner.model.state_dict()), dict(plain.model.state_dict()))
+
+
+def test_an_average_of_a_users_hook_is_left_to_it(tmp_path):
+    """A copy of EMAHook that is no EMAHook. As a run never stopped."""
+    members = {key: value for key, value in vars(EMAHook).items() if key != '__dict__'}
+    users = type('UsersEMA', (Hook,), members)
+    options = dict(val=False, preemption=False, lr_hook=dict(milestones=[1]))
+    runs = [
+        make(tmp_path / name, epochs=epochs, hooks=[users(momentum=0.5)], resume=resume, **options)
+        for name, epochs, resume in (('whole', 4, False), ('run', 2, False), ('run', 4, True))
+    ]
+    for run in runs:
+        run.train()
+    whole, _, resumed = runs
+    assert same(dict(whole.model.state_dict()), dict(resumed.model.state_dict()))
+    line = 'the averaged weights in the checkpoint are left to UsersEMA.'
+    assert resume_lines(tmp_path / 'run') == [line]
 
 
 def test_seed_and_length(tmp_path, trained):
