@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from helpers.regression import Points, Regression, toy_runner
 from helpers.small_training import load, make, resume_lines
 from mmengine.hooks import Hook
+from torch.utils.data import Subset
 
 OPTIONS = dict(val=False, preemption=False)
 WARMUP = dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=3)
@@ -95,6 +97,33 @@ def test_a_schedule_that_was_not_saved_is_set_to_its_update(tmp_path):
     values = train(tmp_path, 4, schedule, resume=True)
     assert values == train(tmp_path / 'never_stopped', 4, schedule)[4:]
     assert any('the schedule is set to update 4' in line for line in resume_lines(tmp_path))
+
+
+def test_another_schedule_and_another_data_set(tmp_path):
+    """MMEngine's loop keeps the count of epochs. Two epochs of 2 updates are done, or of 3."""
+
+    def last_lr(folder, points, epochs, milestones, resume=False):
+        record = Record()
+        runner = toy_runner(
+            tmp_path / folder,
+            Regression(),
+            6,
+            data=dict(dataset=Subset([*Points(), *Points()], range(points))),
+            default_hooks=dict(checkpoint=dict(type='mmdet.AtomicCheckpointHook')),
+            hooks=[record],
+            param_scheduler=[dict(type='MultiStepLR', milestones=milestones)],
+            resume=resume,
+        )
+        runner._train_loop = dict(by_epoch=True, max_epochs=epochs)
+        runner.train()
+        return record.values[-1]
+
+    expected = last_lr('never_stopped', 12, 3, [2])
+    assert expected == [pytest.approx(0.01)] * 2
+    for before, after in ((12, 18), (18, 12)):
+        folder = f'from_{before}'
+        last_lr(folder, before, 2, [1])
+        assert last_lr(folder, after, 3, [2], resume=True) == expected
 
 
 def test_a_schedule_by_metrics_stays_and_is_said(tmp_path):
