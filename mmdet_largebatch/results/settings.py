@@ -50,10 +50,15 @@ def optimizer_config(cfg: Config | dict[str, Any]) -> dict[str, Any]:
     return (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
 
 
+def hooks_of(cfg: Config | dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the configs of all hooks, parts of ``cfg``."""
+    hooks = [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or [])]
+    return [hook for hook in hooks if isinstance(hook, dict)]
+
+
 def lr_hook(cfg: Config | dict[str, Any]) -> dict[str, Any]:
     """Return the config of :class:`WarmupStepLRHook`, a part of ``cfg``; empty if unused."""
-    hooks = [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or [])]
-    return next((hook for hook in hooks if type_name(hook) == 'WarmupStepLRHook'), {})
+    return next((hook for hook in hooks_of(cfg) if type_name(hook) == 'WarmupStepLRHook'), {})
 
 
 def iterations_per_update(cfg: Config) -> int:
@@ -163,6 +168,8 @@ def recipe_of(cfg: Config) -> dict[str, Any]:
     recipe['load_from'] = initial_weights(cfg)
     for name in LAUNCH_KEYS:
         recipe.pop(name, None)
+    for hook in hooks_of(recipe):
+        hook.pop('out_dir', None)
     recipe['randomness'] = dict(recipe.get('randomness') or {}, seed=None)
     return recipe
 

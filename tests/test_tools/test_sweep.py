@@ -335,6 +335,7 @@ def test_a_config_that_nothing_was_trained_with_gives_way(tmp_path):
 def test_the_config_of_a_trial_differs_in_its_values_alone(tmp_path):
     cfg = Config.fromfile(TWO_RANKS)
     [trial] = combinations(tmp_path, [0.5], [7], [3])
+    cfg.default_hooks.checkpoint.out_dir = 's3://bucket/'
     write_config(trial, trial_config(cfg, trial, 9))
     written = Config.fromfile(trial.config)
     expected = cfg.to_dict()
@@ -342,5 +343,7 @@ def test_the_config_of_a_trial_differs_in_its_values_alone(tmp_path):
     expected['optim_wrapper']['optimizer']['lr'] = 0.5
     expected['default_hooks']['lr'] |= dict(warmup_iters=7, warmup_epochs=None)
     expected['randomness']['seed'] = 3
+    # Trials of one name in two folders, such as `quarter` and `full`, share no checkpoint.
+    expected['default_hooks']['checkpoint']['out_dir'] = f's3://bucket{tmp_path}'
     expected['train_cfg']['max_updates'] = 9
     assert written.to_dict() == expected
