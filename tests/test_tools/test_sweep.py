@@ -239,6 +239,7 @@ def test_a_recipe_that_leaves_no_results_is_refused_before_it_is_trained(
 def halved(tool, folder, metric=None):
     """A sweep by halving whose quarter-runs are one epoch of the quadratic."""
     text = quadratic() + 'train_cfg.update(val_begin=3)\n'
+    text += "optim_wrapper['paramwise_cfg'] = dict(custom_keys=dict(w=dict(lr=0.001)))\n"
     if metric:
         text += (
             f"val_evaluator = dict(type='MeanLoss', name={metric!r})\n"
@@ -256,6 +257,8 @@ def test_halving_ends_at_the_first_run_without_a_box_ap(tool, tmp_path, monkeypa
     for _ in range(2):
         done = halved(tool, tmp_path, metric='pascal_voc/mAP')
         assert done.returncode == 2 and 'Traceback' not in done.stderr
+        kept = "note: optim_wrapper.paramwise_cfg.custom_keys={'w': {'lr': 0.001}} stays, whatever"
+        assert kept in done.stderr
         assert done.stderr.splitlines()[-1] == (
             'error: --halving compares box APs. The training with LR 0.01, warmup 0, seed 0 and 1 '
             'epochs has none. Must be measured by val_evaluator, such as CocoMetric with '
