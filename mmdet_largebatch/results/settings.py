@@ -7,6 +7,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ..checks import invalid
 from ..errors import SettingError
 from ..schedulers.scaling import SCALE_RULES, scale_factor
 from ..utils.type_names import type_name
@@ -61,6 +62,40 @@ def lr_hook(cfg: Config | dict[str, Any]) -> dict[str, Any]:
     return next((hook for hook in hooks_of(cfg) if type_name(hook) == 'WarmupStepLRHook'), {})
 
 
+def schedule_peaks(cfg: Config) -> dict[str, Any]:
+    """Return the peak LRs that schedulers name themselves, such as ``eta_max`` of ``OneCycleLR``.
+
+    Such a schedule ignores the LR of the optimizer.
+
+    Args:
+        cfg (Config): Config.
+
+    Returns:
+        dict[str, Any]: Peaks by the key of the setting; a peak may be a list, one for each group.
+    """
+    schedulers = cfg.get('param_scheduler') or []
+    if isinstance(schedulers, dict):
+        places = [('param_scheduler', schedulers)]
+    else:
+        places = [(f'param_scheduler.{index}', x) for index, x in enumerate(schedulers)]
+    return {f'{key}.eta_max': x['eta_max'] for key, x in places if 'eta_max' in x}
+
+
+def check_lr_is_followed(cfg: Config, where: str) -> None:
+    """Refuse a schedule that ignores the LR of the optimizer.
+
+    Args:
+        cfg (Config): Config.
+        where (str): Where that LR is set.
+
+    Raises:
+        SettingError: If a scheduler names its own peak.
+    """
+    for name, value in schedule_peaks(cfg).items():
+        wanted = f'left out {where}, as in a schedule that follows optim_wrapper.optimizer.lr'
+        raise invalid(name, value, wanted)
+
+
 def iterations_per_update(cfg: Config) -> int:
     """Return ``accumulative_counts``, which is 1 for :class:`GlobalBatchTrainLoop`."""
     return (cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
@@ -82,8 +117,13 @@ def max_updates(cfg: Config, updates_per_epoch: int | None) -> int | None:
 
 
 def base_lr(cfg: Config, ranks: int | None) -> float | None:
-    """Return the LR after the warmup, scaled by ``scale_rule`` or ``auto_scale_lr`` if set."""
+    """Return the LR after the warmup, scaled by ``scale_rule`` or ``auto_scale_lr`` if set.
+
+    It is the peak that a schedule names itself. Of several for each group it is the first.
+    """
     lr, hook, stock = optimizer_config(cfg).get('lr'), lr_hook(cfg), cfg.get('auto_scale_lr') or {}
+    if peaks := list(schedule_peaks(cfg).values()):
+        return peaks[0][0] if isinstance(peaks[0], (list, tuple)) else peaks[0]
     if lr is None:
         return None
     if hook and hook.get('scale_rule'):

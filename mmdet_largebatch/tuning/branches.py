@@ -10,7 +10,7 @@ from ..checks import check
 from ..hooks.atomic_saving_hook import RESTART
 from ..recipes.change import apply_changes
 from ..recipes.optimizer import absolute_lrs
-from ..results.settings import check_by_epoch, optimizer_config
+from ..results.settings import check_by_epoch, check_lr_is_followed, optimizer_config
 from ..utils.type_names import type_name
 from .branch_start import BranchStart
 from .training_job import TrainingJob
@@ -93,6 +93,7 @@ def check_recipe(cfg: Config) -> None:
     check(kind == LOOP, 'train_cfg.type', kind, wanted)
     lr = optimizer_config(cfg).get('lr')
     check(lr is not None, 'optim_wrapper.optimizer.lr', lr, 'set: branches set it')
+    check_lr_is_followed(cfg, 'in branches')
 
 
 def quiet(cfg: Config, folder: Path) -> Config:

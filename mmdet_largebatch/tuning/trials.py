@@ -13,7 +13,13 @@ from mmengine.config import Config
 
 from ..checks import check, invalid
 from ..errors import SettingError
-from ..results.settings import check_by_epoch, hooks_of, lr_hook, optimizer_config
+from ..results.settings import (
+    check_by_epoch,
+    check_lr_is_followed,
+    hooks_of,
+    lr_hook,
+    optimizer_config,
+)
 from ..utils.type_names import type_name
 from .training_job import TrainingJob
 
@@ -103,6 +109,7 @@ def trial_config(cfg: Config, trial: Trial, updates: int | None = None) -> Confi
     if trial.lr is not None:
         if 'lr' not in optimizer_config(cfg):
             raise SettingError('--lr sets optim_wrapper.optimizer.lr, which the config has not.')
+        check_lr_is_followed(cfg, 'with --lr')
         cfg.optim_wrapper.optimizer.lr = trial.lr
     if trial.warmup_iters is not None:
         hook = lr_hook(cfg)

@@ -323,6 +323,15 @@ def test_a_recipe_without_a_place_for_a_value_is_refused(
         trial_config(cfg, trial, updates)
 
 
+def test_lrs_that_the_schedule_would_ignore_are_refused(tmp_path):
+    cfg = Config.fromfile(TWO_RANKS)
+    cfg.param_scheduler = dict(type='OneCycleLR', eta_max=0.02, total_steps=12)
+    message = r'Invalid param_scheduler\.eta_max=0\.02\. Must be left out with --lr, as in'
+    with pytest.raises(SettingError, match=message):
+        trial_config(cfg, *combinations(tmp_path, [0.5], [], []))
+    assert trial_config(cfg, *combinations(tmp_path, [], [], [1])).randomness.seed == 1
+
+
 def test_a_config_that_nothing_was_trained_with_gives_way(tmp_path):
     cfg = Config.fromfile(TWO_RANKS)
     [trial] = combinations(tmp_path, [0.5], [], [])
