@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from itertools import accumulate, pairwise
+from math import ceil
 from typing import Any
 
 from mmengine.config import Config
@@ -158,8 +159,11 @@ def _carry_schedulers(
                 why = _warmup_rule(old, batches)
             elif name in POSITIONS:
                 new = position(old)
-            elif name == 'T_max' and end is not None and old == end - begin:
+            elif name in ('T_max', 'total_steps') and end is not None and old == end - begin:
                 new = position(end) - position(begin)
+            elif name == 'total_steps' and batches.iterations_ratio != 1:
+                new = ceil(old / batches.iterations_ratio) + cfg.train_cfg.max_epochs
+                why += f', and one update an epoch for its last images: {kind} stops at its end'
             else:
                 new = carried_updates(old, batches.iterations_ratio)
             changes.append(Change((*path, name), old, new, why))
@@ -169,7 +173,11 @@ def _carry_schedulers(
             if scheduler.get(name):
                 old = scheduler[name]
                 why = 'an LR, times the factor of optim_wrapper.optimizer.lr'
-                changes.append(Change((*path, name), old, rounded(old * lr_ratio), why))
+                if isinstance(old, (list, tuple)):
+                    new = [rounded(value * lr_ratio) for value in old]
+                else:
+                    new = rounded(old * lr_ratio)
+                changes.append(Change((*path, name), old, new, why))
     return changes
 
 

@@ -190,7 +190,7 @@ SCHEDULES = [
         {'0.periods': [2500, 5001], '0.eta_min': 0.0016},
     ),
     ([dict(type='OneCycleLR', by_epoch=False, eta_max=0.02, total_steps=80000)],
-     {'0.total_steps': 10000, '0.eta_max': 0.16}),
+     {'0.total_steps': 10012, '0.eta_max': 0.16}),
     # In updates, of this project.
     (
         [dict(type='WarmupStepLR', warmup_iters=500, milestones=[58640])],
