@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..results.settings import lr_hook, warmup_iterations
+from ..results.settings import lr_hook, own_scheduler_hook, warmup_iterations
 from ..utils.type_names import type_name
 from .base_batch import Batches
 from .change import Change, Path, lr_hook_path, value_at
@@ -46,6 +46,8 @@ def carry_schedule(cfg: Config, batches: Batches, lr_ratio: float) -> list[Chang
     schedulers = [schedulers] if isinstance(schedulers, dict) else list(schedulers)
     if not schedulers:
         why = 'there is no schedule to carry: the LR is constant'
+        if hook := own_scheduler_hook(cfg):
+            why = f'{hook} sets the LR, and no rule is known for its settings'
         return [Change(('param_scheduler',), None, None, why)]
     shape = warmup_and_steps(schedulers, cfg.train_cfg.get('max_epochs'))
     free = (cfg.get('default_hooks') or {}).get('lr') is None

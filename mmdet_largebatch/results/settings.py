@@ -62,6 +62,15 @@ def lr_hook(cfg: Config | dict[str, Any]) -> dict[str, Any]:
     return next((hook for hook in hooks_of(cfg) if type_name(hook) == 'WarmupStepLRHook'), {})
 
 
+def own_scheduler_hook(cfg: Config) -> str:
+    """Return the class name of a scheduler hook that is not MMEngine's; empty for MMEngine's.
+
+    Such a hook may set the LR itself, as mmyolo's ``YOLOv5ParamSchedulerHook`` does.
+    """
+    name = type_name((cfg.get('default_hooks') or {}).get('param_scheduler'))
+    return '' if name == 'ParamSchedulerHook' else name
+
+
 def schedule_peaks(cfg: Config) -> dict[str, Any]:
     """Return the peak LRs that schedulers name themselves, such as ``eta_max`` of ``OneCycleLR``.
 

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 from helpers.plans import COCO, LAMB, TRAIN2017, plan
+from mmdet.registry import HOOKS
+from mmengine.hooks import ParamSchedulerHook
 from mmengine.hub import get_config
 from mmengine.optim import ConstantLR, LinearLR, MultiStepLR
 
-from mmdet_largebatch import SettingError
+from mmdet_largebatch import SettingError, carry_recipe
 from mmdet_largebatch.planning import draw_lr, make_plan
 from mmdet_largebatch.results.settings import base_lr
 
@@ -164,6 +166,27 @@ def test_the_lr_of_one_cycle_is_its_peak(peaks):
     message = '^param_scheduler: Tried to step 322 times.* the training has 324 iterations.$'
     with pytest.raises(SettingError, match=message):
         make_plan(cfg, 8, 432)
+
+
+class SetsTheLR(ParamSchedulerHook):
+    """A user's hook that is a schedule of its own, as mmyolo's YOLOv5ParamSchedulerHook is."""
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        runner.optim_wrapper.param_groups[0]['lr'] /= 2
+
+
+def test_a_schedule_that_is_a_hook_is_not_called_constant(monkeypatch):
+    monkeypatch.setitem(HOOKS.module_dict, 'SetsTheLR', SetsTheLR)
+    cfg = get_config('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py')
+    cfg.param_scheduler = None
+    for hook, planned, carried in (
+        ('ParamSchedulerHook', 'nothing, it is constant', 'the LR is constant'),
+        ('SetsTheLR', 'SetsTheLR, whose LRs are not planned', 'SetsTheLR sets the LR, and no'),
+    ):
+        cfg.default_hooks.param_scheduler = dict(type=hook)
+        assert make_plan(cfg, 8, 432).schedule == planned
+        [note] = [x.why for x in carry_recipe(cfg, 128)[1] if x.key == 'param_scheduler']
+        assert carried in note
 
 
 def test_values_of_each_group():
