@@ -128,7 +128,7 @@ def main(args: argparse.Namespace, cfg: Config) -> None:
     setting = 'global_batch' if over else 'lr'
     print(write_branches(compared, setting, out), end='')
     if over:
-        base_lrs = {batch: one.lr for batch, one in plans.items()}
+        base_lrs: dict[float, float] = {batch: one.lr for batch, one in plans.items()}
         print(batch_conclusion(compared, cfg, base_lrs, args.tolerance), end='')
     else:
         print(lr_conclusion(compared, cfg, plan.lr), end='')
