@@ -20,7 +20,6 @@ from mmengine.config import Config
 from ..checkpoints import check_initial_weights, trust_checkpoints
 from ..planning import make_plan
 from ..recipes.rules import rounded
-from ..results.settings import optimizer_config
 from ..tuning.branch_conclusions import batch_conclusion, lr_conclusion
 from ..tuning.branch_report import write_branches
 from ..tuning.branches import check_recipe
@@ -129,10 +128,10 @@ def main(args: argparse.Namespace, cfg: Config) -> None:
     setting = 'global_batch' if over else 'lr'
     print(write_branches(compared, setting, out), end='')
     if over:
-        print(batch_conclusion(compared, args.tolerance), end='')
+        base_lrs: dict[float, float] = {batch: one.lr for batch, one in plans.items()}
+        print(batch_conclusion(compared, cfg, base_lrs, args.tolerance), end='')
     else:
-        scale = plan.lr / optimizer_config(cfg)['lr']
-        print(lr_conclusion(compared, scale), end='')
+        print(lr_conclusion(compared, cfg, plan.lr), end='')
     print(f'Table, losses and picture: {out}')
     found = largest_batch(compared, args.tolerance) if over else suggested_lr(compared)
     if found is None:

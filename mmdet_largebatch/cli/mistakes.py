@@ -133,6 +133,9 @@ def _explain(error: Exception, cfg: Config | None, trains: bool) -> str | None:
         return first.strip('\'"').split('. Please')[0] + '.'
     if 'should be either all None or not None' in text:
         return first.split(', but got')[0] + '.'
+    if 'base_wd should not be None' in text:
+        wanted = 'set with factors of it in optim_wrapper.paramwise_cfg, such as norm_decay_mult'
+        return str(invalid('optim_wrapper.optimizer.weight_decay', None, wanted))
     if isinstance(error, ImportError) and text.startswith('Failed to import '):
         # A name in a pure-Python config. MMEngine's line has the file and the line number.
         return first + '.'

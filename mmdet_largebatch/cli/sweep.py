@@ -18,6 +18,8 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..checkpoints import check_initial_weights
+from ..recipes.config_file import subject
+from ..recipes.optimizer import absolute_lrs
 from ..results import write_report
 from ..results.run_rows import read_rows
 from ..tuning import Sweep, finished_run, halve, train_all
@@ -91,6 +93,9 @@ def main(args: argparse.Namespace, cfg: Config) -> None:
         read_rows(args.table)
     with in_folder(args, Sweep, 'quarter-run' if args.halving else 'run') as sweep:
         look_at_data(cfg, ['train', 'val'])
+        # With any ratio but 1, the changes name the LRs.
+        for change in absolute_lrs(cfg, 2) if args.lr else ():
+            sweep.say(f'note: {subject(change)} stays, whatever --lr is')
         concluded = halve(sweep, cfg) if args.halving else train_all(sweep, cfg)
     # With --halving, the runs of a quarter of the updates: the full runs are in the table.
     runs = [run for trial in sweep.compared if (run := finished_run(trial)) is not None]

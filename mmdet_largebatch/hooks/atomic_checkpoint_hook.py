@@ -10,7 +10,7 @@ from mmengine.runner import CheckpointLoader, Runner
 
 from ..checkpoints.choosing import choose_checkpoint
 from ..checkpoints.comparing import weights_taken
-from ..checkpoints.finding import SAVED_AT
+from ..checkpoints.finding import SAVED_AT, last_checkpoint
 from ..checkpoints.hook_states import HOOKS_STATE, collect
 from ..checkpoints.optimizer_settings import OPTIMIZER
 from ..checkpoints.resuming import Resuming
@@ -100,8 +100,9 @@ class AtomicCheckpointHook(AtomicSavingHook):
         if not resumes(runner):
             return
         folders: list[str | Path] = [runner.work_dir]
-        if self.out_dir is not None:
-            folders.append(Path(self.out_dir) / Path(runner.work_dir).name)
+        # Another run's folder in out_dir has the same name if its work folder has.
+        if self.out_dir is not None and (last := last_checkpoint(runner.work_dir)):
+            folders.append(Path(last).parent)
         pattern = re.sub(r'\{[^}]*\}', '*', self.filename_tmpl)
         choice = choose_checkpoint(runner, folders, pattern)
         for line in choice.skipped:

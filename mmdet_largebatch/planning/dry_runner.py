@@ -59,6 +59,8 @@ class DryRunner(QuietRunner):
     param_schedulers: Any
     # Of the LR, by `auto_scale_lr` or `scale_rule`.
     lr_scale: float
+    # Index of a parameter group with the LR of the optimizer, if there is one, and trained.
+    base_group: int
 
     def build_model(self, model: dict) -> nn.Module:
         """Build the model, without memory for its weights where the model permits it."""
@@ -92,25 +94,37 @@ class DryRunner(QuietRunner):
         groups = self.optim_wrapper.optimizer.param_groups
         configured = [group['lr'] for group in groups]
         self.scale_lr(self.optim_wrapper, self.auto_scale_lr)
+        scaled = [group['lr'] for group in groups]
         if self.param_schedulers is not None:
             self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
         hook = find_hook(self, WarmupStepLRHook)
         if hook is not None:
             hook.before_run(self)
-        scaled = [group.get('initial_lr', group['lr']) for group in groups]
+            scaled = [group['initial_lr'] for group in groups]
         pairs = zip(configured, scaled, strict=True)
         self.lr_scale = next((after / before for before, after in pairs if before), 1.0)
+        base = self.optim_wrapper.optimizer.defaults['lr']
+        trained = [any(p.requires_grad for p in group['params']) for group in groups]
+        keys = [(lr == base, here) for lr, here in zip(configured, trained, strict=True)]
+        self.base_group = keys.index(max(keys))
         for checking in self.hooks:
             if isinstance(checking, (DivergenceHook, NoiseScaleHook)):
                 checking.before_run(self)
         if isinstance(loop, GlobalBatchTrainLoop):
             loop.check()
 
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        """Build schedulers. A value that they refuse is a wrong setting."""
+        try:
+            return super().build_param_scheduler(scheduler)
+        except ValueError as error:
+            raise SettingError(f'param_scheduler: {error}.') from error
+
     def step_schedulers(self, base_lr: float, accumulated: int) -> np.ndarray:
         """Step MMEngine's schedulers by its hook.
 
-        They step at every iteration of the loop, on an optimizer of one parameter group here. The
-        LR of an update is that of its last iteration.
+        They step at every iteration of the loop, on an optimizer of one parameter group here, with
+        the values of ``base_group``. The LR of an update is that of its last iteration.
 
         Args:
             base_lr (float): LR of the optimizer.
@@ -118,6 +132,9 @@ class DryRunner(QuietRunner):
 
         Returns:
             np.ndarray: LR of each update.
+
+        Raises:
+            SettingError: If a schedule is shorter than the training, and refuses to go on.
         """
         loop, lrs = self.train_loop, []
         config, stepper = self.cfg.get('param_scheduler'), find_hook(self, ParamSchedulerHook)
@@ -126,17 +143,28 @@ class DryRunner(QuietRunner):
         built = self.optim_wrapper, self.param_schedulers
         optimizer = torch.optim.SGD([torch.zeros(())], lr=base_lr)
         self.optim_wrapper = OptimWrapper(optimizer)
-        self.param_schedulers = self.build_param_scheduler(config)
+        configs = [config] if isinstance(config, dict) else config
+        self.param_schedulers = self.build_param_scheduler([self._of_group(x) for x in configs])
         # PyTorch's warning is due where a scheduler steps first. This step changes nothing.
         self.optim_wrapper.step()
         for iteration in range(1, loop.max_iters + 1):
             if iteration % accumulated == 0 or iteration == loop.max_iters:
                 lrs.append(optimizer.param_groups[0]['lr'])
-            stepper.after_train_iter(self, iteration)
-            if iteration % len(loop.dataloader) == 0:
-                stepper.after_train_epoch(self)
+            try:
+                stepper.after_train_iter(self, iteration)
+                if iteration % len(loop.dataloader) == 0:
+                    stepper.after_train_epoch(self)
+            except ValueError as error:
+                line = f'{error}, and the training has {loop.max_iters:,} iterations'
+                raise SettingError(f'param_scheduler: {line}.') from error
         self.optim_wrapper, self.param_schedulers = built
         return np.array(lrs)
+
+    def _of_group(self, scheduler: dict[str, Any]) -> dict[str, Any]:
+        """Return the config of a scheduler for ``base_group`` alone."""
+        values = {name: scheduler.get(name) for name in ('eta_max', 'min_value')}
+        several = {name: x for name, x in values.items() if isinstance(x, (list, tuple))}
+        return dict(scheduler, **{name: x[self.base_group] for name, x in several.items()})
 
 
 @contextmanager

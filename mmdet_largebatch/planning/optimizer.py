@@ -12,7 +12,10 @@ from ..checks import invalid
 from ..optimizers.apex_lamb import ApexUnfit, check_groups, find_fused_lamb
 
 # Group keys that are not hyper-parameters, or are part of lr and weight_decay already.
-NOT_OPTIONS = {'params', 'param_names', 'group_name', 'initial_lr', 'step', 'lr_mult', 'decay_mult'}
+NOT_OPTIONS = {
+    *('params', 'param_names', 'group_name', 'step', 'lr_mult', 'decay_mult'),
+    *('initial_lr', 'max_lr', 'min_lr'),
+}
 
 
 @dataclass
@@ -58,7 +61,8 @@ def trainable(optimizer: Optimizer) -> list[Tensor]:
 def group_settings(optimizer: Optimizer) -> list[GroupSetting]:
     """Return the distinct options of the trained parameter groups, most parameters first."""
     groups = [
-        dict(group, lr=group.get('initial_lr', group['lr']))
+        # OneCycleLR sets max_lr, whatever the optimizer's LR is, and begins below it.
+        dict(group, lr=group.get('max_lr', group.get('initial_lr', group['lr'])))
         for group in optimizer.param_groups
         if any(p.requires_grad for p in group['params'])
     ]

@@ -252,6 +252,11 @@ def _schedule(runner: DryRunner, accumulated: int) -> dict[str, Any]:
         )
     steps = find_hook(runner, ParamSchedulerHook) and runner.param_schedulers
     made_by = [type(scheduler).__name__ for scheduler in steps or []]
+    if users := settings.own_scheduler_hook(runner.cfg):
+        made_by.append(f'{users}, whose LRs are not planned')
+    group = runner.optim_wrapper.optimizer.param_groups[runner.base_group]
+    if 'max_lr' in group:
+        lr, lr_from = group['max_lr'], 'by eta_max of param_scheduler'
     lrs = runner.step_schedulers(lr, accumulated)
     decays = (np.flatnonzero(np.diff(lrs) < -1e-9 * lrs[:-1]) + 1).tolist()
     warmup = 0

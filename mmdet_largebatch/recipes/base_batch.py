@@ -13,6 +13,8 @@ from ..utils.type_names import type_name
 
 # RANKSxbIMAGES, as in dino-4scale_r50_8xb2-12e_coco.py.
 IN_NAME = re.compile(r'(?<![0-9A-Za-z])(\d+)xb(\d+)(?![0-9A-Za-z])')
+# Of `auto_scale_lr` in MMDetection's schedules, which other configs inherit.
+SCHEDULES_BATCH, SCHEDULES_RANKS = 16, 8
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,14 @@ class Batches:
         per_iteration (int): Images of an iteration of the old train loop. Fewer than ``base`` with
             ``accumulative_counts``.
         source (str): Where ``base`` was found.
+        doubt (str): Why ``base`` may not be the batch that the LR is meant for. Defaults to ''.
     """
 
     base: int
     new: int
     per_iteration: int
     source: str
+    doubt: str = ''
 
     @property
     def iterations_ratio(self) -> float:
@@ -46,7 +50,7 @@ def find_batches(cfg: Config, new: int, base: int | None = None) -> Batches:
     multiplied by ``optim_wrapper.accumulative_counts``. If they differ, the name is taken where it
     fits ``train_dataloader.batch_size`` better: its second number is this size, or its product
     alone is a multiple of it. RTMDet's configs inherit an ``auto_scale_lr`` of 16 for their batch
-    of 256.
+    of 256. A number that does not fit ``train_dataloader.batch_size`` is in doubt.
 
     Args:
         cfg (Config): The config.
@@ -58,7 +62,7 @@ def find_batches(cfg: Config, new: int, base: int | None = None) -> Batches:
 
     Raises:
         SettingError: If the new batch is no multiple of the micro-batch, or nothing says the old
-            one.
+            one but a name that does not fit it.
     """
     micro_batch: Any = (cfg.get('train_dataloader') or {}).get('batch_size')
     check_positive_integer('train_dataloader.batch_size', micro_batch)
@@ -76,30 +80,43 @@ def find_batches(cfg: Config, new: int, base: int | None = None) -> Batches:
         check_positive_integer('train_cfg.global_batch_size', base)
         assert base is not None
         return Batches(base, new, base, 'train_cfg.global_batch_size')
-    per_iteration, source = _written_batch(cfg, micro_batch)
+    per_iteration, source, doubt = _written_batch(cfg, micro_batch)
     if counts > 1:
         source += f', times optim_wrapper.accumulative_counts={counts}'
-    return Batches(per_iteration * counts, new, per_iteration, source)
+    if doubt:
+        doubt += f'. Give --base-batch if the LR is not meant for batch {per_iteration * counts}'
+    return Batches(per_iteration * counts, new, per_iteration, source, doubt)
 
 
-def _written_batch(cfg: Config, micro_batch: int) -> tuple[int, str]:
-    """Return the images of an iteration, and where the config says them."""
+def _written_batch(cfg: Config, micro_batch: int) -> tuple[int, str, str]:
+    """Return the images of an iteration, where the config says them, and the reason for a doubt."""
     stock = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
     name = Path(cfg.filename).name if cfg.filename else ''
     found = IN_NAME.search(Path(name).stem)
+    fits = found is not None and int(found[2]) == micro_batch
+    doubt = ''
+    if found is not None and not fits:
+        doubt = f"{found[0]} in the file's name says {found[2]} images a rank"
     if stock is not None:
         check_positive_integer('auto_scale_lr.base_batch_size', stock)
         if found is None or not _fits_better(found, stock, micro_batch):
-            return stock, 'auto_scale_lr.base_batch_size'
-    if found is not None:
+            if stock == SCHEDULES_BATCH != micro_batch * SCHEDULES_RANKS and not fits:
+                doubt = doubt or (
+                    f"MMDetection's schedules say auto_scale_lr.base_batch_size={stock}, of "
+                    f'{SCHEDULES_RANKS} ranks with {stock // SCHEDULES_RANKS} images'
+                )
+            return stock, 'auto_scale_lr.base_batch_size', doubt
+    if found is not None and (fits or stock is not None):
         source = f"{found[0]} in the file's name"
         if stock is not None:
             source += f', not auto_scale_lr.base_batch_size={stock}'
-        return int(found[1]) * int(found[2]), source
-    wanted = (
-        'given by --base-batch, the images of an update that the LR is meant for: '
+        return int(found[1]) * int(found[2]), source, doubt
+    reason = (
         f'{name or "the config"} has neither auto_scale_lr.base_batch_size nor a name with 8xb2'
     )
+    if doubt:
+        reason = f'{doubt}, and train_dataloader.batch_size is {micro_batch}'
+    wanted = f'given by --base-batch, the images of an update that the LR is meant for: {reason}'
     raise invalid('base_batch', None, wanted)
 
 

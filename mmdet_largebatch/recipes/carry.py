@@ -67,6 +67,7 @@ def carry_recipe(
     old = value_at(cfg, path)
     lr_ratio = next(change.new for change in of_optimizer if change.path == path) / old
     changes = [
+        *_doubt(cfg, batches),
         *_imports(cfg),
         *_loop(cfg, batches),
         *of_optimizer,
@@ -90,6 +91,13 @@ def _check_loop(cfg: Config) -> None:
     wanted = f'EpochBasedTrainLoop or {LOOP}: a training by iterations has no epochs to keep'
     check(kind in ('EpochBasedTrainLoop', LOOP), 'train_cfg.type', kind, wanted)
     check_positive_integer('train_cfg.max_epochs', loop.get('max_epochs'))
+
+
+def _doubt(cfg: Config, batches: Batches) -> list[Change]:
+    """Name the micro-batch that the old batch does not fit."""
+    old = cfg.train_dataloader.batch_size
+    path: Path = ('train_dataloader', 'batch_size')
+    return [Change(path, old, old, batches.doubt)] if batches.doubt else []
 
 
 def _imports(cfg: Config) -> list[Change]:

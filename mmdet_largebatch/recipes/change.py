@@ -54,9 +54,19 @@ def apply_changes(cfg: Config, changes: Iterable[Change]) -> Config:
         Config: The copy.
     """
     changed = deepcopy(cfg)
-    options = {change.key: deepcopy(change.new) for change in changes if not change.stays}
-    changed.merge_from_dict(options)
+    made = [change for change in changes if not change.stays]
+    for change in made:
+        _make_lists(changed, change.path)
+    changed.merge_from_dict({change.key: deepcopy(change.new) for change in made})
     return changed
+
+
+def _make_lists(cfg: Config, path: Path) -> None:
+    """Make lists of the tuples on a path, since MMEngine changes no item of a tuple."""
+    for depth, key in enumerate(path):
+        node = value_at(cfg, path[:depth])
+        if isinstance(key, int) and isinstance(node, tuple):
+            cfg.merge_from_dict({'.'.join(map(str, path[:depth])): list(node)})
 
 
 def lr_hook_path(cfg: Config) -> Path:

@@ -137,7 +137,7 @@ def carry_optimizer(
         decay = optimizer.weight_decay
         why = 'no rule changes it with the batch'
         changes.append(Change((*OPTIMIZER, 'weight_decay'), decay, decay, why))
-    return [*changes, *_absolute_lrs(cfg, changes[0].new / lr)]
+    return [*changes, *absolute_lrs(cfg, changes[0].new / lr)]
 
 
 def is_two_stage(cfg: Config) -> bool:
@@ -214,7 +214,7 @@ def _change_optimizer(
         why = 'LAMB clips the gradient norm at 1.0 itself, as Apex does'
         clip = cfg.optim_wrapper.clip_grad
         changes.append(Change(('optim_wrapper', 'clip_grad'), clip, None, why))
-    return [*changes, *_flat_options(cfg, name), *_absolute_lrs(cfg, None)]
+    return [*changes, *_flat_options(cfg, name), *absolute_lrs(cfg, None)]
 
 
 def _flat_options(cfg: Config, name: str) -> list[Change]:
@@ -239,8 +239,16 @@ def _flat_options(cfg: Config, name: str) -> list[Change]:
     return changes
 
 
-def _absolute_lrs(cfg: Config, ratio: float | None) -> list[Change]:
-    """Carry the LRs of ``custom_keys`` by the ratio of the LR; None for another optimizer."""
+def absolute_lrs(cfg: Config, ratio: float | None) -> list[Change]:
+    """Carry the LRs of ``custom_keys`` and ``flat_options``.
+
+    Args:
+        cfg (Config): The config.
+        ratio (float, optional): New LR / old LR of the optimizer; None for another optimizer.
+
+    Returns:
+        list[Change]: The changes.
+    """
     path: Path = (*PARAMWISE, 'custom_keys')
     keys = value_at(cfg, path) or {}
     old = {key: dict(lr=of['lr']) for key, of in keys.items() if is_number(of.get('lr'))}

@@ -3,11 +3,12 @@
 import re
 from collections.abc import Callable
 from itertools import accumulate, pairwise
+from math import ceil
 from typing import Any
 
 from mmengine.config import Config
 
-from ..results.settings import lr_hook, warmup_iterations
+from ..results.settings import lr_hook, own_scheduler_hook, warmup_iterations
 from ..utils.type_names import type_name
 from .base_batch import Batches
 from .change import Change, Path, lr_hook_path, value_at
@@ -45,6 +46,8 @@ def carry_schedule(cfg: Config, batches: Batches, lr_ratio: float) -> list[Chang
     schedulers = [schedulers] if isinstance(schedulers, dict) else list(schedulers)
     if not schedulers:
         why = 'there is no schedule to carry: the LR is constant'
+        if hook := own_scheduler_hook(cfg):
+            why = f'{hook} sets the LR, and no rule is known for its settings'
         return [Change(('param_scheduler',), None, None, why)]
     shape = warmup_and_steps(schedulers, cfg.train_cfg.get('max_epochs'))
     free = (cfg.get('default_hooks') or {}).get('lr') is None
@@ -158,8 +161,11 @@ def _carry_schedulers(
                 why = _warmup_rule(old, batches)
             elif name in POSITIONS:
                 new = position(old)
-            elif name == 'T_max' and end is not None and old == end - begin:
+            elif name in ('T_max', 'total_steps') and end is not None and old == end - begin:
                 new = position(end) - position(begin)
+            elif name == 'total_steps' and batches.iterations_ratio != 1:
+                new = ceil(old / batches.iterations_ratio) + cfg.train_cfg.max_epochs
+                why += f', and one update an epoch for its last images: {kind} stops at its end'
             else:
                 new = carried_updates(old, batches.iterations_ratio)
             changes.append(Change((*path, name), old, new, why))
@@ -169,7 +175,11 @@ def _carry_schedulers(
             if scheduler.get(name):
                 old = scheduler[name]
                 why = 'an LR, times the factor of optim_wrapper.optimizer.lr'
-                changes.append(Change((*path, name), old, rounded(old * lr_ratio), why))
+                if isinstance(old, (list, tuple)):
+                    new = [rounded(value * lr_ratio) for value in old]
+                else:
+                    new = rounded(old * lr_ratio)
+                changes.append(Change((*path, name), old, new, why))
     return changes
 
 

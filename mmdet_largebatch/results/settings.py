@@ -7,6 +7,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ..checks import invalid
 from ..errors import SettingError
 from ..schedulers.scaling import SCALE_RULES, scale_factor
 from ..utils.type_names import type_name
@@ -50,10 +51,58 @@ def optimizer_config(cfg: Config | dict[str, Any]) -> dict[str, Any]:
     return (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
 
 
+def hooks_of(cfg: Config | dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the configs of all hooks, parts of ``cfg``."""
+    hooks = [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or [])]
+    return [hook for hook in hooks if isinstance(hook, dict)]
+
+
 def lr_hook(cfg: Config | dict[str, Any]) -> dict[str, Any]:
     """Return the config of :class:`WarmupStepLRHook`, a part of ``cfg``; empty if unused."""
-    hooks = [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or [])]
-    return next((hook for hook in hooks if type_name(hook) == 'WarmupStepLRHook'), {})
+    return next((hook for hook in hooks_of(cfg) if type_name(hook) == 'WarmupStepLRHook'), {})
+
+
+def own_scheduler_hook(cfg: Config) -> str:
+    """Return the class name of a scheduler hook that is not MMEngine's; empty for MMEngine's.
+
+    Such a hook may set the LR itself, as mmyolo's ``YOLOv5ParamSchedulerHook`` does.
+    """
+    name = type_name((cfg.get('default_hooks') or {}).get('param_scheduler'))
+    return '' if name == 'ParamSchedulerHook' else name
+
+
+def schedule_peaks(cfg: Config) -> dict[str, Any]:
+    """Return the peak LRs that schedulers name themselves, such as ``eta_max`` of ``OneCycleLR``.
+
+    Such a schedule ignores the LR of the optimizer.
+
+    Args:
+        cfg (Config): Config.
+
+    Returns:
+        dict[str, Any]: Peaks by the key of the setting; a peak may be a list, one for each group.
+    """
+    schedulers = cfg.get('param_scheduler') or []
+    if isinstance(schedulers, dict):
+        places = [('param_scheduler', schedulers)]
+    else:
+        places = [(f'param_scheduler.{index}', x) for index, x in enumerate(schedulers)]
+    return {f'{key}.eta_max': x['eta_max'] for key, x in places if 'eta_max' in x}
+
+
+def check_lr_is_followed(cfg: Config, where: str) -> None:
+    """Refuse a schedule that ignores the LR of the optimizer.
+
+    Args:
+        cfg (Config): Config.
+        where (str): Where that LR is set.
+
+    Raises:
+        SettingError: If a scheduler names its own peak.
+    """
+    for name, value in schedule_peaks(cfg).items():
+        wanted = f'left out {where}, as in a schedule that follows optim_wrapper.optimizer.lr'
+        raise invalid(name, value, wanted)
 
 
 def iterations_per_update(cfg: Config) -> int:
@@ -77,8 +126,13 @@ def max_updates(cfg: Config, updates_per_epoch: int | None) -> int | None:
 
 
 def base_lr(cfg: Config, ranks: int | None) -> float | None:
-    """Return the LR after the warmup, scaled by ``scale_rule`` or ``auto_scale_lr`` if set."""
+    """Return the LR after the warmup, scaled by ``scale_rule`` or ``auto_scale_lr`` if set.
+
+    It is the peak that a schedule names itself. Of several for each group it is the first.
+    """
     lr, hook, stock = optimizer_config(cfg).get('lr'), lr_hook(cfg), cfg.get('auto_scale_lr') or {}
+    if peaks := list(schedule_peaks(cfg).values()):
+        return peaks[0][0] if isinstance(peaks[0], (list, tuple)) else peaks[0]
     if lr is None:
         return None
     if hook and hook.get('scale_rule'):
@@ -163,6 +217,8 @@ def recipe_of(cfg: Config) -> dict[str, Any]:
     recipe['load_from'] = initial_weights(cfg)
     for name in LAUNCH_KEYS:
         recipe.pop(name, None)
+    for hook in hooks_of(recipe):
+        hook.pop('out_dir', None)
     recipe['randomness'] = dict(recipe.get('randomness') or {}, seed=None)
     return recipe
 

@@ -1,16 +1,22 @@
 """Say in words what branches show, and what to put into the config."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from mmengine.config import Config
+
+from ..recipes.change import apply_changes
+from ..recipes.optimizer import absolute_lrs
+from ..results.settings import optimizer_config
 from .comparison import EDGE_MARGIN, Compared, edge, largest_batch, suggested_lr
 
 
-def lr_conclusion(compared: Sequence[Compared], scale: float) -> str:
+def lr_conclusion(compared: Sequence[Compared], cfg: Config, base_lr: float) -> str:
     """Return the lines on the edge of stability and on the suggested LR, or on what to try.
 
     Args:
         compared (Sequence[Compared]): Branches with several LRs.
-        scale (float): LR of the training / LR of the config.
+        cfg (Config): Recipe.
+        base_lr (float): LR of the recipe, after scaling.
 
     Returns:
         str: The lines.
@@ -39,15 +45,19 @@ def lr_conclusion(compared: Sequence[Compared], scale: float) -> str:
     values = [one.curve.value for one in compared]
     if best == values[0] or (best == values[-1] and high is None):
         lines.append(f'The best LR {best:g} is at the edge of the grid: try LRs beyond it.')
-    lines += ['', f'    optim_wrapper = dict(optimizer=dict(lr={lr / scale:.6g}))', '', '']
+    lines += ['', _setting(cfg, lr / base_lr), '', '']
     return '\n'.join(lines)
 
 
-def batch_conclusion(compared: Sequence[Compared], tolerance: float) -> str:
+def batch_conclusion(
+    compared: Sequence[Compared], cfg: Config, base_lrs: Mapping[float, float], tolerance: float
+) -> str:
     """Return the lines on the largest batch, or on what to try.
 
     Args:
         compared (Sequence[Compared]): Branches with several batches.
+        cfg (Config): Recipe.
+        base_lrs (Mapping[float, float]): LR of the recipe with each batch, after scaling.
         tolerance (float): Tolerated excess over the smallest batch's loss, as a fraction of it.
 
     Returns:
@@ -69,8 +79,16 @@ def batch_conclusion(compared: Sequence[Compared], tolerance: float) -> str:
     lines += [
         '',
         f'    train_cfg = dict(global_batch_size={batch:g})',
-        f'    optim_wrapper = dict(optimizer=dict(lr={lr:g}))',
+        _setting(cfg, lr / base_lrs[batch]),
         '',
         '',
     ]
     return '\n'.join(lines)
+
+
+def _setting(cfg: Config, ratio: float) -> str:
+    """Return the line for the config that multiplies its LRs by a ratio."""
+    lr = optimizer_config(cfg)['lr'] * ratio
+    changed = apply_changes(Config(), absolute_lrs(cfg, ratio)).get('optim_wrapper', {})
+    parts = [f'{name}={value!r}' for name, value in changed.items()]
+    return f'    optim_wrapper = dict({", ".join([f"optimizer=dict(lr={lr:.6g})", *parts])})'

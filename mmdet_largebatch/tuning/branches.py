@@ -8,7 +8,9 @@ from mmengine.config import Config
 
 from ..checks import check
 from ..hooks.atomic_saving_hook import RESTART
-from ..results.settings import check_by_epoch, optimizer_config
+from ..recipes.change import apply_changes
+from ..recipes.optimizer import absolute_lrs
+from ..results.settings import check_by_epoch, check_lr_is_followed, optimizer_config
 from ..utils.type_names import type_name
 from .branch_start import BranchStart
 from .training_job import TrainingJob
@@ -91,6 +93,7 @@ def check_recipe(cfg: Config) -> None:
     check(kind == LOOP, 'train_cfg.type', kind, wanted)
     lr = optimizer_config(cfg).get('lr')
     check(lr is not None, 'optim_wrapper.optimizer.lr', lr, 'set: branches set it')
+    check_lr_is_followed(cfg, 'in branches')
 
 
 def quiet(cfg: Config, folder: Path) -> Config:
@@ -123,6 +126,8 @@ def quiet(cfg: Config, folder: Path) -> Config:
 def branch_config(cfg: Config, branch: Branch) -> Config:
     """Return the config of a branch: the recipe with a constant LR.
 
+    LRs of ``paramwise_cfg`` keep their ratio to the LR of the optimizer.
+
     Args:
         cfg (Config): Recipe; not changed.
         branch (Branch): Branch.
@@ -130,7 +135,8 @@ def branch_config(cfg: Config, branch: Branch) -> Config:
     Returns:
         Config: Copy of the recipe.
     """
-    cfg = quiet(cfg, branch.folder)
+    ratio = branch.lr / optimizer_config(cfg)['lr']
+    cfg = apply_changes(quiet(cfg, branch.folder), absolute_lrs(cfg, ratio))
     cfg.load_from = None
     cfg.pop('first_start', None)
     cfg.auto_scale_lr = cfg.param_scheduler = None

@@ -8,23 +8,25 @@
 The winner is the pair with the higher AP on the worse of its two seeds. Of equal pairs, the pair
 with the higher AP in the stage before wins.
 
-A quarter-run has the whole LR schedule of the recipe, four times as short: milestones and number of
-epochs are divided by 4, and the warmup is unchanged. A run that is cut off at a quarter of the
-schedule would not have reached the LR decay, so its AP would favour LRs that are too low: a high LR
-gains most of its AP at the decay. A short schedule in turn favours high LRs. The second stage
-corrects that among the best 3 pairs, by full runs.
+A quarter-run has the whole LR schedule of the recipe, four times as short: milestones, number of
+epochs and the epochs of hooks are divided by 4, and the warmup is unchanged. A run that is cut off
+at a quarter of the schedule would not have reached the LR decay, so its AP would favour LRs that
+are too low: a high LR gains most of its AP at the decay. A short schedule in turn favours high LRs.
+The second stage corrects that among the best 3 pairs, by full runs.
 """
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import NamedTuple
+from math import ceil
+from numbers import Integral
+from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
-from ..checks import check
+from ..checks import check, is_number
 from ..errors import SettingError
 from ..results.run_rows import Row
-from ..results.settings import evaluates_last_epoch, lr_hook
+from ..results.settings import evaluates_last_epoch, hooks_of, lr_hook
 
 # A quarter-run is this many times as short as a full run.
 SHORTER = 4
@@ -32,6 +34,8 @@ KEPT_IN_FULL = 3
 KEPT_FOR_SECOND_SEED = 2
 # LRs added beyond the edges of the grid, at most.
 MOST_ADDED = 2
+# Ends of the names of what hooks count: a number of epochs, and the epoch at which they begin.
+LENGTHS, BEGINS = ('_epochs', '_iters'), ('_epoch', '_iter')
 # Score of a run that diverged.
 FAILED = -1.0
 
@@ -193,7 +197,8 @@ def quarter_of(cfg: Config) -> Config:
         cfg (Config): Recipe; not changed.
 
     Returns:
-        Config: Copy with a quarter of the epochs and of each milestone. The warmup is unchanged.
+        Config: Copy with a quarter of the epochs, of each milestone, and of what hooks count in
+        epochs or updates of the training, such as ``switch_epoch``. The warmup is unchanged.
 
     Raises:
         SettingError: If the number of epochs is no multiple of 4, the recipe has no
@@ -214,4 +219,19 @@ def quarter_of(cfg: Config) -> Config:
     cfg.train_cfg.update(max_epochs=epochs // SHORTER, val_interval=epochs // SHORTER)
     for name in ('val_begin', 'dynamic_intervals'):
         cfg.train_cfg.pop(name, None)
+    for other in hooks_of(cfg):
+        if other is not hook:
+            other.update(_quarter_of_counts(other))
     return cfg
+
+
+def _quarter_of_counts(hook: dict[str, Any]) -> dict[str, int]:
+    """Return a quarter of what a hook counts, rounded so that it acts in the quarter-run too."""
+    counts = {
+        name: value
+        for name, value in hook.items()
+        if is_number(value, Integral) and not name.startswith('warmup')
+    }
+    lengths = {name: ceil(x / SHORTER) for name, x in counts.items() if name.endswith(LENGTHS)}
+    begins = {name: x // SHORTER for name, x in counts.items() if name.endswith(BEGINS)}
+    return lengths | begins

@@ -1,5 +1,6 @@
 """List the trials of a sweep, and make their configs."""
 
+import os
 import random
 from collections.abc import Sequence
 from copy import deepcopy
@@ -12,7 +13,13 @@ from mmengine.config import Config
 
 from ..checks import check, invalid
 from ..errors import SettingError
-from ..results.settings import check_by_epoch, lr_hook, optimizer_config
+from ..results.settings import (
+    check_by_epoch,
+    check_lr_is_followed,
+    hooks_of,
+    lr_hook,
+    optimizer_config,
+)
 from ..utils.type_names import type_name
 from .training_job import TrainingJob
 
@@ -94,9 +101,15 @@ def trial_config(cfg: Config, trial: Trial, updates: int | None = None) -> Confi
     """
     cfg = deepcopy(cfg)
     cfg.work_dir = str(trial.folder)
+    for hook in hooks_of(cfg):
+        if hook.get('out_dir'):
+            # MMEngine adds the name of the work folder, which trials elsewhere have too.
+            parent = os.path.abspath(trial.folder.parent).lstrip('/')
+            hook['out_dir'] = f'{hook["out_dir"].rstrip("/")}/{parent}'
     if trial.lr is not None:
         if 'lr' not in optimizer_config(cfg):
             raise SettingError('--lr sets optim_wrapper.optimizer.lr, which the config has not.')
+        check_lr_is_followed(cfg, 'with --lr')
         cfg.optim_wrapper.optimizer.lr = trial.lr
     if trial.warmup_iters is not None:
         hook = lr_hook(cfg)

@@ -98,6 +98,16 @@ def test_other_file_backends(tmp_path, bucket, store, folder):
     assert names(tmp_path / folder) == ['epoch_2.pth', 'epoch_4.pth', 'restart_5.pth']
 
 
+def test_runs_of_one_name_that_share_out_dir(tmp_path):
+    """As with MMEngine's own --resume, a run takes over no checkpoint but its own."""
+    checkpoint = dict(out_dir=str(tmp_path / 'disk'))
+    make(tmp_path / 'a/run', {}, checkpoint=checkpoint, epochs=4).train()
+    make(tmp_path / 'b/run', {}, checkpoint=checkpoint, epochs=3, resume=True).train()
+    assert 'has no checkpoint: the training begins at update 0' in log_of(tmp_path / 'b/run')
+    make(tmp_path / 'b/run', {}, checkpoint=checkpoint, epochs=5, resume=True).train()
+    assert 'resumed epoch: 3, iter: 3' in log_of(tmp_path / 'b/run')
+
+
 def test_a_second_hook(tmp_path):
     """It removes no restart file that a rollback of the first one needs."""
     whole = make(tmp_path / 'whole', {})

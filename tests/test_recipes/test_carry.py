@@ -190,7 +190,7 @@ SCHEDULES = [
         {'0.periods': [2500, 5001], '0.eta_min': 0.0016},
     ),
     ([dict(type='OneCycleLR', by_epoch=False, eta_max=0.02, total_steps=80000)],
-     {'0.total_steps': 10000, '0.eta_max': 0.16}),
+     {'0.total_steps': 10012, '0.eta_max': 0.16}),
     # In updates, of this project.
     (
         [dict(type='WarmupStepLR', warmup_iters=500, milestones=[58640])],
@@ -499,26 +499,47 @@ def test_refused_in_one_line(name, change, arguments, message):
     assert '\n' not in str(error.value)
 
 
+NAMED, DEFAULT = "4xb8 in the file's name says 8 images", "MMDetection's schedules say auto_scale"
+
+
 @pytest.mark.parametrize(
-    ('name', 'auto', 'given', 'batch'),
+    ('name', 'auto', 'given', 'micro_batch', 'batch', 'doubt'),
     [
-        ('mask-rcnn_r50_4xb2-1x_coco.py', None, None, 8),
-        ('mask-rcnn_r50_4xb2-1x_coco.py', 8, None, 8),
+        ('mask-rcnn_r50_4xb2-1x_coco.py', None, None, 2, 8, ''),
+        ('mask-rcnn_r50_4xb2-1x_coco.py', 8, None, 2, 8, ''),
         # The name fits the micro-batch of 2: auto_scale_lr is inherited.
-        ('mask-rcnn_r50_4xb2-1x_coco.py', 16, None, 8),
+        ('mask-rcnn_r50_4xb2-1x_coco.py', 16, None, 2, 8, ''),
         # It does not fit: the name is older than the config.
-        ('mask-rcnn_r50_4xb8-1x_coco.py', 16, None, 16),
+        ('mask-rcnn_r50_4xb8-1x_coco.py', 16, None, 2, 16, NAMED),
         # Of both numbers only that of the name can be made of micro-batches of 2.
-        ('mask-rcnn_r50_4xb8-1x_coco.py', 15, None, 32),
-        ('mask-rcnn_r50_4xb2-1x_coco.py', 16, 64, 64),
-        ('resnext32xb8d.py', 16, None, 16),
+        ('mask-rcnn_r50_4xb8-1x_coco.py', 15, None, 2, 32, NAMED),
+        ('mask-rcnn_r50_4xb2-1x_coco.py', 16, 64, 2, 64, ''),
+        ('resnext32xb8d.py', 16, None, 2, 16, ''),
+        # As in cityscapes/mask-rcnn_r50_fpn_1x_cityscapes.py, whose LR is meant for 8.
+        ('mask-rcnn_r50_1x_cityscapes.py', 16, None, 1, 16, DEFAULT),
+        ('mask-rcnn_r50_16xb1-1x_coco.py', 16, None, 1, 16, ''),
+        ('mask-rcnn_r50_1x_cityscapes.py', 8, None, 1, 8, ''),
     ],
 )
-def test_where_the_base_batch_comes_from(name, auto, given, batch, tmp_path):
+def test_where_the_base_batch_comes_from(name, auto, given, micro_batch, batch, doubt, tmp_path):
     path = Path(tmp_path) / name
-    path.write_text(f'_base_ = {MASK_RCNN!r}\nauto_scale_lr = {dict(base_batch_size=auto)}\n')
+    path.write_text(
+        f'_base_ = {MASK_RCNN!r}\nauto_scale_lr = {dict(base_batch_size=auto)}\n'
+        f'train_dataloader = dict(batch_size={micro_batch})\n'
+    )
     cfg, changes = carry_recipe(Config.fromfile(path), 128, base_batch=given)
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(0.02 * 128 / batch)
+    said = [change.why for change in changes if change.key == 'train_dataloader.batch_size']
+    assert [text.startswith(doubt) for text in said] == [True] * bool(doubt)
+    assert all(text.endswith(f'if the LR is not meant for batch {batch}') for text in said)
+
+
+def test_a_name_alone_that_does_not_fit_is_refused():
+    """Its one item of a micro-batch is the 32 images of a triplet sampler."""
+    cfg = stock('mmdet::reid/reid_r50_8xb32-6e_mot17train80_test-mot17val20.py')
+    message = "8xb32 in the file's name says 32 images a rank, and train_dataloader.batch_size is 1"
+    with pytest.raises(SettingError, match=message):
+        carry_recipe(cfg, 8)
 
 
 def test_a_pure_python_config_is_carried_in_python():

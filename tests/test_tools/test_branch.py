@@ -245,6 +245,11 @@ def test_each_stage_is_long_enough_to_be_compared(decay):
             ['--global-batch', 8, 16],
             'Invalid --lr-rule=None. Must be linear or sqrt: no rule is known for the LR of Rprop.',
         ),
+        (
+            {'param_scheduler': "[dict(type='OneCycleLR', eta_max=0.1, total_steps=120)]"},
+            ['--lr', 1, 2],
+            'Invalid param_scheduler.0.eta_max=0.1. Must be left out in branches, as in a schedule',
+        ),
         ({}, ['--lr', 1], 'error: --lr needs two LRs or more'),
         ({}, ['--global-batch', 8, 16, '--halving'], '--halving cannot be combined with'),
         ({}, ['--lr', 1, 2, '--updates', 5], 'argument --updates: 5 is below 40'),

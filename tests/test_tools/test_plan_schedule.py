@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 import torch
 from helpers.plans import COCO, LAMB, TRAIN2017, plan
+from mmdet.registry import HOOKS
+from mmengine.hooks import ParamSchedulerHook
 from mmengine.hub import get_config
 from mmengine.optim import ConstantLR, LinearLR, MultiStepLR
 
+from mmdet_largebatch import SettingError, carry_recipe
 from mmdet_largebatch.planning import draw_lr, make_plan
+from mmdet_largebatch.results.settings import base_lr
 
 # Most of them build the model of a recipe on COCO.
 pytestmark = pytest.mark.slow
@@ -138,6 +142,63 @@ def test_gradual_schedules(schedulers, warmup, gradual):
     cfg.param_scheduler = schedulers
     made = make_plan(cfg, 8, 432)
     assert (made.warmup_updates, made.gradual_decay, made.decays) == (warmup, gradual, [])
+
+
+@pytest.mark.parametrize('peaks', [0.02, [0.002, 0.02, 0.5]])
+def test_the_lr_of_one_cycle_is_its_peak(peaks):
+    """It begins at a 25th of its peak, MMEngine's default. A list has a peak for each group,
+    and a last one for the base LR that MMEngine logs."""
+    cfg = get_config('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py')
+    paramwise = dict(custom_keys=dict(backbone=dict(lr_mult=0.1)))
+    cfg.optim_wrapper.update(constructor='MergedGroupsConstructor', paramwise_cfg=paramwise)
+    schedule = dict(type='OneCycleLR', eta_max=peaks, total_steps=324, by_epoch=False)
+    cfg.param_scheduler = [schedule]
+    made = make_plan(cfg, 8, 432)
+    assert (made.lr, made.lr_from) == (0.02, 'by eta_max of param_scheduler')
+    assert (made.lrs[0], max(made.lrs)) == pytest.approx((0.0008, 0.02), rel=1e-4)
+    of_groups = peaks[:2] if isinstance(peaks, list) else [0.02]
+    assert sorted(one.options['lr'] for one in made.group_settings) == of_groups
+    assert not [text for text in made.warnings if 'published' in text]
+    if peaks == 0.02:
+        assert base_lr(cfg, 8) == 0.02
+    schedule['total_steps'] = 320
+    cfg.param_scheduler = [schedule]
+    message = '^param_scheduler: Tried to step 322 times.* the training has 324 iterations.$'
+    with pytest.raises(SettingError, match=message):
+        make_plan(cfg, 8, 432)
+
+
+class SetsTheLR(ParamSchedulerHook):
+    """A user's hook that is a schedule of its own, as mmyolo's YOLOv5ParamSchedulerHook is."""
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        runner.optim_wrapper.param_groups[0]['lr'] /= 2
+
+
+def test_a_schedule_that_is_a_hook_is_not_called_constant(monkeypatch):
+    monkeypatch.setitem(HOOKS.module_dict, 'SetsTheLR', SetsTheLR)
+    cfg = get_config('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py')
+    cfg.param_scheduler = None
+    for hook, planned, carried in (
+        ('ParamSchedulerHook', 'nothing, it is constant', 'the LR is constant'),
+        ('SetsTheLR', 'SetsTheLR, whose LRs are not planned', 'SetsTheLR sets the LR, and no'),
+    ):
+        cfg.default_hooks.param_scheduler = dict(type=hook)
+        assert make_plan(cfg, 8, 432).schedule == planned
+        [note] = [x.why for x in carry_recipe(cfg, 128)[1] if x.key == 'param_scheduler']
+        assert carried in note
+
+
+def test_values_of_each_group():
+    cfg = get_config('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py')
+    paramwise = dict(custom_keys=dict(backbone=dict(lr_mult=0.1)))
+    cfg.optim_wrapper.update(constructor='MergedGroupsConstructor', paramwise_cfg=paramwise)
+    plateau = dict(type='ReduceOnPlateauLR', monitor='loss', min_value=[1e-5, 1e-6])
+    cfg.param_scheduler = plateau
+    assert make_plan(cfg, 8, 432).lrs.tolist() == [0.02] * 324
+    cfg.param_scheduler = dict(plateau, min_value=[1e-5, 1e-6, 1e-7])
+    with pytest.raises(SettingError, match='^param_scheduler: expected 2 min_lrs, got 3.$'):
+        make_plan(cfg, 8, 432)
 
 
 def test_a_gradual_decay_is_not_listed():

@@ -239,6 +239,7 @@ def test_a_recipe_that_leaves_no_results_is_refused_before_it_is_trained(
 def halved(tool, folder, metric=None):
     """A sweep by halving whose quarter-runs are one epoch of the quadratic."""
     text = quadratic() + 'train_cfg.update(val_begin=3)\n'
+    text += "optim_wrapper['paramwise_cfg'] = dict(custom_keys=dict(w=dict(lr=0.001)))\n"
     if metric:
         text += (
             f"val_evaluator = dict(type='MeanLoss', name={metric!r})\n"
@@ -256,6 +257,8 @@ def test_halving_ends_at_the_first_run_without_a_box_ap(tool, tmp_path, monkeypa
     for _ in range(2):
         done = halved(tool, tmp_path, metric='pascal_voc/mAP')
         assert done.returncode == 2 and 'Traceback' not in done.stderr
+        kept = "note: optim_wrapper.paramwise_cfg.custom_keys={'w': {'lr': 0.001}} stays, whatever"
+        assert kept in done.stderr
         assert done.stderr.splitlines()[-1] == (
             'error: --halving compares box APs. The training with LR 0.01, warmup 0, seed 0 and 1 '
             'epochs has none. Must be measured by val_evaluator, such as CocoMetric with '
@@ -320,6 +323,15 @@ def test_a_recipe_without_a_place_for_a_value_is_refused(
         trial_config(cfg, trial, updates)
 
 
+def test_lrs_that_the_schedule_would_ignore_are_refused(tmp_path):
+    cfg = Config.fromfile(TWO_RANKS)
+    cfg.param_scheduler = dict(type='OneCycleLR', eta_max=0.02, total_steps=12)
+    message = r'Invalid param_scheduler\.eta_max=0\.02\. Must be left out with --lr, as in'
+    with pytest.raises(SettingError, match=message):
+        trial_config(cfg, *combinations(tmp_path, [0.5], [], []))
+    assert trial_config(cfg, *combinations(tmp_path, [], [], [1])).randomness.seed == 1
+
+
 def test_a_config_that_nothing_was_trained_with_gives_way(tmp_path):
     cfg = Config.fromfile(TWO_RANKS)
     [trial] = combinations(tmp_path, [0.5], [], [])
@@ -335,6 +347,7 @@ def test_a_config_that_nothing_was_trained_with_gives_way(tmp_path):
 def test_the_config_of_a_trial_differs_in_its_values_alone(tmp_path):
     cfg = Config.fromfile(TWO_RANKS)
     [trial] = combinations(tmp_path, [0.5], [7], [3])
+    cfg.default_hooks.checkpoint.out_dir = 's3://bucket/'
     write_config(trial, trial_config(cfg, trial, 9))
     written = Config.fromfile(trial.config)
     expected = cfg.to_dict()
@@ -342,5 +355,7 @@ def test_the_config_of_a_trial_differs_in_its_values_alone(tmp_path):
     expected['optim_wrapper']['optimizer']['lr'] = 0.5
     expected['default_hooks']['lr'] |= dict(warmup_iters=7, warmup_epochs=None)
     expected['randomness']['seed'] = 3
+    # Trials of one name in two folders, such as `quarter` and `full`, share no checkpoint.
+    expected['default_hooks']['checkpoint']['out_dir'] = f's3://bucket{tmp_path}'
     expected['train_cfg']['max_updates'] = 9
     assert written.to_dict() == expected

@@ -251,6 +251,11 @@ BY_ITERATION = "_delete_=True, type='GlobalBatchTrainLoop', max_iters=9, global_
             "optim_wrapper = dict(optimizer=dict(_delete_=True, type='LARS', weight_decay=0))",
             'LARS lacks lr.',
         ),
+        (
+            "optim_wrapper = dict(optimizer=dict(_delete_=True, type='LAMB', lr=1), "
+            'paramwise_cfg=dict(norm_decay_mult=0.0))',
+            'Invalid optim_wrapper.optimizer.weight_decay=None. Must be set with factors of it in',
+        ),
         ('optim_wrapper = dict(optimizer=dict(betaz=0))', 'Invalid LAMB.betaz=0. Must be left out'),
         # MMCV's class, from which ours is derived, refuses it.
         (

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.quadratic import CURVATURES
+from mmengine.config import Config
 
 from mmdet_largebatch import LAMB, LARS
 from mmdet_largebatch.tuning.branch_conclusions import batch_conclusion, lr_conclusion
@@ -249,6 +250,7 @@ def test_divergence():
     assert edge(everything) == (None, 1) and suggested_lr(everything) is None
 
 
+RECIPE = Config(dict(optim_wrapper=dict(optimizer=dict(lr=1.0))))
 START = np.full(100, 2.0)
 BROKEN = dict(losses=np.r_[np.nan, START], broken=True)
 EMPTY = dict(losses=[], broken=True)
@@ -263,7 +265,7 @@ def test_a_broken_lowest_branch_is_not_the_measure_of_the_others(lowest, tmp_pat
     assert [one.diverged for one in compared] == [True, False, False, True]
     # Means of the second half: 2, and of 2 falling to 1.
     assert [one.loss for one in compared[1:3]] == [2.0, pytest.approx(1.25, abs=0.01)]
-    assert lr_conclusion(compared, 1.0) == 'LR 1 diverged. Try lower ones with --lr.\n'
+    assert lr_conclusion(compared, RECIPE, 1.0) == 'LR 1 diverged. Try lower ones with --lr.\n'
     table = write_branches(compared, 'lr', tmp_path)
     assert table.count('diverged') == 2 and table.count('done') == 2
 
@@ -272,7 +274,7 @@ def test_a_broken_lowest_branch_is_not_the_measure_of_the_others(lowest, tmp_pat
 def test_nothing_is_compared_with_a_smallest_batch_that_diverged(smallest, tmp_path):
     compared = compare([made(64, **smallest), made(128, **FALLEN), made(256, **GROWN)], 64)
     assert largest_batch(compared, 0.01) is None
-    assert batch_conclusion(compared, 0.01) == (
+    assert batch_conclusion(compared, RECIPE, {}, 0.01) == (
         'The smallest batch 64 diverged: there is nothing to compare the others with. Try a lower '
         '--lr.\n'
     )
@@ -285,7 +287,7 @@ def test_a_last_stage_in_which_every_branch_diverged(tmp_path):
     dropped = [replace(one, whole=False) for one in stage[:2]]
     compared = [*dropped, *compare([made(lr, **GROWN) for lr in (4, 8)])]
     assert suggested_lr(compared) is None
-    assert lr_conclusion(compared, 1.0) == (
+    assert lr_conclusion(compared, RECIPE, 1.0) == (
         'Edge of stability: between LR 2 and 4.\nEvery LR of the last stage diverged. Try LRs '
         'below the edge with --lr, without --halving.\n'
     )

@@ -107,6 +107,20 @@ def test_a_quarter_run_has_the_whole_schedule_four_times_as_short():
     cfg.train_cfg.update(val_begin=8, dynamic_intervals=[(10, 1)])
     expected['train_cfg'] |= dict(max_epochs=3, val_interval=3)
     expected['default_hooks']['lr']['milestones'] = [2, 2.75]
+    # Hooks that act in the last quarter, and from the middle on, of 768 updates.
+    kept = [dict(type='CheckpointHook', by_epoch=True, interval=1), dict(type='Mine', ratio=8)]
+    cfg.custom_hooks = [
+        dict(type='PipelineSwitchHook', switch_epoch=9, switch_pipeline=[]),
+        dict(type='YOLOXModeSwitchHook', num_last_epochs=3),
+        dict(type='EMAHook', begin_iter=384),
+        *kept,
+    ]
+    expected['custom_hooks'] = [
+        dict(type='PipelineSwitchHook', switch_epoch=2, switch_pipeline=[]),
+        dict(type='YOLOXModeSwitchHook', num_last_epochs=1),
+        dict(type='EMAHook', begin_iter=96),
+        *kept,
+    ]
     assert quarter_of(cfg).to_dict() == expected
     assert cfg.train_cfg.max_epochs == 12
     cfg.train_cfg.max_epochs = 10
