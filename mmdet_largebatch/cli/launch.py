@@ -18,6 +18,7 @@ from ..checkpoints import trust_checkpoints
 from ..checks import invalid
 from ..compat import config_path, lay_out_configs_once
 from ..errors import SettingError
+from ..hooks.metric_collection_hook import MetricCollectionHook
 from ..utils.orphans import watch_parents
 from .config_fixes import leave_out_worker_options, take_out_hooks
 
@@ -211,4 +212,7 @@ def build_runner(cfg: Config) -> Runner:
         Runner: The runner.
     """
     use_gloo_without_gpu(cfg)
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if runner.world_size > 1:
+        runner.register_hook(MetricCollectionHook())
+    return runner
