@@ -4,12 +4,9 @@ import gc
 import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -21,6 +18,7 @@ from ..errors import SettingError
 from ..hooks.metric_collection_hook import MetricCollectionHook
 from ..utils.orphans import watch_parents
 from .config_fixes import leave_out_worker_options, take_out_hooks
+from .processes import use_gloo_without_gpu
 
 
 def begin_tool() -> None:
@@ -119,7 +117,8 @@ def load_config(args: Namespace) -> Config:
     """
     path = _config_file(args.config)
     trust_checkpoints(getattr(args, 'trust_checkpoint', False))
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if args.launcher != 'none':
+        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     try:
         cfg = Config.fromfile(path)
     except Exception as error:  # A config is a program, which may raise anything.
@@ -169,37 +168,6 @@ def check_settings(cfg: Config, names: list[str]) -> None:
     for name in names:
         if cfg.get(name) is None:
             raise SettingError(f'{name} is not set. Must be, for this tool.')
-
-
-def use_gloo_without_gpu(cfg: Config) -> None:
-    """Run several processes on gloo where there is no GPU.
-
-    MMEngine's launcher calls ``torch.cuda.set_device``, and its default wrapper passes GPU numbers
-    to DDP. Both are left out on a machine without a GPU.
-
-    Args:
-        cfg (Config): The config; its ``model_wrapper_cfg`` is filled in.
-
-    Raises:
-        SettingError: If the launcher cannot start processes without a GPU.
-    """
-    if cfg.launcher == 'none' or torch.cuda.is_available():
-        return
-    if cfg.launcher != 'pytorch':
-        raise SettingError(
-            f'--launcher {cfg.launcher} needs a GPU and none is visible. '
-            'Without one, use tools/dist_train.sh or --launcher pytorch.'
-        )
-    seconds = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
-    if not dist.is_initialized():
-        dist.init_process_group('gloo', timeout=seconds and timedelta(seconds=seconds))
-    if not cfg.get('model_wrapper_cfg'):
-        cfg.model_wrapper_cfg = dict(
-            type='MMDistributedDataParallel',
-            broadcast_buffers=False,
-            find_unused_parameters=cfg.get('find_unused_parameters', False),
-        )
-    cfg.model_wrapper_cfg.device_ids = None
 
 
 def build_runner(cfg: Config) -> Runner:

@@ -1,0 +1,85 @@
+"""A launcher that does not fit how the processes were started is one line."""
+
+import pytest
+import torch
+
+RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
+# As torchrun sets them on the first of 2 processes.
+TORCHRUN = dict(
+    RANK='0',
+    LOCAL_RANK='0',
+    WORLD_SIZE='2',
+    LOCAL_WORLD_SIZE='2',
+    MASTER_ADDR='127.0.0.1',
+    MASTER_PORT='29500',
+)
+MPIRUN = dict(
+    OMPI_COMM_WORLD_RANK='0',
+    OMPI_COMM_WORLD_LOCAL_RANK='0',
+    OMPI_COMM_WORLD_SIZE='2',
+    OMPI_COMM_WORLD_LOCAL_SIZE='2',
+)
+
+
+@pytest.fixture
+def refused(tool, monkeypatch, tmp_path):
+    """The only line of a training, which has made no work folder."""
+
+    def run(launcher, environment):
+        for name in TORCHRUN | MPIRUN:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        work = tmp_path / 'work'
+        done = tool('train.py', RECIPE, '--work-dir', work, '--launcher', launcher)
+        assert done.returncode == 2 and not work.exists(), done.stderr
+        [line] = done.stderr.splitlines()
+        return line
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ('launcher', 'environment', 'message'),
+    [
+        (
+            'none',
+            TORCHRUN,
+            "Invalid --launcher='none'. Must be 'pytorch' for one run of 2 processes",
+        ),
+        ('none', TORCHRUN | dict(LOCAL_RANK='1'), "Must be 'pytorch' for one run of 2 processes"),
+        (
+            'none',
+            MPIRUN,
+            "Invalid --launcher='none'. Must be 'mpi' for one run of 2 processes",
+        ),
+        (
+            'pytorch',
+            {},
+            "Invalid --launcher='pytorch'. Must be 'none', unless torchrun or dist_train.sh starts "
+            'the processes: RANK is not set.',
+        ),
+        ('slurm', {}, "Must be 'none', unless srun starts the processes: SLURM_PROCID is not set."),
+        ('mpi', TORCHRUN, "Open MPI's mpirun starts the processes: OMPI_COMM_WORLD_LOCAL_RANK is "),
+        ('mpi', MPIRUN, 'MASTER_ADDR is not set. Must be the address of the first machine.'),
+    ],
+)
+def test_how_the_processes_were_started(refused, launcher, environment, message):
+    assert message in refused(launcher, environment)
+
+
+def test_a_cluster_that_counts_machines(tool, monkeypatch):
+    """Kubeflow sets WORLD_SIZE and RANK, and no LOCAL_RANK: what is refused here is the option."""
+    for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'):
+        monkeypatch.setenv(name, TORCHRUN[name])
+    monkeypatch.delenv('LOCAL_RANK', raising=False)
+    done = tool('train.py', RECIPE, '--auto-scale-lr')
+    assert 'Invalid auto_scale_lr=None' in done.stderr
+
+
+@pytest.mark.parametrize(('launcher', 'environment'), [('pytorch', TORCHRUN), ('mpi', MPIRUN)])
+def test_more_processes_than_gpus(refused, monkeypatch, launcher, environment):
+    """The number of GPUs is a stand-in: this is refused before one is used."""
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+    line = refused(launcher, environment | dict(MASTER_ADDR='127.0.0.1'))
+    assert 'Invalid GPUS=2. Must be at most 1, the number of visible GPUs of this machine' in line
