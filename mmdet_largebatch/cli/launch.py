@@ -4,9 +4,13 @@ import gc
 import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from os.path import dirname
 from pathlib import Path
+from sysconfig import get_path
+from traceback import extract_tb
 from typing import Any
 
+import mmengine
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -150,9 +154,31 @@ def _config_file(name: str) -> str:
     return name
 
 
-def _as_line(error: Exception) -> str:
-    """Return an error in one line, without the full stop."""
-    return f'{type(error).__name__}: {" ".join(str(error).split())}'.rstrip('.')
+def _as_line(error: BaseException) -> str:
+    """Return an error in one line, with the line of code that raised it, without the full stop."""
+    module = ''
+    # MMEngine replaces an error in `custom_imports` by two of its own, with all of `sys.path`.
+    while isinstance(error, ImportError) and str(error).startswith('Failed to import '):
+        cause = error.__cause__ or error.__context__
+        if cause is None:
+            break
+        module, error = str(error).split()[-1], cause
+    line = f'{type(error).__name__}: {" ".join(str(error).split())}'.rstrip('.')
+    if isinstance(error, ModuleNotFoundError) and f'{module}.'.startswith(f'{error.name}.'):
+        return f'{line}; PYTHONPATH must have its folder'
+    place = None if isinstance(error, SyntaxError) else _place(error)
+    return f'{line}, at {place}' if place else line
+
+
+def _place(error: BaseException) -> str | None:
+    """Return FILE:LINE of the last code of a user, or of an installed package, in a traceback."""
+    place = None
+    for frame in extract_tb(error.__traceback__):
+        file = frame.filename
+        standard = file.startswith((get_path('stdlib'), '<')) and 'site-packages' not in file
+        if not standard and file != __file__ and not file.startswith(dirname(mmengine.__file__)):
+            place = f'{file}:{frame.lineno}'
+    return place
 
 
 def check_settings(cfg: Config, names: list[str]) -> None:
