@@ -1,7 +1,9 @@
 """Save and exit on SIGTERM or SIGUSR1."""
 
 import signal
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from functools import wraps
 from types import FrameType
 from typing import Any, NoReturn, cast
 
@@ -35,6 +37,9 @@ class PreemptionHook(Hook):
 
     Some schedulers signal all processes of a job at once. Data workers therefore ignore these
     signals, unless their own trainer sends them.
+
+    The handlers of before are restored at the end of the training, also if an error ends it. In
+    another thread than the main one the hook does nothing, which the log says.
 
     Args:
         signals (Sequence[str]): Names of the signals. ``torchrun``, Slurm and container platforms
@@ -76,10 +81,18 @@ class PreemptionHook(Hook):
         check(ok, 'default_hooks.checkpoint.type', hook and type(hook).__name__, wanted)
         self._checkpoints = cast(AtomicCheckpointHook, hook)
         self._checkpoints.save_before_evaluations = True
+        loop = runner.train_loop
+        loop.run = self._restoring(runner, loop.run)  # type: ignore[method-assign]
 
     def before_train(self, runner: Runner) -> None:
         """Install the signal handlers."""
         self._signal_received = None
+        if threading.current_thread() is not threading.main_thread():
+            runner.logger.warning(
+                f'{type(self).__name__} does nothing: Python receives signals in the main thread '
+                'of a process, and this training runs in another one.'
+            )
+            return
         loaders = [runner.train_dataloader]
         if runner.val_loop is not None:
             loaders.append(runner.val_dataloader)
@@ -114,6 +127,22 @@ class PreemptionHook(Hook):
             return
         if any_rank(self._signal_received is not None):
             self._exit(runner, runner.iter, self._checkpoints.saved(runner.iter))
+
+    def _restoring(self, runner: Runner, run: Callable[[], Any]) -> Callable[[], Any]:
+        """Let a train loop restore the handlers if an error ends it, which a script may catch."""
+
+        @wraps(run)
+        def run_and_restore() -> Any:
+            try:
+                return run()
+            except Preempted:
+                # Until the process has exited, further signals change nothing.
+                raise
+            except BaseException:
+                self.after_train(runner)
+                raise
+
+        return run_and_restore
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._signal_received = number
