@@ -51,8 +51,10 @@ def test_no_such_config(train):
     assert_one_line(train(config='mmnone::a/b.py'), 'config=mmnone::a/b.py: not found (')
 
 
-def test_no_such_config_is_said_before_processes_are_started(command):
-    done = command('tools/dist_train.sh', 'configs/none.py', 2)
+@pytest.mark.parametrize('environment', [{}, dict(CDPATH=str(ROOT))])
+def test_no_such_config_is_said_before_processes_are_started(command, environment):
+    """With ``CDPATH``, ``cd`` may go elsewhere and prints where."""
+    done = command('tools/dist_train.sh', 'configs/none.py', 2, **environment)
     assert_one_line(done, 'config=configs/none.py: no such file.')
     assert 'torch' not in done.stderr
 
