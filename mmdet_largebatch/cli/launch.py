@@ -22,7 +22,7 @@ from ..errors import SettingError
 from ..hooks.metric_collection_hook import MetricCollectionHook
 from ..utils.orphans import watch_parents
 from .config_fixes import leave_out_worker_options, take_out_hooks
-from .processes import use_gloo_without_gpu
+from .processes import set_slurm_port, use_gloo_without_gpu
 
 
 def begin_tool() -> None:
@@ -205,6 +205,7 @@ def build_runner(cfg: Config) -> Runner:
     Returns:
         Runner: The runner.
     """
+    set_slurm_port(cfg)
     use_gloo_without_gpu(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if runner.world_size > 1:

@@ -71,6 +71,21 @@ def _refuse_separate_runs() -> None:
             raise error
 
 
+def set_slurm_port(cfg: Config) -> None:
+    """Set ``MASTER_PORT`` by the job and the step, under ``--launcher slurm``.
+
+    MMEngine takes 29500 for every job, also for two on one machine. A port in the environment or
+    in ``env_cfg.dist_cfg`` is left as it is.
+
+    Args:
+        cfg (Config): The config, with ``launcher`` of the command line.
+    """
+    job, step = os.environ.get('SLURM_JOB_ID', ''), os.environ.get('SLURM_STEP_ID', '0')
+    if cfg.launcher == 'slurm' and job.isdigit() and step.isdigit():
+        # Below the ports that Linux gives to clients.
+        os.environ.setdefault('MASTER_PORT', str(20000 + (31 * int(job) + int(step)) % 10000))
+
+
 def use_gloo_without_gpu(cfg: Config) -> None:
     """Run several processes on gloo where there is no GPU.
 

@@ -1,7 +1,12 @@
 """A launcher that does not fit how the processes were started is one line."""
 
+import os
+
 import pytest
 import torch
+from mmengine.config import Config
+
+from mmdet_largebatch.cli.processes import set_slurm_port
 
 RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 # As torchrun sets them on the first of 2 processes.
@@ -83,3 +88,23 @@ def test_more_processes_than_gpus(refused, monkeypatch, launcher, environment):
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
     line = refused(launcher, environment | dict(MASTER_ADDR='127.0.0.1'))
     assert 'Invalid GPUS=2. Must be at most 1, the number of visible GPUs of this machine' in line
+
+
+@pytest.mark.parametrize(
+    ('environment', 'port'),
+    [
+        (dict(SLURM_JOB_ID='123', SLURM_STEP_ID='0'), 20000 + 31 * 123),
+        (dict(SLURM_JOB_ID='123', SLURM_STEP_ID='1'), 20000 + 31 * 123 + 1),
+        (dict(SLURM_JOB_ID='10123'), 20000 + 31 * 10123 - 310000),
+        (dict(SLURM_JOB_ID='123', MASTER_PORT='29501'), 29501),
+    ],
+)
+def test_the_port_of_a_slurm_job(monkeypatch, environment, port):
+    monkeypatch.delenv('SLURM_STEP_ID', raising=False)
+    # So that the variable is removed in the end.
+    monkeypatch.setenv('MASTER_PORT', '')
+    monkeypatch.delenv('MASTER_PORT')
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    set_slurm_port(Config(dict(launcher='slurm')))
+    assert os.environ['MASTER_PORT'] == str(port)
