@@ -6,6 +6,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
+from mmengine.device import get_device
 
 from ..checks import check, invalid
 from ..errors import SettingError
@@ -17,6 +18,8 @@ VARIABLES = dict(
     slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'),
     mpi=('OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'),
 )
+# Accelerators besides CUDA that MMEngine's launchers set up.
+ACCELERATORS = dict(pytorch=('mlu', 'npu', 'musa'), slurm=('mlu',))
 # The number of processes on this machine.
 LOCAL_SIZES = dict(pytorch='LOCAL_WORLD_SIZE', mpi='OMPI_COMM_WORLD_LOCAL_SIZE')
 
@@ -99,6 +102,8 @@ def use_gloo_without_gpu(cfg: Config) -> None:
         SettingError: If the launcher cannot start processes without a GPU.
     """
     if cfg.launcher == 'none' or torch.cuda.is_available():
+        return
+    if get_device() in ACCELERATORS.get(cfg.launcher, ()):
         return
     if cfg.launcher != 'pytorch':
         raise SettingError(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmdet_largebatch.cli.processes import set_slurm_port
+from mmdet_largebatch.cli import processes, use_gloo_without_gpu
 
 RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 # As torchrun sets them on the first of 2 processes.
@@ -106,5 +106,16 @@ def test_the_port_of_a_slurm_job(monkeypatch, environment, port):
     monkeypatch.delenv('MASTER_PORT')
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    set_slurm_port(Config(dict(launcher='slurm')))
+    processes.set_slurm_port(Config(dict(launcher='slurm')))
     assert os.environ['MASTER_PORT'] == str(port)
+
+
+@pytest.mark.parametrize('device', ['mlu', 'npu', 'musa'])
+def test_another_accelerator_is_left_to_mmengine(monkeypatch, device):
+    """No such machine was available: its name is a stand-in."""
+    monkeypatch.setattr(processes, 'get_device', lambda: device)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    cfg = Config(dict(launcher='pytorch'))
+    use_gloo_without_gpu(cfg)
+    assert cfg.to_dict() == dict(launcher='pytorch')
+    assert not torch.distributed.is_initialized()
