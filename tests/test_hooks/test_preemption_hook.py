@@ -1,5 +1,6 @@
 """The signal handlers of a process in which a training is one step of many."""
 
+import os
 import signal
 import threading
 
@@ -17,28 +18,34 @@ class Fail(Hook):
         self.error = error
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        assert all(signal.getsignal(number) is not handler for number in SIGNALS)
         raise self.error
 
 
-def handler(number, frame):
-    """The user's own."""
-
-
 @pytest.fixture
-def own_handlers():
-    before = {number: signal.signal(number, handler) for number in SIGNALS}
-    yield
+def received():
+    """The signals that reach the user's own handlers."""
+    numbers = []
+    before = {number: signal.signal(number, lambda n, _: numbers.append(n)) for number in SIGNALS}
+    yield numbers
     for number, previous in before.items():
         signal.signal(number, previous)
 
 
 @pytest.mark.parametrize('error', [ValueError, KeyboardInterrupt])
-@pytest.mark.usefixtures('own_handlers')
-def test_an_error_leaves_the_handlers_as_they_were(tmp_path, error):
+def test_after_an_error_signals_reach_the_handlers_of_before(tmp_path, received, error):
     with pytest.raises(error):
         make(tmp_path, hooks=[Fail(error)]).train()
-    assert [signal.getsignal(number) for number in SIGNALS] == [handler, handler]
+    for number in SIGNALS:
+        os.kill(os.getpid(), number)
+    assert received == list(SIGNALS)
+
+
+def test_after_an_error_and_a_whole_training_the_handlers_are_those_of_before(tmp_path, received):
+    own = [signal.getsignal(number) for number in SIGNALS]
+    with pytest.raises(ValueError):
+        make(tmp_path / 'failed', hooks=[Fail(ValueError)]).train()
+    make(tmp_path / 'whole').train()
+    assert [signal.getsignal(number) for number in SIGNALS] == own
 
 
 def test_a_training_in_another_thread(tmp_path):
