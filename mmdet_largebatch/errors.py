@@ -4,6 +4,9 @@
 class SettingError(ValueError):
     """An invalid setting. The message names the setting, its value and the valid values."""
 
+    # True if every process that meets it prints it, else the first one of a machine.
+    alone = False
+
 
 class PictureError(SettingError):
     """A picture that cannot be read.
@@ -12,7 +15,7 @@ class PictureError(SettingError):
         message (str): One line, or the traceback of a data worker that ends with this line.
     """
 
-    # Only one rank meets this error, so this rank prints it.
+    # Only one rank meets this error.
     alone = True
 
     def __init__(self, message: str) -> None:

@@ -6,7 +6,7 @@ if [ $# -lt 3 ]; then
     echo "usage: $0 CONFIG CHECKPOINT GPUS [ARGUMENTS OF test.py]" >&2
     exit 2
 fi
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(CDPATH= cd "$(dirname "$0")" && pwd)
 # For a clone that is not installed.
 export PYTHONPATH="$here/..${PYTHONPATH:+:$PYTHONPATH}"
 exec python "$here/launch.py" test.py "$1" "$3" "$2" "${@:4}"

@@ -9,7 +9,7 @@ if [ $# -lt 2 ]; then
     echo "usage: $0 CONFIG GPUS [ARGUMENTS OF train.py]" >&2
     exit 2
 fi
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(CDPATH= cd "$(dirname "$0")" && pwd)
 # For a clone that is not installed.
 export PYTHONPATH="$here/..${PYTHONPATH:+:$PYTHONPATH}"
 # `exec`: signals to this process must reach the launcher.

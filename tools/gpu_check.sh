@@ -7,7 +7,7 @@
 # PYTHON=python3 uses the environment of that interpreter as it is, plus the wheels of DIR. On a
 # machine without a GPU every part is skipped, with its reason.
 set -euo pipefail
-root=$(cd "$(dirname "$0")/.." && pwd)
+root=$(CDPATH= cd "$(dirname "$0")/.." && pwd)
 wheels=
 arguments=()
 while [ $# -gt 0 ]; do
@@ -17,7 +17,7 @@ while [ $# -gt 0 ]; do
                 echo "error: Invalid --wheels=${2:-}. Must be a folder of wheels." >&2
                 exit 2
             fi
-            wheels=$(cd "$2" && pwd)
+            wheels=$(CDPATH= cd "$2" && pwd)
             shift 2
             ;;
         *)

@@ -11,7 +11,7 @@
 # (work_dirs/miniature); DATA, the data set (data/miniature, generated if missing); JOBS, trainings
 # at a time (2); SEEDS, instead of 1, 2, 3 and of 1; PYTHON.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH= cd "$(dirname "$0")/.."
 stage=${1:-}
 shift || true
 python=${PYTHON:-.venv/bin/python}

@@ -4,7 +4,7 @@
 #
 #   tools/quickstart.sh [--epochs N]     N: 12 as in the recipe, or fewer for a first look
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH= cd "$(dirname "$0")/.."
 epochs=12
 if [ "${1:-}" = --epochs ] && [ $# -eq 2 ]; then
     epochs=$2

@@ -17,7 +17,7 @@
 # 0, 1 and of 11, 12, 13; LRS and WARMUPS, other grids; RECIPES, some of the names that it prints
 # after "==", such as "lamb_16 lamb_128"; PYTHON.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH= cd "$(dirname "$0")/.."
 stage=${1:-}
 shift || true
 python=${PYTHON:-.venv/bin/python}

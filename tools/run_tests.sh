@@ -7,7 +7,7 @@ if [[ ${1:-} == --fast ]]; then
     shift
     chosen=(-m "not slow and not multiprocess and not gpu and not whole")
 fi
-cd "$(dirname "$0")/.."
+CDPATH= cd "$(dirname "$0")/.."
 tools/setup_env.sh
 source .venv${STACK:+-$STACK}/bin/activate
 # Each process that a test starts would compile the package, a tenth of its start.

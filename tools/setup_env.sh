@@ -3,7 +3,7 @@
 # run_tests.sh. Once it is there, and nothing that it was made from changed, this takes no time.
 # STACK=openmmlab takes requirements-openmmlab.txt and makes .venv-openmmlab, see test_openmmlab.sh.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH= cd "$(dirname "$0")/.."
 venv=.venv${STACK:+-$STACK}
 requirements=requirements${STACK:+-$STACK}.txt
 made_from=$(cat $requirements setup.py tools/setup_env.sh | sha256sum | cut -d ' ' -f 1)

@@ -2,7 +2,7 @@
 # Run a tool under srun: slurm.sh PARTITION JOB_NAME TOOL [ARGUMENTS]. slurm_train.sh and slurm_test.sh
 # call this. With REQUEUE=1 submit a batch job instead, see slurm_train.sh.
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(CDPATH= cd "$(dirname "$0")" && pwd)
 export PYTHONPATH="$here/..${PYTHONPATH:+:$PYTHONPATH}"
 read -ra extra <<<"${SRUN_ARGS:-}"
 options=(

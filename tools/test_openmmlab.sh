@@ -6,7 +6,7 @@
 # With --shapes, run the quickstart before the tests: train with LAMB on 2 processes and evaluate.
 # STACK=openmmlab runs another script on these releases: STACK=openmmlab tools/quickstart.sh --epochs 1
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH= cd "$(dirname "$0")/.."
 export STACK=openmmlab
 if [ "${1:-}" = --shapes ]; then
     shift

@@ -9,10 +9,10 @@ from .launch import (
     build_runner,
     check_settings,
     load_config,
-    use_gloo_without_gpu,
 )
 from .mistakes import one_line_errors
 from .outputs import check_checkpoint, check_folder, check_output, check_work_dir
+from .processes import check_processes, use_gloo_without_gpu
 from .testing import draw_on_every_rank, use_test_time_augmentation
 from .weights import WeightsCheckHook, check_weights
 
@@ -26,6 +26,7 @@ __all__ = [
     'check_checkpoint',
     'check_folder',
     'check_output',
+    'check_processes',
     'check_settings',
     'check_weights',
     'check_work_dir',

@@ -4,12 +4,13 @@ import gc
 import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from datetime import timedelta
+from os.path import dirname
 from pathlib import Path
+from sysconfig import get_path
+from traceback import extract_tb
 from typing import Any
 
-import torch
-import torch.distributed as dist
+import mmengine
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -18,8 +19,10 @@ from ..checkpoints import trust_checkpoints
 from ..checks import invalid
 from ..compat import config_path, lay_out_configs_once
 from ..errors import SettingError
+from ..hooks.metric_collection_hook import MetricCollectionHook
 from ..utils.orphans import watch_parents
 from .config_fixes import leave_out_worker_options, take_out_hooks
+from .processes import set_slurm_port, use_gloo_without_gpu
 
 
 def begin_tool() -> None:
@@ -118,7 +121,8 @@ def load_config(args: Namespace) -> Config:
     """
     path = _config_file(args.config)
     trust_checkpoints(getattr(args, 'trust_checkpoint', False))
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if args.launcher != 'none':
+        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     try:
         cfg = Config.fromfile(path)
     except Exception as error:  # A config is a program, which may raise anything.
@@ -150,9 +154,31 @@ def _config_file(name: str) -> str:
     return name
 
 
-def _as_line(error: Exception) -> str:
-    """Return an error in one line, without the full stop."""
-    return f'{type(error).__name__}: {" ".join(str(error).split())}'.rstrip('.')
+def _as_line(error: BaseException) -> str:
+    """Return an error in one line, with the line of code that raised it, without the full stop."""
+    module = ''
+    # MMEngine replaces an error in `custom_imports` by two of its own, with all of `sys.path`.
+    while isinstance(error, ImportError) and str(error).startswith('Failed to import '):
+        cause = error.__cause__ or error.__context__
+        if cause is None:
+            break
+        module, error = str(error).split()[-1], cause
+    line = f'{type(error).__name__}: {" ".join(str(error).split())}'.rstrip('.')
+    if isinstance(error, ModuleNotFoundError) and f'{module}.'.startswith(f'{error.name}.'):
+        return f'{line}; PYTHONPATH must have its folder'
+    place = None if isinstance(error, SyntaxError) else _place(error)
+    return f'{line}, at {place}' if place else line
+
+
+def _place(error: BaseException) -> str | None:
+    """Return FILE:LINE of the last code of a user, or of an installed package, in a traceback."""
+    place = None
+    for frame in extract_tb(error.__traceback__):
+        file = frame.filename
+        standard = file.startswith((get_path('stdlib'), '<')) and 'site-packages' not in file
+        if not standard and file != __file__ and not file.startswith(dirname(mmengine.__file__)):
+            place = f'{file}:{frame.lineno}'
+    return place
 
 
 def check_settings(cfg: Config, names: list[str]) -> None:
@@ -170,37 +196,6 @@ def check_settings(cfg: Config, names: list[str]) -> None:
             raise SettingError(f'{name} is not set. Must be, for this tool.')
 
 
-def use_gloo_without_gpu(cfg: Config) -> None:
-    """Run several processes on gloo where there is no GPU.
-
-    MMEngine's launcher calls ``torch.cuda.set_device``, and its default wrapper passes GPU numbers
-    to DDP. Both are left out on a machine without a GPU.
-
-    Args:
-        cfg (Config): The config; its ``model_wrapper_cfg`` is filled in.
-
-    Raises:
-        SettingError: If the launcher cannot start processes without a GPU.
-    """
-    if cfg.launcher == 'none' or torch.cuda.is_available():
-        return
-    if cfg.launcher != 'pytorch':
-        raise SettingError(
-            f'--launcher {cfg.launcher} needs a GPU and none is visible. '
-            'Without one, use tools/dist_train.sh or --launcher pytorch.'
-        )
-    seconds = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
-    if not dist.is_initialized():
-        dist.init_process_group('gloo', timeout=seconds and timedelta(seconds=seconds))
-    if not cfg.get('model_wrapper_cfg'):
-        cfg.model_wrapper_cfg = dict(
-            type='MMDistributedDataParallel',
-            broadcast_buffers=False,
-            find_unused_parameters=cfg.get('find_unused_parameters', False),
-        )
-    cfg.model_wrapper_cfg.device_ids = None
-
-
 def build_runner(cfg: Config) -> Runner:
     """Build the runner of a config, on gloo where there is no GPU.
 
@@ -210,5 +205,9 @@ def build_runner(cfg: Config) -> Runner:
     Returns:
         Runner: The runner.
     """
+    set_slurm_port(cfg)
     use_gloo_without_gpu(cfg)
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if runner.world_size > 1:
+        runner.register_hook(MetricCollectionHook())
+    return runner

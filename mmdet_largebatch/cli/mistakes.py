@@ -26,6 +26,7 @@ from ..utils.exit_codes import (
     tell_launcher,
 )
 from ..utils.local_rank import is_first_of_machine, set_local_rank
+from .failed_evaluation import end_if_failed_again
 from .launch import load_config
 from .wrong_arguments import wrong_argument
 
@@ -107,6 +108,8 @@ def _report(error: Exception, cfg: Config | None, trains: bool) -> None:
         # Another rank has exited with its line. This one failed because that rank is gone.
         if (status := final_status()) is not None:
             sys.exit(status)
+        if trains:
+            end_if_failed_again(error)
         return
     status = DIVERGED if isinstance(error, DivergenceError) else WRONG_SETTING
     speaks = tell_launcher(status, restart=False)

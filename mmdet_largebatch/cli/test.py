@@ -16,6 +16,7 @@ from . import (
     check_checkpoint,
     check_folder,
     check_output,
+    check_processes,
     check_settings,
     check_work_dir,
     draw_on_every_rank,
@@ -67,6 +68,7 @@ def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
 def main(args: argparse.Namespace, cfg: Config) -> None:
     """Build the runner of the config and test."""
     begin_tool()
+    check_processes(cfg)
     check_settings(cfg, ['model', 'test_dataloader', 'test_evaluator', 'test_cfg'])
     # The config that a training dumped may have resume=True.
     cfg.load_from, cfg.resume = check_checkpoint('checkpoint', args.checkpoint), False

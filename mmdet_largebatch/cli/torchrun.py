@@ -3,8 +3,8 @@
 ``torchrun.py TOOL CONFIG GPUS [ARGUMENTS OF THE TOOL]``. Settings in the environment:
 
 - ``NNODES``: number of machines (1). Several machines without a rendezvous also need ``NODE_RANK``
-  (0), ``MASTER_ADDR`` (127.0.0.1) and ``PORT`` (29500). On one machine ``PORT`` is the port of
-  torchrun's server (a free one by default);
+  (0), ``MASTER_ADDR`` (127.0.0.1 on machine 0) and ``PORT`` (29500). On one machine ``PORT`` is the
+  port of torchrun's server (a free one by default);
 - ``RDZV_ENDPOINT``: HOST:PORT of torchrun's rendezvous. It permits a range of machines, such as
   ``NNODES=4:8``. ``RDZV_ID`` names the run there (the name of the config);
 - ``MAX_RESTARTS``: number of restarts after failures (0; 100 for a range). With restarts a training
@@ -89,9 +89,20 @@ def torchrun_arguments(
             *(f'--rdzv_id={uuid.uuid4()}', '--rdzv_conf=is_host=1', '--local_addr=127.0.0.1'),
         ]
     else:
+        machine, address = environment.get('NODE_RANK') or '0', environment.get('MASTER_ADDR')
+        if not machine.isdigit() or int(machine) >= int(nodes):
+            raise ValueError(
+                f'Invalid NODE_RANK={machine}. Must be from 0 to {int(nodes) - 1}, another one on '
+                f'each of NNODES={nodes} machines.'
+            )
+        if machine != '0' and not address:
+            raise ValueError(
+                f'MASTER_ADDR is not set. Must be the address of machine 0, with '
+                f'NODE_RANK={machine}.'
+            )
         words += [
-            f'--node_rank={environment.get("NODE_RANK") or 0}',
-            f'--master_addr={environment.get("MASTER_ADDR") or "127.0.0.1"}',
+            f'--node_rank={machine}',
+            f'--master_addr={address or "127.0.0.1"}',
             f'--master_port={port or 29500}',
         ]
     words += [
@@ -134,6 +145,16 @@ def check_port(environment: Mapping[str, str]) -> None:
     if port and listens and not port_is_free(int(port)):
         other = 'a free one, the same on every machine' if several else 'free, or not set at all'
         raise ValueError(f'Invalid PORT={port}, which is in use on this machine. Must be {other}.')
+
+
+def meeting_place(environment: Mapping[str, str]) -> str:
+    """Return HOST:PORT where several machines meet.
+
+    Args:
+        environment (Mapping[str, str]): The settings that the module's docstring lists.
+    """
+    address, port = environment.get('MASTER_ADDR') or '127.0.0.1', environment.get('PORT') or 29500
+    return environment.get('RDZV_ENDPOINT') or f'{address}:{port}'
 
 
 def shutdown_seconds(environment: Mapping[str, str]) -> int:
@@ -217,6 +238,8 @@ def main() -> int:
     except ValueError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
+    if (nodes := os.environ.get('NNODES') or '1') != '1':
+        print(f'Waiting for {nodes} machines at {meeting_place(os.environ)}.', file=sys.stderr)
     # torchrun sets the first one too, with a warning.
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     os.environ['LARGEBATCH_LAUNCHER'] = str(os.getpid())

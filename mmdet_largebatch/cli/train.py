@@ -14,6 +14,7 @@ from . import (
     begin_tool,
     build_runner,
     check_checkpoint,
+    check_processes,
     check_work_dir,
     look_at_data,
     one_line_errors,
@@ -65,6 +66,7 @@ def set_start(cfg: Config, resume: str | None) -> None:
 def main(args: argparse.Namespace, cfg: Config) -> None:
     """Build the runner of the config and train."""
     begin_tool()
+    check_processes(cfg)
     if args.auto_scale_lr:
         stock = cfg.get('auto_scale_lr')
         if not isinstance(stock, dict) or stock.get('base_batch_size') is None:

@@ -1,9 +1,12 @@
 """Save and exit on SIGTERM or SIGUSR1."""
 
+import os
 import signal
+import threading
 from collections.abc import Sequence
 from types import FrameType
 from typing import Any, NoReturn, cast
+from weakref import ref
 
 from mmdet.registry import HOOKS
 from mmengine.hooks import CheckpointHook, Hook
@@ -37,6 +40,10 @@ class PreemptionHook(Hook):
     Some schedulers signal all processes of a job at once. Data workers therefore ignore these
     signals, unless their own trainer sends them.
 
+    The handlers of before are restored at the end of the training. After an error that ends it, a
+    signal reaches them too. In another thread than the main one the hook does nothing, which the
+    log says.
+
     Args:
         signals (Sequence[str]): Names of the signals. ``torchrun``, Slurm and container platforms
             send the default ones. Defaults to ``('SIGTERM', 'SIGUSR1')``.
@@ -64,6 +71,7 @@ class PreemptionHook(Hook):
         self.signals = [signal.Signals[name] for name in signals]
         self._signal_received: int | None = None
         self._handlers: dict = {}
+        self._exits = False
         # Batches of an evaluation that every rank has.
         self._shared_batches = 0
 
@@ -81,11 +89,24 @@ class PreemptionHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Install the signal handlers."""
         self._signal_received = None
+        if threading.current_thread() is not threading.main_thread():
+            runner.logger.warning(
+                f'{type(self).__name__} does nothing: Python receives signals in the main thread '
+                'of a process, and this training runs in another one.'
+            )
+            return
         loaders = [runner.train_dataloader]
         if runner.val_loop is not None:
             loaders.append(runner.val_dataloader)
         for loader in loaders:
             loader.worker_init_fn = ending_with_trainer(self.signals, loader.worker_init_fn)
+        for number in self.signals:
+            other = getattr(signal.getsignal(number), '__self__', None)
+            if isinstance(other, PreemptionHook):
+                # An error has ended its training.
+                other.after_train(runner)
+        # The loop would keep the model in memory after an error.
+        self._loop, self._exits = ref(runner.train_loop), False
         self._handlers = {number: signal.signal(number, self._note) for number in self.signals}
 
     def after_train(self, runner: Runner) -> None:
@@ -120,10 +141,24 @@ class PreemptionHook(Hook):
             self._exit(runner, runner.iter, self._checkpoints.saved(runner.iter))
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._signal_received = number
+        if self._exits or self._is_within_training(frame):
+            self._signal_received = number
+            return
+        # A script or a notebook has caught the error that ended the training.
+        for other, handler in self._handlers.items():
+            signal.signal(other, handler)
+        os.kill(os.getpid(), number)
+
+    def _is_within_training(self, frame: FrameType | None) -> bool:
+        loop = self._loop()
+        while loop is not None and frame is not None:
+            if frame.f_locals.get('self') is loop:
+                return True
+            frame = frame.f_back
+        return False
 
     def _exit(self, runner: Runner, update: int, path: str | None) -> NoReturn:
-        own = ''
+        own, self._exits = '', True
         if self._signal_received is not None:
             own = f'{signal.Signals(self._signal_received).name} on rank {runner.rank}'
         saved = f'update {update} is saved in {path}'

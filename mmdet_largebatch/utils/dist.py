@@ -4,6 +4,7 @@ The group uses gloo, whatever backend the gradients use, so no GPU waits. Every 
 collective: all ranks call it at the same point of the program.
 """
 
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -18,9 +19,29 @@ def cpu_group() -> dist.ProcessGroup | None:
     global _groups
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return None
-    if _groups[0] is not dist.group.WORLD:
-        _groups = dist.group.WORLD, dist.new_group(backend='gloo')
+    world = dist.group.WORLD
+    if _groups[0] is not world:
+        try:
+            _groups = world, dist.new_group(backend='gloo', timeout=_timeout(world))
+        except RuntimeError as error:
+            # No SettingError: the network may be mended when the run is restarted.
+            raise RuntimeError(
+                f'The ranks cannot connect over gloo ({" ".join(str(error).split())}). On several '
+                'machines, set GLOO_SOCKET_IFNAME to the interface of their network, such as eth0.'
+            ) from error
     return _groups[1]
+
+
+def _timeout(world: Any) -> timedelta:
+    """Return the timeout of the default group (``env_cfg.dist_cfg.timeout``), or gloo's longer one.
+
+    NCCL's own default is shorter than gloo's. There is no public way to read a timeout.
+    """
+    try:
+        own = world._get_backend(world._device_types[0]).options._timeout
+    except (AttributeError, RuntimeError):
+        return dist.default_pg_timeout
+    return max(own, dist.default_pg_timeout)
 
 
 def any_rank(flag: bool) -> bool:

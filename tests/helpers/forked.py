@@ -25,8 +25,15 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def join_group(rank, ranks, port):
-    """Make this process one of the ranks; the rendezvous is on the loopback."""
+def join_group(rank, ranks, port, **options):
+    """Make this process one of the ranks; the rendezvous is on the loopback.
+
+    Args:
+        rank (int): Index of the process.
+        ranks (int): Number of processes.
+        port (int): Port of the rendezvous.
+        **options (Any): Of ``init_process_group``, such as ``timeout``.
+    """
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
@@ -34,25 +41,27 @@ def join_group(rank, ranks, port):
         MASTER_ADDR='127.0.0.1',
         MASTER_PORT=str(port),
     )
-    dist.init_process_group('gloo')
+    dist.init_process_group('gloo', **options)
 
 
-def _rank(function, rank, ranks, port):
-    join_group(rank, ranks, port)
+def _rank(function, rank, ranks, port, options):
+    join_group(rank, ranks, port, **options)
     function()
     dist.destroy_process_group()
 
 
-def run_ranks(function, ranks):
+def run_ranks(function, ranks, **options):
     """Call a function on every rank, each a process of its own; exit if one of them fails.
 
     Args:
         function (Callable): Takes nothing; the process group is there when it is called.
         ranks (int): Number of processes.
+        **options (Any): Of ``init_process_group``.
     """
     context, port = get_context('fork'), free_port()
     processes = [
-        context.Process(target=_rank, args=(function, rank, ranks, port)) for rank in range(ranks)
+        context.Process(target=_rank, args=(function, rank, ranks, port, options))
+        for rank in range(ranks)
     ]
     for process in processes:
         process.start()

@@ -79,6 +79,8 @@ def test_a_training_with_restarts_resumes_and_nothing_else_does(arguments):
         (dict(NNODES='2', MAX_RESTARTS='3'), 'NNODES=2 with MAX_RESTARTS=3 needs a rendezvous'),
         (dict(PORT='http'), 'Invalid PORT=http. Must be a number from 1 to 65535.'),
         (dict(gpus='0'), 'Invalid GPUS=0. Must be a number of processes'),
+        (dict(NNODES='2', NODE_RANK='2'), 'Invalid NODE_RANK=2. Must be from 0 to 1'),
+        (dict(NNODES='2', NODE_RANK='1'), 'MASTER_ADDR is not set. Must be the address of'),
     ],
 )
 def test_wrong_settings(arguments, environment, message):

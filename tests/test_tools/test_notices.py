@@ -37,7 +37,7 @@ REQUEUE = ('tools/slurm_train.sh', '--requeue', 'gpu', 'job', 'a.py', 'work')
 
 
 def test_a_preempted_job_goes_back_into_the_queue(slurm):
-    done, calls = slurm(*REQUEUE, srun_status=75, NOTICE_SECONDS='90')
+    done, calls = slurm(*REQUEUE, srun_status=75, NOTICE_SECONDS='90', CDPATH=str(ROOT))
     assert done.returncode == 75, done.stderr
     sbatch, srun, scontrol = calls
     assert ' --requeue --open-mode=append --signal=USR1@90 ' in sbatch

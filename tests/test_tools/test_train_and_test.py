@@ -40,6 +40,7 @@ def test_log_says_what_runs(trained):
     text = trained[0].stdout
     assert '2 ranks, 1 micro-batch each of 8 images, global batch 16, 2 updates an epoch' in text
     assert 'LAMB runs on PyTorch: ' in text
+    assert 'collect_device' not in text
     # Warmup over 2 updates from 0.001 x to all of it, then a tenth: epoch 1 begins at update 2.
     lr = float(re.search(r'LR ([\d.e-]+) as configured', text).group(1))
     rates = [float(x) for x in re.findall(r'Epoch\(train\).*?\blr: ([\d.e+-]+)', text)]

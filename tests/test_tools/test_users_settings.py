@@ -48,6 +48,51 @@ def test_what_cannot_be_taken_out_is_said(train, option, part):
     assert part in error_lines(done)[0]
 
 
+@pytest.mark.parametrize(
+    ('module', 'content', 'message'),
+    [
+        (
+            'wrong_import',
+            'from mmdet.models import NoSuchThing\n',
+            r"\(ImportError: cannot import name 'NoSuchThing' .*, at .*/wrong_import\.py:1\)\.$",
+        ),
+        (
+            'wrong_name',
+            'a = 1\na = b\n',
+            r"\(NameError: name 'b' is not defined, at .*/wrong_name\.py:2\)\.$",
+        ),
+        (
+            'wrong_package',
+            'import no_such_package\n',
+            r"\(ModuleNotFoundError: No module named 'no_such_package', at .*package\.py:1\)\.$",
+        ),
+        (
+            'wrong_syntax',
+            'a = (\n',
+            r"\(SyntaxError: '\(' was never closed \(wrong_syntax\.py, line 1\)\)\.$",
+        ),
+        (
+            'absent.part',
+            None,
+            r"\(ModuleNotFoundError: No module named 'absent'; PYTHONPATH must have its folder\)",
+        ),
+    ],
+)
+def test_the_cause_and_the_place_of_an_error_in_custom_imports(
+    tool, tmp_path, monkeypatch, module, content, message
+):
+    if content is not None:
+        (tmp_path / f'{module}.py').write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = tmp_path / 'config.py'
+    imports = dict(imports=[module], allow_failed_imports=False)
+    config.write_text(f'custom_imports = {imports}\n')
+    done = tool('train.py', config)
+    assert done.returncode == 2
+    (line,) = error_lines(done)
+    assert re.search(message, line), line
+
+
 @pytest.fixture
 def broken(shapes, tmp_path):
     """Return a function that copies the data with one picture replaced."""

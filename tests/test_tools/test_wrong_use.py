@@ -10,6 +10,8 @@ from helpers.file_defects import copy_of, edited
 from mmdet.registry import HOOKS
 from mmengine.hooks import Hook, IterTimerHook
 
+from mmdet_largebatch.cli import processes
+
 RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 
 
@@ -49,8 +51,10 @@ def test_no_such_config(train):
     assert_one_line(train(config='mmnone::a/b.py'), 'config=mmnone::a/b.py: not found (')
 
 
-def test_no_such_config_is_said_before_processes_are_started(command):
-    done = command('tools/dist_train.sh', 'configs/none.py', 2)
+@pytest.mark.parametrize('environment', [{}, dict(CDPATH=str(ROOT))])
+def test_no_such_config_is_said_before_processes_are_started(command, environment):
+    """With ``CDPATH``, ``cd`` may go elsewhere and prints where."""
+    done = command('tools/dist_train.sh', 'configs/none.py', 2, **environment)
     assert_one_line(done, 'config=configs/none.py: no such file.')
     assert 'torch' not in done.stderr
 
@@ -306,9 +310,17 @@ def test_auto_scale_lr(train):
     assert_one_line(done, 'Invalid auto_scale_lr=None. Must be dict(base_batch_size=N)')
 
 
-def test_amp_and_slurm_without_a_gpu(train):
+def started_by(monkeypatch, launcher):
+    """Set the variables of a launcher, as for the only process that it starts."""
+    for name in processes.VARIABLES[launcher]:
+        monkeypatch.setenv(name, '1' if name.endswith(('SIZE', 'NTASKS')) else '0')
+    monkeypatch.setenv('MASTER_ADDR', '127.0.0.1')
+
+
+def test_amp_and_slurm_without_a_gpu(train, monkeypatch):
     if torch.cuda.is_available():
         pytest.skip('with a GPU both are valid')
+    started_by(monkeypatch, 'slurm')
     assert_one_line(train(arguments=('--amp',)), 'needs a GPU')
     done = train(arguments=('--launcher', 'slurm'))
     assert_one_line(done, '--launcher slurm needs a GPU')
@@ -327,6 +339,7 @@ def test_one_rank_of_a_machine_prints(train, shapes, tmp_path, monkeypatch, laun
     """All ranks check: Slurm does not end those that wait for one that has refused."""
     # As each run sets LOCAL_RANK itself.
     monkeypatch.setenv('LOCAL_RANK', '0')
+    started_by(monkeypatch, launcher)
     data = copy_of(shapes, tmp_path / 'data')
     edited(data, 'val', number_from_zero)
     unused = ('val_dataloader.num_workers=0', 'val_dataloader.persistent_workers=True')
