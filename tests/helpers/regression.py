@@ -76,11 +76,11 @@ class Log(Hook):
         self.losses.append(float(outputs['loss']))
 
 
-def loader(batch_size, dataset=None, shuffle=True):
+def loader(batch_size, dataset=None, shuffle=True, workers=0):
     """Config of a dataloader; of Points unless another data set is given."""
     return dict(
         batch_size=batch_size,
-        num_workers=0,
+        num_workers=workers,
         dataset=dataset or Points(),
         sampler=dict(type='DefaultSampler', shuffle=shuffle),
         collate_fn=dict(type='default_collate'),

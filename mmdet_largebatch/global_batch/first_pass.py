@@ -1,0 +1,76 @@
+"""The pass over the micro-batches of a rank that comes before the one with gradients."""
+
+from collections.abc import Iterable
+from copy import deepcopy
+from logging import WARNING
+from typing import Any
+
+from mmengine.logging import print_log
+from torch import nn
+
+from .gradient_accumulation import GradientAccumulator
+from .model_state import ModelState
+from .rank_means import RankMeans
+from .remembering import changing_state_message
+from .seeding import MODEL, seed_generators
+
+
+class FirstPass:
+    """Record the calls of ``reduce_mean`` in a pass without gradients.
+
+    The pass leaves the model as it was. In the first update it looks for state of the model that
+    each micro-batch changes.
+
+    Args:
+        model (nn.Module): The model, wrapped by DDP or not.
+        rank_means (RankMeans): Records the calls, and takes their means.
+    """
+
+    def __init__(self, model: nn.Module, rank_means: RankMeans) -> None:
+        self.model: Any = model
+        self.rank_means = rank_means
+        self._state: ModelState | None = None
+
+    def __call__(
+        self,
+        batches: Iterable[Any],
+        share: list[int],
+        key: tuple[int, int],
+        accumulator: GradientAccumulator,
+    ) -> list[Any]:
+        """Compute the micro-batches of this rank, one after the other.
+
+        Args:
+            batches (Iterable): Their data.
+            share (list[int]): Their indices in the update.
+            key (tuple[int, int]): Seed of the run, and the update.
+            accumulator (GradientAccumulator): Makes the context of the model's ``train_step``.
+
+        Returns:
+            list: The data, for the pass with gradients.
+        """
+        looks = self._state is None
+        if self._state is None:
+            self._state = ModelState(self.model)
+        self._state.save()
+        after_first: list[Any] = []
+        kept: list[Any] = []
+        for place, (number, batch) in enumerate(zip(share, batches, strict=True)):
+            # A preprocessor may change samples in place. Hooks hold the first micro-batch. The
+            # copies of the others are kept: tensors of a data worker are in shared memory, with an
+            # open file each.
+            copy = deepcopy(batch)
+            kept.append(copy if place else batch)
+            seed_generators((*key, number), MODEL)
+            with accumulator.probe() as optim_wrapper, self.rank_means.record(number):
+                self.model.train_step(batch if place else copy, optim_wrapper=optim_wrapper)
+            if looks and place == 0:
+                # What the first pass alone changes is made once, such as a table of anchors.
+                after_first = self._state.contents()
+            elif looks and place == 1:
+                message = changing_state_message(self._state.changed(after_first))
+                if message:
+                    print_log(message, 'current', WARNING)
+        self._state.restore()
+        self.rank_means.exchange()
+        return kept
