@@ -8,6 +8,7 @@ from typing import Any
 from mmengine.logging import print_log
 from torch import nn
 
+from .changed_parameters import ChangedParameters
 from .gradient_accumulation import GradientAccumulator
 from .model_state import ModelState
 from .rank_means import RankMeans
@@ -23,11 +24,15 @@ class FirstPass:
 
     Args:
         model (nn.Module): The model, wrapped by DDP or not.
+        parameters (ChangedParameters): Parameters that the pass may change.
         rank_means (RankMeans): Records the calls, and takes their means.
     """
 
-    def __init__(self, model: nn.Module, rank_means: RankMeans) -> None:
+    def __init__(
+        self, model: nn.Module, parameters: ChangedParameters, rank_means: RankMeans
+    ) -> None:
         self.model: Any = model
+        self.parameters = parameters
         self.rank_means = rank_means
         self._state: ModelState | None = None
 
@@ -53,6 +58,7 @@ class FirstPass:
         if self._state is None:
             self._state = ModelState(self.model)
         self._state.save()
+        self.parameters.save()
         after_first: list[Any] = []
         kept: list[Any] = []
         for place, (number, batch) in enumerate(zip(share, batches, strict=True)):
@@ -72,5 +78,6 @@ class FirstPass:
                 if message:
                     print_log(message, 'current', WARNING)
         self._state.restore()
+        self.parameters.restore()
         self.rank_means.exchange()
         return kept

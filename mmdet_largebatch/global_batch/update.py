@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from ..utils.runner import loss_scale
+from .changed_parameters import ChangedParameters
 from .first_pass import FirstPass
 from .gradient_accumulation import GradientAccumulator
 from .logged_means import LoggedMeans
@@ -40,7 +41,8 @@ class GlobalBatchUpdate:
         counts = sampler.ranks, sampler.micro_batches
         self._logged_means = LoggedMeans(*counts, sampler.rank)
         self._rank_means = RankMeans(runner.model, *counts, exact_sum)
-        self._first_pass = FirstPass(runner.model, self._rank_means)
+        self._parameters = ChangedParameters(runner.model, *counts)
+        self._first_pass = FirstPass(runner.model, self._parameters, self._rank_means)
         self._statistics = RunningStatistics(runner.model, *counts)
         self._unfrozen = Unfrozen(runner.model)
         self._optim_wrapper: OptimWrapper | None = None
@@ -65,7 +67,7 @@ class GlobalBatchUpdate:
             batches = self._first_pass(batches, share, key, self._accumulator)
         self._statistics.begin()
         outputs: list[dict[str, Any] | None] = []
-        for number, batch in zip(share, batches, strict=True):
+        for place, (number, batch) in enumerate(zip(share, batches, strict=True)):
             seed_generators((*key, number), MODEL)
             listen = partial(self._tell, number) if has_listeners else None
             with (
@@ -74,6 +76,7 @@ class GlobalBatchUpdate:
                 self._statistics.micro_batch(),
             ):
                 values = self.runner.model.train_step(batch, optim_wrapper=optim_wrapper)
+            self._parameters.look(place, len(share) - 1)
             outputs.append(self._logged_means.detached(values))
         return outputs
 
