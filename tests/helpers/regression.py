@@ -114,10 +114,10 @@ def toy_runner(
         default_hooks (dict, optional): Further default hooks; there is no checkpoint otherwise.
         hooks (Sequence[Hook]): Custom hooks.
         ranks (int): Ranks on gloo; above 1 there must be a process group.
-        ddp (dict, optional): Further settings of DDP.
+        ddp (dict, optional): Further settings of DDP, which is then used on 1 rank too.
         **more (object): Further arguments of the runner.
     """
-    if ranks > 1:
+    if ranks > 1 or ddp:
         ddp = dict(type='mmengine.MMDistributedDataParallel', device_ids=None) | (ddp or {})
         more |= dict(launcher='pytorch', cfg=dict(model_wrapper_cfg=ddp))
     return Runner(

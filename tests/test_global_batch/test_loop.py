@@ -14,7 +14,6 @@ from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import BaseLoop, Runner
-from torch.distributed import HashStore
 from torch.utils.data import DataLoader
 
 from mmdet_largebatch import SettingError
@@ -174,15 +173,6 @@ def test_a_wrong_max_updates_is_refused(tmp_path, value, message):
         train(tmp_path, 2, max_updates=value)
 
 
-@pytest.fixture
-def one_rank(monkeypatch):
-    """A process group of one rank, for which DDP does what it does for several."""
-    monkeypatch.setenv('LOCAL_RANK', '0')
-    torch.distributed.init_process_group('gloo', rank=0, world_size=1, store=HashStore())
-    yield
-    torch.distributed.destroy_process_group()
-
-
 @pytest.mark.parametrize(
     ('micro_batch', 'train_cfg', 'hooks', 'why'),
     [
@@ -205,15 +195,13 @@ def test_a_static_graph_needs_a_synchronised_backward_pass(
             pass
 
     HOOKS.register_module(module=Listener, force=True)
-    ddp = dict(type='mmengine.MMDistributedDataParallel', device_ids=None, static_graph=True)
     runner = toy_runner(
         tmp_path,
         Regression(),
         micro_batch,
         train_cfg=train_cfg,
         hooks=hooks,
-        launcher='pytorch',
-        cfg=dict(model_wrapper_cfg=ddp),
+        ddp=dict(static_graph=True),
     )
     if why is None:
         runner.train()
