@@ -148,7 +148,9 @@ def load_model(cfg: Config, checkpoint: str, device: str) -> BaseModel:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
     model = revert_sync_batchnorm(MODELS.build(model))
     check_weights(model, CheckpointLoader.load_checkpoint(checkpoint, 'cpu'), checkpoint)
-    return model.to(device).eval()
+    model = model.to(device)
+    model.eval()
+    return model
 
 
 def storage_of(dataset: Dataset | None) -> dict | None:

@@ -62,6 +62,8 @@ def collectives(model: nn.Module) -> dict[str, set[str]]:
             found[name] = {'SyncBN'}
             continue
         for path, part in parts(module):
+            if isinstance(part, nn.Module) and part is not module:
+                continue
             kind: Any = type(part)
             calls = _of_class(kind)
             if calls:
@@ -91,9 +93,13 @@ def is_sync_bn(module: nn.Module) -> bool:
 
 
 def parts(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield a module and the plain objects that it holds, such as assigners and samplers."""
+    """Yield a module and what it holds apart from its children.
+
+    That are plain objects, such as assigners and samplers, with what they hold, and modules.
+    """
     yield '', module
-    seen, pending = {id(module)}, [(key, value, 0) for key, value in vars(module).items()]
+    held = {key: value for key, value in vars(module).items() if key != '_modules'}
+    seen, pending = {id(module)}, [(key, value, 0) for key, value in held.items()]
     while pending:
         path, value, depth = pending.pop()
         if isinstance(value, dict):
@@ -103,12 +109,14 @@ def parts(module: nn.Module) -> Iterator[tuple[str, Any]]:
                 pending += [(path, item, depth + 1) for item in value]
             continue
         kind = type(value)
-        plain = not isinstance(value, (nn.Module, type, ModuleType)) and hasattr(value, '__dict__')
-        if not plain or _library(kind) in QUIET or inspect.isroutine(value) or id(value) in seen:
+        is_module = isinstance(value, nn.Module)
+        plain = not isinstance(value, (type, ModuleType)) and hasattr(value, '__dict__')
+        quiet = _library(kind) in QUIET and not is_module
+        if not plain or quiet or inspect.isroutine(value) or id(value) in seen:
             continue
         seen.add(id(value))
         yield path, value
-        if depth < DEPTH:
+        if depth < DEPTH and not is_module:
             pending += [(f'{path}.{key}', item, depth + 1) for key, item in vars(value).items()]
 
 

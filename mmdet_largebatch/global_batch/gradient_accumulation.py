@@ -89,22 +89,28 @@ class GradientAccumulator:
             self.alone.add(loss_scale(self.optim_wrapper), listen)
 
     @contextmanager
-    def probe(self) -> Iterator[OptimWrapper]:
-        """Context of a call of ``train_step`` without gradients.
+    def probe(self, with_gradients: bool = False) -> Iterator[OptimWrapper]:
+        """Context of a call of ``train_step`` that adds no gradient.
+
+        Args:
+            with_gradients (bool): Whether autograd records it. Defaults to False.
 
         Yields:
             OptimWrapper: The stand-in to call it with, which does nothing.
         """
         self.synchronise, self.computing, self.probing = False, True, True
+        params = [p for group in self.optim_wrapper.param_groups for p in group['params']]
+        gradients = [p.grad for p in params]
+        for p in params:
+            p.grad = None
         try:
-            with torch.no_grad():
+            with torch.set_grad_enabled(with_gradients):
                 yield self.stand_in
-        except RuntimeError as error:
-            # A train_step that needs gradients goes on, or is refused, in the pass that has them.
-            if 'does not require grad' not in str(error):
-                raise
         finally:
             self.computing = self.probing = False
+            # A train_step may call loss.backward() itself.
+            for p, gradient in zip(params, gradients, strict=True):
+                p.grad = gradient
 
     def finish(self) -> None:
         """Update the parameters with the mean gradient of the global batch."""

@@ -33,7 +33,7 @@ def log_layout(loop: 'GlobalBatchTrainLoop') -> None:
             f'{type(model).__name__} does not call the train_step of '
             f'{type(model.module).__name__}, on one rank it is called.'
         )
-    for what, names in rank_dependent_modules(model.train()).items():
+    for what, names in rank_dependent_modules(model).items():
         logger.warning(
             f'This training depends on the number of ranks: {what}, in {", ".join(names)}.'
         )

@@ -181,7 +181,9 @@ class GlobalBatchTrainLoop(EpochBasedTrainLoop):
         """Refuse a model and an optimizer wrapper that cannot be trained by this loop."""
         runner = self.runner
         check_optim_wrapper(runner.optim_wrapper, self.global_batch_size)
-        check_model(runner.model.train(), self.sampler, self.exact_sum, runner.hooks)
+        # The train() of some detectors returns None.
+        runner.model.train()
+        check_model(runner.model, self.sampler, self.exact_sum, runner.hooks)
 
     def run_epoch(self) -> None:
         """Run the remaining updates of one epoch."""

@@ -1,6 +1,7 @@
 """Save and restore what a forward pass changes in a model."""
 
 from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,8 @@ DEPTH = 4
 class ModelState:
     """The buffers of a model, and the attributes of its modules and of the objects they hold.
 
-    Parameters and configs are left out: a forward pass does not change them.
+    Configs are left out: a forward pass does not change them. :class:`ChangedParameters` takes care
+    of parameters.
 
     Args:
         model (nn.Module): The model, wrapped by DDP or not.
@@ -27,8 +29,10 @@ class ModelState:
 
     def __init__(self, model: nn.Module) -> None:
         self._holders: dict[int, _Holder] = {}
-        for name, module in plain_model(model).named_modules():
+        for name, module in all_modules(model):
             for path, part in parts(module):
+                if isinstance(part, nn.Module) and part is not module:
+                    continue
                 where = '.'.join(filter(None, (name, path))) or type(part).__name__
                 self._holders.setdefault(
                     id(part), _Holder(where, vars(part), isinstance(part, _NormBase))
@@ -63,6 +67,27 @@ class ModelState:
             if not holder.is_norm
             for name in _changed_names(holder.attributes, contents)
         ]
+
+
+def all_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules of a model by name, and those hidden in it, such as a teacher in a list.
+
+    Args:
+        model (nn.Module): The model, wrapped by DDP or not.
+
+    Yields:
+        tuple[str, nn.Module]: A name, such as ``neck``, and the module.
+    """
+    seen: set[nn.Module] = set()
+    pending = [('', plain_model(model))]
+    for prefix, root in pending:
+        for name, module in root.named_modules(seen, prefix):
+            yield name, module
+            pending += [
+                ('.'.join(filter(None, (name, path))), part)
+                for path, part in parts(module)
+                if isinstance(part, nn.Module)
+            ]
 
 
 class _Holder(NamedTuple):

@@ -46,12 +46,26 @@ def uneven_message(model: nn.Module, ranks: int, micro_batches: int) -> str | No
     if not calls:
         return None
     names = [f'{name} ({", ".join(sorted(what))})' for name, what in calls.items()]
+    why = f'the model communicates between the ranks in each: {listed(names)}'
+    return uneven_line(ranks, micro_batches, why)
+
+
+def uneven_line(ranks: int, micro_batches: int, why: str) -> str:
+    """Say that shares of different sizes are refused.
+
+    Args:
+        ranks (int): Number of ranks.
+        micro_batches (int): Number of micro-batches of an update.
+        why (str): The reason, to follow "and".
+
+    Returns:
+        str: One line for the user.
+    """
     divisors = [str(n) for n in range(1, micro_batches + 1) if micro_batches % n == 0]
     fitting = ' or '.join(filter(None, (', '.join(divisors[:-1]), divisors[-1])))
     return (
         f'{ranks} ranks cannot share the {micro_batches} micro-batches of an update evenly, and '
-        f'the model communicates between the ranks in each: {listed(names)}. Must be '
-        f'{fitting} ranks, or another train_cfg.global_batch_size.'
+        f'{why}. Must be {fitting} ranks, or another train_cfg.global_batch_size.'
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmengine.hooks import Hook
+from mmengine.model import MMSeparateDistributedDataParallel
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import nn
@@ -122,14 +123,18 @@ def check_model(
         SettingError: If the model communicates and the shares differ in size, if its wrapper is not
             DDP, or if DDP's graph is static and not every backward pass synchronises.
     """
-    ok = plain_model(model) is model or isinstance(model, DistributedDataParallel)
+    # MMEngine's class for several optimizers derives from DDP and has none of its attributes.
+    is_ddp = isinstance(model, DistributedDataParallel) and not isinstance(
+        model, MMSeparateDistributedDataParallel
+    )
+    ok = plain_model(model) is model or is_ddp
     wanted = (
-        'MMDistributedDataParallel or a class derived from it under GlobalBatchTrainLoop: each '
-        'rank needs all parameters'
+        'MMDistributedDataParallel or a class derived from it under GlobalBatchTrainLoop: one DDP '
+        'of the model, with all parameters on each rank'
     )
     check(ok, 'model_wrapper_cfg.type', type(model).__name__, wanted)
     why = _unsynchronised(sampler, exact_sum, hooks)
-    if isinstance(model, DistributedDataParallel) and model.static_graph and why:
+    if is_ddp and model.static_graph and why:
         wanted = f'False with {why}: not every backward pass synchronises gradients'
         raise invalid('model_wrapper_cfg.static_graph', True, wanted)
     message = uneven_message(model, sampler.ranks, sampler.micro_batches)

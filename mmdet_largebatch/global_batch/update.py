@@ -1,24 +1,21 @@
 """Compute one update of the global batch, micro-batch by micro-batch."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from functools import partial
-from logging import WARNING
 from typing import Any
 
-from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
 from ..utils.runner import loss_scale
+from .changed_parameters import ChangedParameters
+from .first_pass import FirstPass
 from .gradient_accumulation import GradientAccumulator
 from .logged_means import LoggedMeans
 from .micro_batch_gradients import NOT_FINITE, MicroBatchGradients
-from .model_state import ModelState
 from .rank_means import RankMeans
-from .remembering import changing_state_message
 from .running_statistics import RunningStatistics
 from .sampler import GlobalBatchSampler
 from .seeding import MODEL, seed_generators
@@ -44,11 +41,12 @@ class GlobalBatchUpdate:
         counts = sampler.ranks, sampler.micro_batches
         self._logged_means = LoggedMeans(*counts, sampler.rank)
         self._rank_means = RankMeans(runner.model, *counts, exact_sum)
+        self._parameters = ChangedParameters(runner.model, *counts)
+        self._first_pass = FirstPass(runner.model, self._parameters, self._rank_means)
         self._statistics = RunningStatistics(runner.model, *counts)
         self._unfrozen = Unfrozen(runner.model)
         self._optim_wrapper: OptimWrapper | None = None
         self._alone: MicroBatchGradients | None = None
-        self._state: ModelState | None = None
 
     def begin_epoch(self) -> None:
         """Find the layers that have running statistics."""
@@ -66,11 +64,10 @@ class GlobalBatchUpdate:
         """
         share, has_listeners = self.sampler.share, self._begin()
         if self._rank_means.probing:
-            batches = list(batches)
-            self._probe(batches, key)
+            batches = self._first_pass(batches, share, key, self._accumulator)
         self._statistics.begin()
         outputs: list[dict[str, Any] | None] = []
-        for number, batch in zip(share, batches, strict=True):
+        for place, (number, batch) in enumerate(zip(share, batches, strict=True)):
             seed_generators((*key, number), MODEL)
             listen = partial(self._tell, number) if has_listeners else None
             with (
@@ -79,6 +76,7 @@ class GlobalBatchUpdate:
                 self._statistics.micro_batch(),
             ):
                 values = self.runner.model.train_step(batch, optim_wrapper=optim_wrapper)
+            self._parameters.look(place, len(share) - 1)
             outputs.append(self._logged_means.detached(values))
         return outputs
 
@@ -140,26 +138,3 @@ class GlobalBatchUpdate:
 
     def _tell(self, index: int, gradients: dict[str, Tensor]) -> None:
         self.runner.call_hook('after_micro_batch', index=index, gradients=gradients)
-
-    def _probe(self, batches: Sequence[Any], key: tuple[int, int]) -> None:
-        """Record the calls of ``reduce_mean`` in a pass without gradients."""
-        model = self.runner.model
-        looks = self._state is None
-        if self._state is None:
-            self._state = ModelState(model)
-        self._state.save()
-        after_first: list[Any] = []
-        for place, (number, batch) in enumerate(zip(self.sampler.share, batches, strict=True)):
-            seed_generators((*key, number), MODEL)
-            with self._accumulator.probe() as optim_wrapper, self._rank_means.record(number):
-                # A preprocessor may change samples in place.
-                model.train_step(deepcopy(batch), optim_wrapper=optim_wrapper)
-            if looks and place == 0:
-                # What the first pass alone changes is made once, such as a table of anchors.
-                after_first = self._state.contents()
-            elif looks and place == 1:
-                message = changing_state_message(self._state.changed(after_first))
-                if message:
-                    print_log(message, 'current', WARNING)
-        self._state.restore()
-        self._rank_means.exchange()

@@ -51,7 +51,8 @@ def advise(plan: 'Plan', runner: DryRunner, dataset: Any) -> None:
             plan.warnings.append(
                 f'train_cfg.max_updates={plan.max_updates:,} cuts it short of {plan.updates:,}.'
             )
-        for what, names in rank_dependent_modules(runner.model.train()).items():
+        runner.model.train()
+        for what, names in rank_dependent_modules(runner.model).items():
             rest = f' and {len(names) - 2} more' if len(names) > 2 else ''
             where = ', '.join(names[:2]) + rest
             plan.warnings.append(

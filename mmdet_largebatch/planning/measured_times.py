@@ -121,7 +121,8 @@ def _evaluate(runner: Runner, cfg: Config) -> tuple[float, int] | None:
     if cfg.get('val_dataloader') is None:
         return None
     loader = Runner.build_dataloader(_without_workers(deepcopy(cfg.val_dataloader)))
-    model, watch, images = runner.model.eval(), Stopwatch(), []
+    model, watch, images = runner.model, Stopwatch(), []
+    model.eval()
     batches = iter(loader)
     with torch.no_grad():
         for _ in range(min(EVALUATED, len(loader))):

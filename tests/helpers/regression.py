@@ -76,11 +76,11 @@ class Log(Hook):
         self.losses.append(float(outputs['loss']))
 
 
-def loader(batch_size, dataset=None, shuffle=True):
+def loader(batch_size, dataset=None, shuffle=True, workers=0):
     """Config of a dataloader; of Points unless another data set is given."""
     return dict(
         batch_size=batch_size,
-        num_workers=0,
+        num_workers=workers,
         dataset=dataset or Points(),
         sampler=dict(type='DefaultSampler', shuffle=shuffle),
         collate_fn=dict(type='default_collate'),
@@ -114,10 +114,10 @@ def toy_runner(
         default_hooks (dict, optional): Further default hooks; there is no checkpoint otherwise.
         hooks (Sequence[Hook]): Custom hooks.
         ranks (int): Ranks on gloo; above 1 there must be a process group.
-        ddp (dict, optional): Further settings of DDP.
+        ddp (dict, optional): Further settings of DDP, which is then used on 1 rank too.
         **more (object): Further arguments of the runner.
     """
-    if ranks > 1:
+    if ranks > 1 or ddp:
         ddp = dict(type='mmengine.MMDistributedDataParallel', device_ids=None) | (ddp or {})
         more |= dict(launcher='pytorch', cfg=dict(model_wrapper_cfg=ddp))
     loop = dict(type='mmdet.GlobalBatchTrainLoop', max_epochs=epochs, global_batch_size=12)

@@ -1,9 +1,19 @@
-"""Training of detectors on processes of their own."""
+"""Process groups of one rank, and trainings of detectors on processes of their own."""
 
 import pytest
 import torch
 from helpers import train_detectors
 from helpers.forked import run_apart
+from torch.distributed import HashStore
+
+
+@pytest.fixture
+def one_rank(monkeypatch):
+    """A process group of one rank, for which DDP does what it does for several."""
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    torch.distributed.init_process_group('gloo', rank=0, world_size=1, store=HashStore())
+    yield
+    torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope='module')

@@ -9,12 +9,10 @@ from helpers.common import ROOT, data_options
 from helpers.cpu_amp import CPUAmp
 from helpers.forked import run_apart
 from helpers.regression import START, Points, Regression, gradient, toy_runner, train
-from mmdet.registry import HOOKS
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import BaseLoop, Runner
-from torch.distributed import HashStore
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from mmdet_largebatch import SettingError
@@ -172,65 +170,6 @@ def test_cut_short_within_an_epoch_and_taken_further(tmp_path):
 def test_a_wrong_max_updates_is_refused(tmp_path, value, message):
     with pytest.raises(SettingError, match=rf'train_cfg\.max_updates{message}'):
         train(tmp_path, 2, max_updates=value)
-
-
-@pytest.fixture
-def one_rank(monkeypatch):
-    """A process group of one rank, for which DDP does what it does for several."""
-    monkeypatch.setenv('LOCAL_RANK', '0')
-    torch.distributed.init_process_group('gloo', rank=0, world_size=1, store=HashStore())
-    yield
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.parametrize(
-    ('micro_batch', 'train_cfg', 'hooks', 'why'),
-    [
-        (12, {}, [], None),
-        (6, {}, [], 'several micro-batches on a rank'),
-        (12, dict(exact_sum=True), [], r'train_cfg\.exact_sum=True'),
-        (12, {}, [dict(type='Listener')], 'Listener'),
-    ],
-)
-def test_a_static_graph_needs_a_synchronised_backward_pass(
-    one_rank, tmp_path, micro_batch, train_cfg, hooks, why
-):
-    """Otherwise DDP ends with an internal assertion of PyTorch."""
-
-    class Listener(Hook):
-        def wants_micro_batches(self, runner):
-            return True
-
-        def after_micro_batch(self, runner, index, gradients):
-            pass
-
-    HOOKS.register_module(module=Listener, force=True)
-    ddp = dict(type='mmengine.MMDistributedDataParallel', device_ids=None, static_graph=True)
-    runner = toy_runner(
-        tmp_path,
-        Regression(),
-        micro_batch,
-        train_cfg=train_cfg,
-        hooks=hooks,
-        launcher='pytorch',
-        cfg=dict(model_wrapper_cfg=ddp),
-    )
-    if why is None:
-        runner.train()
-        mean, _ = gradient()
-        torch.testing.assert_close(runner.model.module.w.double(), START.double() - 0.1 * mean)
-        return
-    with pytest.raises(SettingError, match=rf'static_graph=True\. Must be False with {why}:'):
-        runner.train()
-
-
-def test_a_wrapper_other_than_ddp_is_refused(tmp_path):
-    """Such as FSDP, which gathers parameters in each forward pass. FSDP itself needs a GPU."""
-    runner = toy_runner(tmp_path, torch.nn.DataParallel(Regression()))
-    with pytest.raises(
-        SettingError, match=r"model_wrapper_cfg\.type='DataParallel'. Must be MMDistributed"
-    ):
-        runner.train()
 
 
 def test_accumulative_counts_is_refused(tmp_path):

@@ -2,9 +2,12 @@
 
 import pytest
 from helpers.common import PYTHONPATH
+from helpers.detectors import detector
 from helpers.runs import GLOBAL_BATCH, assert_same, state, train, write_config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+
+from mmdet_largebatch.planning import measured_times
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +67,31 @@ def test_a_head_that_one_rank_does_not_use(command, tmp_path, find_unused):
     [line] = errors(done.stderr)
     assert 'had no part in the loss of a micro-batch' in line
     assert 'Must be find_unused_parameters=True in the config' in line
+
+
+@pytest.mark.slow
+def test_a_detector_whose_train_returns_nothing(tool, tmp_path, monkeypatch):
+    """Localization distillation. nn.Module.eval returns what train returns, so None too."""
+    monkeypatch.setattr(measured_times, 'MICRO_BATCHES', 4)
+    student = detector('gfl').to_dict()
+    loss = dict(type='KnowledgeDistillationKLDivLoss', loss_weight=0.25, T=10)
+    model = student | dict(
+        _delete_=True,
+        type='KnowledgeDistillationSingleStageDetector',
+        teacher_config=dict(model=detector('gfl').to_dict()),
+        bbox_head=student['bbox_head'] | dict(type='LDHead', loss_ld=loss),
+    )
+    changes = dict(model=model, train_cfg=dict(max_updates=1, global_batch_size=8))
+    config = write_config(tmp_path, GLOBAL_BATCH, changes)
+    run = train(tmp_path / 'work', config=config)
+    assert run.status == 0, run.output[-3000:]
+    saved = (run.folder / 'last_checkpoint').read_text()
+    for name, *words in (
+        ('plan.py', config, '--measure'),
+        ('draw_detections.py', config, saved, '--out', tmp_path / 'drawn.png'),
+    ):
+        done = tool(name, *words)
+        assert done.returncode == 0, done.stderr[-3000:]
 
 
 CUT = (GLOBAL_BATCH, dict(train_cfg=dict(val_interval=10)))
