@@ -12,6 +12,7 @@ from ..utils.garbage import paused_gc
 from .classes import categories_in_use, check_heads, check_same_classes, class_names, predicts_masks
 from .coco_file import CocoFile
 from .evaluators import Contents, check_same_order, check_same_set
+from .metric_options import check_ground_truth, check_options, check_save_best
 from .objects import Objects, check_for_metric, nothing_left, objects_left_out
 from .pictures import check_pictures
 from .sources import Metric, Source, metrics_of, sources_of
@@ -62,10 +63,12 @@ def _check_paths(sources: list[Source], metrics: list[Metric]) -> None:
             _check_exists(metric.ann_file)
 
 
-def _check_config(
-    cfg: Config, sources: list[Source], metrics: list[Metric], found: Findings
-) -> None:
-    """Check the settings that need no file."""
+def _classes(sources: list[Source], found: Findings) -> tuple[str, ...] | None:
+    """Return the class names of the first data set that has some."""
+    return next((found.classes[x.setting] for x in sources if x.setting in found.classes), None)
+
+
+def _check_classes(cfg: Config, sources: list[Source], found: Findings) -> None:
     for source in sources:
         if source.is_coco:
             classes = class_names(source)
@@ -82,10 +85,24 @@ def _check_config(
         check_heads(cfg, source, found.classes[source.setting])
     for source in known[1:]:
         check_same_classes(known[0], source, found.classes)
+
+
+def _check_metric_options(
+    cfg: Config, sources: list[Source], metrics: list[Metric], found: Findings
+) -> None:
+    logged: set[str] | None = set()
     for metric in metrics:
+        mine = [source for source in sources if source.split == metric.split]
+        names = check_options(metric, _classes(mine, found))
+        for source in mine:
+            check_ground_truth(metric, source)
+        if metric.split == 'val' and logged is not None:
+            logged = logged | names if names is not None and metric.for_all else None
         if metric.evaluates and 'segm' in metric.names and not predicts_masks(cfg):
             wanted = "'bbox': 'segm' needs masks, and the model predicts none"
             raise invalid(f'{metric.setting}.metric', metric.config.get('metric'), wanted)
+    if logged:
+        check_save_best(cfg, logged)
 
 
 def _check_source(file: CocoFile, source: Source, pictures: bool, found: Findings) -> None:
@@ -113,8 +130,7 @@ def _check_source(file: CocoFile, source: Source, pictures: bool, found: Finding
 
 
 def _check_metric(file: CocoFile, metric: Metric, sources: list[Source], found: Findings) -> None:
-    classes = next((found.classes[x.setting] for x in sources if x.setting in found.classes), None)
-    ids = file.category_ids(classes)
+    ids = file.category_ids(_classes(sources, found))
     if not (file.listed & file.of_category(ids)).any():
         none = 'has 0 annotations' if not len(file.annotations) else 'has no object of the classes'
         line = f'ann_file={file.path}: {none}, so {metric.setting} computes no AP.'
@@ -156,7 +172,8 @@ def check_data(
     sources = [source for split in splits for source in sources_of(cfg, split)]
     measures = [metric for split in splits if metrics for metric in metrics_of(cfg, split)]
     _check_paths(sources, measures)
-    _check_config(cfg, sources, measures, found)
+    _check_classes(cfg, sources, found)
+    _check_metric_options(cfg, sources, measures, found)
     read = [x for x in sources if x.is_coco and x.is_local]
     evaluated = [x for x in measures if x.evaluates and x.is_local]
     compared = _compared(read, evaluated)

@@ -8,7 +8,7 @@ from itertools import takewhile
 from typing import Any
 
 from mmdet.datasets import CocoDataset
-from mmdet.evaluation import CocoMetric
+from mmdet.evaluation import CocoMetric, VOCMetric
 from mmdet.registry import DATASETS, EVALUATOR, METRICS, TRANSFORMS
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
@@ -225,6 +225,11 @@ class Metric:
         """bool: True if it computes an AP as :class:`CocoMetric` does."""
         own = ('__init__', 'process', 'evaluate', 'compute_metrics', 'results2json')
         return _inherits(self.kind, CocoMetric, *own)
+
+    @property
+    def is_voc(self) -> bool:
+        """bool: True if it computes an AP as :class:`VOCMetric` does."""
+        return _inherits(self.kind, VOCMetric, '__init__', 'process', 'evaluate', 'compute_metrics')
 
     @property
     def names(self) -> list[str]:
