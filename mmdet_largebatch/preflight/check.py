@@ -11,7 +11,13 @@ from ..errors import SettingError
 from ..utils.garbage import paused_gc
 from .classes import categories_in_use, check_heads, check_same_classes, class_names, predicts_masks
 from .coco_file import CocoFile
-from .evaluators import Contents, check_same_order, check_same_set
+from .evaluators import (
+    Contents,
+    batches_left_out,
+    check_same_order,
+    check_same_set,
+    images_left_out,
+)
 from .metric_options import check_ground_truth, check_options, check_save_best
 from .objects import Objects, check_for_metric, nothing_left, objects_left_out
 from .pictures import check_pictures
@@ -138,6 +144,9 @@ def _check_metric(file: CocoFile, metric: Metric, sources: list[Source], found: 
             raise SettingError(f'{line} Must have at least 1.')
         found.warnings.append(line)
     found.warnings += check_for_metric(file, metric, ids)
+    if metric.for_all and sources and all(x.setting in found.image_ids for x in sources):
+        read = {key for source in sources for key in found.image_ids[source.setting]}
+        found.warnings += images_left_out(file, metric, sources, read, ids)
 
 
 def _needs_annotations(path: str, sources: list[Source], metrics: list[Metric]) -> bool:
@@ -192,7 +201,7 @@ def check_data(
     train = [source.setting for source in sources if source.split == 'train']
     if train and all(setting in found.empty for setting in train):
         raise SettingError(found.empty[train[0]])
-    _check_evaluation(evaluated, sources, read, found)
+    _check_evaluation(cfg, evaluated, sources, read, found)
     return list(dict.fromkeys(found.warnings))
 
 
@@ -207,7 +216,11 @@ def _compared(sources: list[Source], metrics: list[Metric]) -> set[str]:
 
 
 def _check_evaluation(
-    metrics: list[Metric], sources: list[Source], read: list[Source], found: Findings
+    cfg: Config,
+    metrics: list[Metric],
+    sources: list[Source],
+    read: list[Source],
+    found: Findings,
 ) -> None:
     for metric in metrics:
         mine = [source for source in sources if source.split == metric.split]
@@ -217,5 +230,8 @@ def _check_evaluation(
         own = found.contents[metric.ann_file]
         sets = [(found.contents[x.ann_file], found.image_ids[x.setting]) for x in mine]
         check_same_set(metric, own, mine, sets)
+        images = sum(len(ids) for _, ids in sets)
+        name = f'{metric.split}_dataloader'
+        found.warnings += batches_left_out(cfg[name], name, images)
         if mine[0].setting in found.classes:
             check_same_order(metric, own, mine[0], found.classes[mine[0].setting])

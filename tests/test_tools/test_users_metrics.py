@@ -224,6 +224,56 @@ def test_a_best_of_names_that_are_not_known(root, part):
     assert check_data(cfg, ['train', 'val']) == []
 
 
+def warning(cfg):
+    (line,) = check_data(cfg, ['train', 'val'])
+    return line
+
+
+def test_some_images_are_left_out(root):
+    """CocoMetric evaluates all images of its file: stock's AP of perfect predictions is below 1."""
+    cfg = recipe(root, 'val_dataloader.dataset.indices=5')
+    line = warning(cfg)
+    start = f'val_dataloader.dataset leaves out 3 of the 8 images of val_evaluator.ann_file={root}/'
+    assert line.startswith(start)
+    assert 'the objects of 3 of them count as missed. The file should list the eval' in line
+    assert stock(cfg) < 1
+
+
+def test_images_without_objects_are_left_out(root):
+    """Stock's AP does not see false boxes on them, unless test_mode is set."""
+
+    def empty(content):
+        first = content['images'][0]
+        content['images'] += [first | dict(id=100 + index) for index in range(4)]
+
+    edited(root, 'val', empty)
+    cfg = recipe(root, 'val_dataloader.dataset.test_mode=False')
+    cfg.val_dataloader.dataset.filter_cfg = dict(filter_empty_gt=True)
+    line = warning(cfg)
+    assert line.startswith('val_dataloader.dataset leaves out 4 of the 12 images of ')
+    assert line.endswith('images without objects do not count. Set test_mode=True there.')
+    init_default_scope('mmdet')
+    assert len(DATASETS.build(cfg.val_dataloader.dataset)) == 8
+    cfg.val_dataloader.dataset.test_mode = True
+    assert check_data(cfg, ['train', 'val']) == []
+    assert len(DATASETS.build(cfg.val_dataloader.dataset)) == 12
+
+
+@pytest.mark.parametrize(
+    ('options', 'start'),
+    [
+        (dict(num_batch_per_epoch=2), '.num_batch_per_epoch=2 evaluates 6 of 8 images on one rank'),
+        (dict(num_batch_per_epoch=3), None),
+        (dict(drop_last=True), '.drop_last=True may leave out up to 2 images on each rank'),
+    ],
+)
+def test_a_loader_that_leaves_out_images(root, options, start):
+    cfg = recipe(root)
+    cfg.val_dataloader.update(options, batch_size=3)
+    lines = check_data(cfg, ['train', 'val'])
+    assert [line.startswith(f'val_dataloader{start}') for line in lines] == [True] * bool(start)
+
+
 def test_the_tools_refuse_in_one_line(root, tool, tmp_path):
     work = ('--work-dir', tmp_path / 'w', '--cfg-options', *data_options(root))
     done = tool('train.py', RECIPE, *work, 'val_evaluator.iou_thrs=0.5')
