@@ -132,7 +132,7 @@ def _check_source(file: CocoFile, source: Source, pictures: bool, found: Finding
         ids_of = file.images.ids
         found.image_ids[source.setting] = [ids_of[index] for index in objects.images.tolist()]
     if pictures and source.loads_as_coco:
-        check_pictures(file, source, objects.images)
+        found.warnings += check_pictures(file, source, objects.images)
 
 
 def _check_metric(file: CocoFile, metric: Metric, sources: list[Source], found: Findings) -> None:
