@@ -9,7 +9,14 @@ from mmengine.config import Config
 from ..checks import check, invalid
 from ..errors import SettingError
 from ..utils.garbage import paused_gc
-from .classes import categories_in_use, check_heads, check_same_classes, class_names, predicts_masks
+from .classes import (
+    categories_in_use,
+    check_heads,
+    check_same_classes,
+    class_names,
+    has_classes,
+    predicts_masks,
+)
 from .coco_file import CocoFile
 from .evaluators import (
     Contents,
@@ -74,7 +81,9 @@ def _classes(sources: list[Source], found: Findings) -> tuple[str, ...] | None:
     return next((found.classes[x.setting] for x in sources if x.setting in found.classes), None)
 
 
-def _check_classes(cfg: Config, sources: list[Source], found: Findings) -> None:
+def _check_classes(
+    cfg: Config, sources: list[Source], metrics: list[Metric], found: Findings
+) -> None:
     for source in sources:
         if source.is_coco:
             classes = class_names(source)
@@ -87,10 +96,13 @@ def _check_classes(cfg: Config, sources: list[Source], found: Findings) -> None:
         and source.setting in found.classes
         and not source.config.get('return_classes')
     ]
+    others = {metric.split for metric in metrics if not metric.of_proposals}
+    of_proposals = {metric.split for metric in metrics} - others
     for source in known:
-        check_heads(cfg, source, found.classes[source.setting])
-    for source in known[1:]:
-        check_same_classes(known[0], source, found.classes)
+        check_heads(cfg, source, found.classes[source.setting], source.split in of_proposals)
+    same = [x for x in known if x.split not in of_proposals and has_classes(cfg)]
+    for source in same[1:]:
+        check_same_classes(same[0], source, found.classes)
 
 
 def _check_metric_options(
@@ -181,7 +193,7 @@ def check_data(
     sources = [source for split in splits for source in sources_of(cfg, split)]
     measures = [metric for split in splits if metrics for metric in metrics_of(cfg, split)]
     _check_paths(sources, measures)
-    _check_classes(cfg, sources, found)
+    _check_classes(cfg, sources, measures, found)
     _check_metric_options(cfg, sources, measures, found)
     read = [x for x in sources if x.is_coco and x.is_local]
     evaluated = [x for x in measures if x.evaluates and x.is_local]

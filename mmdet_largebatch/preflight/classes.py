@@ -116,8 +116,24 @@ def _numbers_of_classes(setting: str, head: Mapping) -> Iterator[tuple[str, int]
             yield f'{setting}.num_classes', number
 
 
-def check_heads(cfg: Config, source: Source, classes: tuple[str, ...]) -> None:
-    """Refuse heads of the model whose number of classes is not that of a data set."""
+def has_classes(cfg: Config) -> bool:
+    """Return False for a model without a head of classes, such as an RPN."""
+    model = cfg.get('model')
+    return not isinstance(model, Mapping) or next(_heads(model, 'model'), None) is not None
+
+
+def check_heads(
+    cfg: Config, source: Source, classes: tuple[str, ...], of_proposals: bool = False
+) -> None:
+    """Refuse heads of the model whose number of classes is not that of a data set.
+
+    Args:
+        cfg (Config): The config.
+        source (Source): The data set.
+        classes (tuple[str, ...]): Its classes.
+        of_proposals (bool): True if only proposals are evaluated on it. A head may then have fewer
+            classes, such as one for all objects. Defaults to False.
+    """
     model = cfg.get('model')
     if not isinstance(model, Mapping):
         return
@@ -127,7 +143,7 @@ def check_heads(cfg: Config, source: Source, classes: tuple[str, ...]) -> None:
         return
     for setting, head in _heads(model, 'model'):
         for name, number in _numbers_of_classes(setting, head):
-            if number != len(classes):
+            if number > len(classes) or number < len(classes) and not of_proposals:
                 wanted = (
                     f'{len(classes)}, as {source.setting} has {len(classes)} classes: '
                     f'{listed(classes)}; or metainfo.classes must have {number} names'

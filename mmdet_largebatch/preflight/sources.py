@@ -238,6 +238,11 @@ class Metric:
         return [names] if isinstance(names, str) else list(names)
 
     @property
+    def of_proposals(self) -> bool:
+        """bool: True if it evaluates proposals alone, whose classes are not read."""
+        return self.is_coco and all(str(name).startswith('proposal') for name in self.names)
+
+    @property
     def evaluates(self) -> bool:
         """bool: True if it computes an AP, False if it only writes predictions."""
         return self.is_coco and not self.config.get('format_only')

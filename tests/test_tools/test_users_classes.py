@@ -4,10 +4,11 @@ import json
 
 import pytest
 from helpers.common import data_options
-from helpers.file_defects import annotations, copy_of, edited, put
+from helpers.file_defects import annotations, copy_of, edited, perfect, put
 from helpers.users_data import OWN
-from mmdet.registry import DATASETS, MODELS
+from mmdet.registry import DATASETS, METRICS, MODELS
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from test_users_files import RECIPE, assert_one_line, recipe
 
@@ -116,6 +117,51 @@ def test_segm_without_masks(root):
     cfg.model.roi_head.mask_head = None
     line = refusal(cfg)
     assert line.startswith('Invalid val_evaluator.metric=') and "'segm' needs masks" in line
+
+
+def trained_on_others(cfg, root, **metric):
+    """Train on a file of one category, and evaluate on that of three."""
+    edited(root, 'train', one_category)
+    cfg.val_evaluator.update(metric)
+    return with_classes(cfg, ('object',), ['train'])
+
+
+def one_category(content):
+    content['categories'] = [dict(id=1, name='object')]
+    for row in content['annotations']:
+        row['category_id'] = 1
+
+
+def ap_of_label_0(cfg):
+    """Return what stock logs for perfect proposals, all of the first class."""
+    init_default_scope('mmdet')
+    dataset, metric = DATASETS.build(cfg.val_dataloader.dataset), METRICS.build(cfg.val_evaluator)
+    metric.dataset_meta = dataset.metainfo
+    samples = list(perfect(dataset, masks=False))
+    for sample in samples:
+        sample['pred_instances']['labels'] *= 0
+    metric.process({}, samples)
+    return metric.evaluate(len(dataset))
+
+
+@pytest.mark.parametrize('model', ['RPN', 'one class'])
+def test_proposals_are_evaluated_on_other_classes(root, model):
+    cfg = trained_on_others(recipe(root), root, metric='proposal')
+    if model == 'RPN':
+        rpn = {key: cfg.model[key] for key in ('backbone', 'neck', 'rpn_head')}
+        cfg = Config({**cfg._cfg_dict, 'model': dict(rpn, type='RPN')})
+    else:
+        cfg = heads(cfg, 1)
+    assert check_data(cfg, ['train', 'val']) == []
+    assert ap_of_label_0(cfg)['coco/AR@100'] == 1
+
+
+def test_proposals_of_more_classes_than_there_are(root):
+    """Stock has no category for them."""
+    cfg = heads(trained_on_others(recipe(root), root, metric=['proposal', 'bbox']), 1)
+    assert 'Must be 3, as val_dataloader.dataset has 3 classes' in refusal(cfg)
+    cfg = heads(recipe(root, 'val_evaluator.metric=proposal'), 4)
+    assert 'num_classes=4' in refusal(cfg)
 
 
 @pytest.mark.parametrize('kind', ['Concat', 'Repeat', 'ClassBalanced', 'MultiImageMix', 'scoped'])
