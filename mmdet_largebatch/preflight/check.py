@@ -12,6 +12,7 @@ from ..utils.garbage import paused_gc
 from .classes import (
     categories_in_use,
     check_heads,
+    check_no_text,
     check_same_classes,
     class_names,
     has_classes,
@@ -89,6 +90,8 @@ def _check_classes(
             classes = class_names(source)
             if classes is not None:
                 found.classes[source.setting] = classes
+        elif source.takes_metainfo:
+            check_no_text(source)
     known = [
         source
         for source in sources

@@ -28,14 +28,19 @@ HEADS = (
 )
 
 
+def check_no_text(source: Source) -> None:
+    """Refuse a text as class names, whose letters would be the names."""
+    if isinstance(source.classes, str):
+        wanted = f'a list, as ({source.classes!r},) with a comma for one class, or a file of names'
+        raise invalid(f'{source.setting}.metainfo.classes', source.classes, wanted)
+
+
 def class_names(source: Source) -> tuple[str, ...] | None:
     """Return the class names of a data set, None if the data set finds them by itself."""
     classes, setting = source.classes, f'{source.setting}.metainfo.classes'
     if classes is None:
         return None
-    if isinstance(classes, str):
-        wanted = f'a list, as ({classes!r},) with a comma for one class, or a file of names'
-        raise invalid(setting, classes, wanted)
+    check_no_text(source)
     wrong = not isinstance(classes, (list, tuple)) or [x for x in classes if not isinstance(x, str)]
     if wrong or not classes:
         raise invalid(setting, shown(classes), 'a list of class names')

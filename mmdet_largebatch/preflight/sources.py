@@ -11,6 +11,7 @@ from mmdet.datasets import CocoDataset
 from mmdet.evaluation import CocoMetric, VOCMetric
 from mmdet.registry import DATASETS, EVALUATOR, METRICS, TRANSFORMS
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset
 from mmengine.evaluator import Evaluator
 from mmengine.fileio import list_from_file
 from mmengine.registry import Registry
@@ -36,8 +37,9 @@ def resolve(registry: Registry, config: Any) -> type | None:
 
 def is_local(config: Mapping) -> bool:
     """Return True if a part of a config reads local files."""
-    backend = config.get('backend_args')
-    return not backend or backend.get('backend') == 'local'
+    # mmcv still takes file_client_args, in which the local backend is named disk.
+    backends = (config.get('backend_args'), config.get('file_client_args'))
+    return all(not x or x.get('backend') in ('local', 'disk') for x in backends)
 
 
 def transforms_of(node: Any) -> Iterator[Mapping]:
@@ -97,6 +99,12 @@ class Source:
         )
 
     @property
+    def takes_metainfo(self) -> bool:
+        """bool: True if it reads its class names as MMEngine's data sets do."""
+        own = ('_load_metainfo', 'metainfo')
+        return _inherits(self.kind, BaseDataset, *own) and is_stock(self.kind, '__init__')
+
+    @property
     def parses_as_coco(self) -> bool:
         """bool: True if it parses objects as :class:`CocoDataset` does."""
         return self.is_coco and _inherits(self.kind, CocoDataset, 'parse_data_info')
@@ -135,11 +143,13 @@ class Source:
 
     @property
     def classes(self) -> Any:
-        """The class names, as MMEngine resolves them; None if there are none."""
+        """The class names, as MMEngine resolves them; None if none are on this machine."""
         metainfo = self.config.get('metainfo') or {}
         classes = getattr(self.kind, 'METAINFO', {}).get('classes')
         classes = metainfo.get('classes', classes)
-        if isinstance(classes, str) and '://' not in classes and osp.isfile(classes):
+        if isinstance(classes, str) and '://' in classes:
+            return None
+        if isinstance(classes, str) and osp.isfile(classes):
             return list_from_file(classes)
         return classes
 

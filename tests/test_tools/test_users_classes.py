@@ -189,6 +189,32 @@ def test_a_file_of_names_is_no_string(root, tmp_path):
     assert check_data(with_classes(recipe(root), str(names)), ['train', 'val']) == []
 
 
+def test_text_as_classes_of_another_data_set(root, tmp_path):
+    """Stock's XMLDataset takes its letters for classes, and fails on the first object."""
+    cfg = recipe(root)
+    (tmp_path / 'Annotations').mkdir()
+    xml = '<annotation><size><width>9</width><height>9</height></size>{}</annotation>'
+    corners = dict(xmin=1, ymin=1, xmax=8, ymax=8)
+    box = ''.join(f'<{key}>{value}</{key}>' for key, value in corners.items())
+    thing = f'<object><name>cat</name><difficult>0</difficult><bndbox>{box}</bndbox></object>'
+    (tmp_path / 'Annotations/a.xml').write_text(xml.format(thing))
+    (tmp_path / 'all.txt').write_text('a')
+    dataset = dict(type='XMLDataset', ann_file='all.txt', data_root=f'{tmp_path}', pipeline=[])
+    dataset['data_prefix'] = dict(sub_data_root='')
+    for classes in (('cat',), ['cat', 'dog'], 'cat'):
+        dataset['metainfo'] = dict(classes=classes)
+        cfg.train_dataloader.dataset = dataset
+        init_default_scope('mmdet')
+        if isinstance(classes, str):
+            line = refusal(cfg, ['train'])
+            assert line.startswith("Invalid train_dataloader.dataset.metainfo.classes='cat'. Must")
+            with pytest.raises(KeyError):
+                DATASETS.build(dataset)[0]
+        else:
+            assert check_data(cfg, ['train']) == []
+            assert len(DATASETS.build(dataset)[0]['instances']) == 1
+
+
 def test_another_data_set_is_left_alone(root):
     """Files of other classes of data sets, and remote files, are not opened."""
     cfg = recipe(root)

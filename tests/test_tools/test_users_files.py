@@ -160,6 +160,20 @@ def test_a_folder_of_pictures_that_is_not_there(train):
     )
 
 
+@pytest.mark.parametrize('key', ['backend_args', 'file_client_args'])
+@pytest.mark.parametrize(('backend', 'checked'), [('petrel', False), ('disk', True)])
+def test_pictures_behind_a_backend_are_not_looked_for(root, key, backend, checked):
+    """mmcv's loader takes both names, and the same folder on a disk is checked."""
+    cfg = recipe(root, 'train_dataloader.dataset.data_prefix.img=pictures/')
+    loader = cfg.train_dataloader.dataset.pipeline[0]
+    loader.update({'type': 'LoadImageFromFile', key: dict(backend=backend)})
+    if checked:
+        with pytest.raises(SettingError, match='pictures/'):
+            check_data(cfg, ['train'])
+    else:
+        assert check_data(cfg, ['train']) == []
+
+
 def test_another_key_of_the_prefix(train):
     done = train('val_dataloader.dataset.data_prefix._delete_=True')
     assert_one_line(done, 'val_dataloader.dataset.data_prefix', "dict(img='train/')")
