@@ -130,7 +130,11 @@ def _check_source(file: CocoFile, source: Source, pictures: bool, found: Finding
     if not source.parses_as_coco:
         return
     classes = found.classes.get(source.setting)
-    ids = file.category_ids(None) if classes is None else categories_in_use(file, source, classes)
+    unlabeled = source.split == 'train' and not len(file.annotations)
+    if classes is None or unlabeled:
+        ids = file.category_ids(classes)
+    else:
+        ids = categories_in_use(file, source, classes)
     objects = Objects(file, source, ids)
     if not objects.kept.any():
         found.empty[source.setting] = nothing_left(file, source)

@@ -164,6 +164,36 @@ def test_proposals_of_more_classes_than_there_are(root):
     assert 'num_classes=4' in refusal(cfg)
 
 
+def unlabeled(categories):
+    """Remove the annotations, and all categories but some."""
+
+    def edit(content):
+        content['annotations'] = []
+        content['categories'] = content['categories'][:categories]
+
+    return edit
+
+
+@pytest.mark.parametrize('categories', [0, 1, 3])
+def test_pictures_without_labels_need_no_categories(root, categories):
+    """They are a part of a semi-supervised training. Alone they are refused."""
+    labeled = root / 'annotations/labeled.json'
+    labeled.write_bytes(annotations(root, 'train').read_bytes())
+    edited(root, 'train', unlabeled(categories))
+    cfg = recipe(root)
+    without = cfg.train_dataloader.dataset
+    without.filter_cfg = dict(filter_empty_gt=False)
+    assert f'ann_file={annotations(root, "train")}: ' in refusal(cfg, ['train'])
+    sets = [ConfigDict(without, ann_file=str(labeled)), without]
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=sets)
+    assert check_data(cfg, ['train']) == []
+    init_default_scope('mmdet')
+    assert len(DATASETS.build(cfg.train_dataloader.dataset)) == 20 + 20
+    sets[0].ann_file = without.ann_file
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=sets)
+    assert 'none of its 0 annotations' in refusal(cfg, ['train'])
+
+
 @pytest.mark.parametrize('kind', ['Concat', 'Repeat', 'ClassBalanced', 'MultiImageMix', 'scoped'])
 def test_wrappers_are_looked_into(root, kind):
     cfg = recipe(root)
