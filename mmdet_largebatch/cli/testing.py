@@ -25,7 +25,7 @@ from mmengine.structures import BaseDataElement
 
 from ..checks import invalid
 from ..errors import SettingError
-from ..preflight.sources import metrics_of
+from ..preflight.metrics import metrics_of
 from ..utils.local_rank import is_first_of_machine
 from ..utils.type_names import type_name
 

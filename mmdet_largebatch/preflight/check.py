@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from mmengine.config import Config
 
-from ..checks import check, invalid
+from ..checks import check
 from ..errors import SettingError
 from ..utils.garbage import paused_gc
 from .classes import (
@@ -15,8 +15,8 @@ from .classes import (
     check_no_text,
     check_same_classes,
     class_names,
+    classes_of,
     has_classes,
-    predicts_masks,
 )
 from .coco_file import CocoFile
 from .evaluators import (
@@ -26,10 +26,11 @@ from .evaluators import (
     check_same_set,
     images_left_out,
 )
-from .metric_options import check_ground_truth, check_options, check_save_best
+from .metric_options import check_metrics
+from .metrics import Metric, metrics_of
 from .objects import Objects, check_for_metric, nothing_left, objects_left_out
 from .pictures import check_pictures
-from .sources import Metric, Source, metrics_of, sources_of
+from .sources import Source, sources_of
 
 
 @dataclass
@@ -77,11 +78,6 @@ def _check_paths(sources: list[Source], metrics: list[Metric]) -> None:
             _check_exists(metric.ann_file)
 
 
-def _classes(sources: list[Source], found: Findings) -> tuple[str, ...] | None:
-    """Return the class names of the first data set that has some."""
-    return next((found.classes[x.setting] for x in sources if x.setting in found.classes), None)
-
-
 def _check_classes(
     cfg: Config, sources: list[Source], metrics: list[Metric], found: Findings
 ) -> None:
@@ -106,24 +102,6 @@ def _check_classes(
     same = [x for x in known if x.split not in of_proposals and has_classes(cfg)]
     for source in same[1:]:
         check_same_classes(same[0], source, found.classes)
-
-
-def _check_metric_options(
-    cfg: Config, sources: list[Source], metrics: list[Metric], found: Findings
-) -> None:
-    logged: set[str] | None = set()
-    for metric in metrics:
-        mine = [source for source in sources if source.split == metric.split]
-        names = check_options(metric, _classes(mine, found))
-        for source in mine:
-            check_ground_truth(metric, source)
-        if metric.split == 'val' and logged is not None:
-            logged = logged | names if names is not None and metric.for_all else None
-        if metric.evaluates and 'segm' in metric.names and not predicts_masks(cfg):
-            wanted = "'bbox': 'segm' needs masks, and the model predicts none"
-            raise invalid(f'{metric.setting}.metric', metric.config.get('metric'), wanted)
-    if logged:
-        check_save_best(cfg, logged)
 
 
 def _check_source(file: CocoFile, source: Source, pictures: bool, found: Findings) -> None:
@@ -155,7 +133,7 @@ def _check_source(file: CocoFile, source: Source, pictures: bool, found: Finding
 
 
 def _check_metric(file: CocoFile, metric: Metric, sources: list[Source], found: Findings) -> None:
-    ids = file.category_ids(_classes(sources, found))
+    ids = file.category_ids(classes_of(sources, found.classes))
     if not (file.listed & file.of_category(ids)).any():
         none = 'has 0 annotations' if not len(file.annotations) else 'has no object of the classes'
         line = f'ann_file={file.path}: {none}, so {metric.setting} computes no AP.'
@@ -201,7 +179,7 @@ def check_data(
     measures = [metric for split in splits if metrics for metric in metrics_of(cfg, split)]
     _check_paths(sources, measures)
     _check_classes(cfg, sources, measures, found)
-    _check_metric_options(cfg, sources, measures, found)
+    check_metrics(cfg, measures, sources, found.classes)
     read = [x for x in sources if x.is_coco and x.is_local]
     evaluated = [x for x in measures if x.evaluates and x.is_local]
     compared = _compared(read, evaluated)

@@ -50,6 +50,16 @@ def class_names(source: Source) -> tuple[str, ...] | None:
     return tuple(classes)
 
 
+def classes_of(sources: list[Source], names: dict[str, tuple[str, ...]]) -> tuple | None:
+    """Return the class names of the first data set that has some.
+
+    Args:
+        sources (list[Source]): The data sets.
+        names (dict[str, tuple[str, ...]]): Class names of each that has some, by setting.
+    """
+    return next((names[x.setting] for x in sources if x.setting in names), None)
+
+
 def categories_in_use(file: CocoFile, source: Source, classes: tuple[str, ...]) -> set:
     """Return the ids of the categories in use, if the classes of a data set agree with its file.
 

@@ -8,8 +8,9 @@ import numpy as np
 
 from ..checks import invalid
 from .coco_file import CocoFile
+from .metrics import Metric
 from .rows import listed, shown
-from .sources import Metric, Source
+from .sources import Source
 
 
 @dataclass

@@ -17,8 +17,10 @@ from mmengine.logging import MMLogger
 from pycocotools.mask import frPyObjects
 
 from ..checks import invalid
+from .classes import classes_of, predicts_masks
+from .metrics import Metric
 from .rows import Shown, listed, shown
-from .sources import Metric, Source, is_stock, resolve
+from .sources import Source, is_stock, resolve
 
 # Right values of the options that can make CocoMetric or VOCMetric fail.
 RIGHT = {
@@ -94,15 +96,15 @@ def _trial(kind: Any, options: dict, classes: Sequence[str]) -> tuple[set[str], 
     return set(logged), f'{lost[0]} of perfect predictions is -1 with this' if lost else None
 
 
-def check_options(metric: Metric, classes: Sequence[str] | None) -> set[str] | None:
-    """Refuse an option with which no evaluation can succeed.
+def logged_names(metric: Metric, classes: Sequence[str] | None) -> set[str] | None:
+    """Return the names that a metric logs; refuse an option with which no evaluation can succeed.
 
     Args:
         metric (Metric): The metric.
         classes (Sequence[str], optional): The class names.
 
     Returns:
-        set[str], optional: The names that the metric logs, None if they are not known.
+        set[str], optional: The names, None if they are not known.
 
     Raises:
         SettingError: If an option is wrong.
@@ -132,16 +134,8 @@ def check_options(metric: Metric, classes: Sequence[str] | None) -> set[str] | N
     return None  # An argument of no such name, which building refuses.
 
 
-def check_ground_truth(metric: Metric, source: Source) -> None:
-    """Refuse a pipeline of stock transforms that does not hand the ground truth to the metric.
-
-    Args:
-        metric (Metric): The metric.
-        source (Source): A data set that it evaluates.
-
-    Raises:
-        SettingError: If the ground truth is missing.
-    """
+def _check_ground_truth(metric: Metric, source: Source) -> None:
+    """Refuse a pipeline of stock transforms that does not hand the ground truth to the metric."""
     pipeline = [(resolve(TRANSFORMS, x), x) for x in source.transforms]
     packed = [x for kind, x in pipeline if kind is PackDetInputs]
     if not packed or not is_stock(source.kind):
@@ -159,17 +153,10 @@ def check_ground_truth(metric: Metric, source: Source) -> None:
         raise invalid(f'{source.setting}.pipeline', names, wanted)
 
 
-def check_save_best(cfg: Config, names: set[str]) -> None:
-    """Refuse ``save_best`` of a name that the evaluation does not log.
+def _check_save_best(cfg: Config, names: set[str]) -> None:
+    """Refuse ``save_best`` of a name that the metrics do not log.
 
     A user's own model, loop or hook may add names.
-
-    Args:
-        cfg (Config): The config.
-        names (set[str]): All names that the metrics log.
-
-    Raises:
-        SettingError: If there is no such name.
     """
     hooks = [(f'default_hooks.{key}', x) for key, x in (cfg.get('default_hooks') or {}).items()]
     hooks += [(f'custom_hooks.{i}', x) for i, x in enumerate(cfg.get('custom_hooks') or [])]
@@ -186,3 +173,32 @@ def check_save_best(cfg: Config, names: set[str]) -> None:
             if name != 'auto' and name not in names:
                 right = f"'auto', or a name that the evaluation logs: {listed(sorted(names))}"
                 raise invalid(f'{setting}.save_best', name, right)
+
+
+def check_metrics(
+    cfg: Config, metrics: list[Metric], sources: list[Source], classes: dict[str, tuple[str, ...]]
+) -> None:
+    """Refuse metrics with which each evaluation fails.
+
+    Args:
+        cfg (Config): The config.
+        metrics (list[Metric]): Its metrics.
+        sources (list[Source]): Its data sets.
+        classes (dict[str, tuple[str, ...]]): Class names of the data sets, by setting.
+
+    Raises:
+        SettingError: If options, pipeline, masks or ``save_best`` are wrong.
+    """
+    logged: set[str] | None = set()
+    for metric in metrics:
+        mine = [source for source in sources if source.split == metric.split]
+        names = logged_names(metric, classes_of(mine, classes))
+        for source in mine:
+            _check_ground_truth(metric, source)
+        if metric.split == 'val' and logged is not None:
+            logged = logged | names if names is not None and metric.for_all else None
+        if metric.evaluates and 'segm' in metric.names and not predicts_masks(cfg):
+            wanted = "'bbox': 'segm' needs masks, and the model predicts none"
+            raise invalid(f'{metric.setting}.metric', metric.config.get('metric'), wanted)
+    if logged:
+        _check_save_best(cfg, logged)

@@ -14,8 +14,8 @@ from test_users_files import RECIPE, assert_one_line, recipe
 
 from mmdet_largebatch import SettingError
 from mmdet_largebatch.preflight import check_data
-from mmdet_largebatch.preflight.metric_options import check_options
-from mmdet_largebatch.preflight.sources import Metric
+from mmdet_largebatch.preflight.metric_options import logged_names
+from mmdet_largebatch.preflight.metrics import Metric
 
 
 class OwnMetric(CocoMetric):
@@ -120,7 +120,7 @@ def test_the_names_that_stock_logs(root, options, tmp_path, capfd):
     cfg = with_metric(recipe(root), **options)
     assert check_data(cfg, ['train', 'val']) == []
     metric = Metric('val', 'val_evaluator', cfg.val_evaluator, True)
-    names = check_options(metric, cfg.val_dataloader.dataset.metainfo.classes)
+    names = logged_names(metric, cfg.val_dataloader.dataset.metainfo.classes)
     assert capfd.readouterr() == ('', '')
     if 'outfile_prefix' in options:
         cfg.val_evaluator.outfile_prefix = str(tmp_path / 'out')
@@ -169,7 +169,7 @@ def test_names_of_voc(root):
     cfg = as_voc(recipe(root), iou_thrs=[0.5, 0.75])
     assert check_data(cfg, ['train', 'val']) == []
     metric = Metric('val', 'val_evaluator', cfg.val_evaluator, True)
-    assert check_options(metric, None) == set(of_voc(cfg))
+    assert logged_names(metric, None) == set(of_voc(cfg))
 
 
 def test_voc_without_ground_truth(root):
@@ -204,7 +204,7 @@ def test_a_best_that_is_not_logged(root, name):
 
 def test_a_best_that_is_logged(root):
     cfg = with_metric(recipe(root), classwise=True)
-    best = ['auto', 'coco/segm_mAP', 'coco/circle_precision']
+    best = ['coco/segm_mAP', 'coco/circle_precision']
     cfg.custom_hooks = [dict(type='CheckpointHook', save_best=best)]
     assert check_data(cfg, ['train', 'val']) == []
 
