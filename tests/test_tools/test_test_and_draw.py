@@ -155,10 +155,13 @@ def test_tta_of_metrics_that_need_masks(tool, tiny_checkpoint, config_of, tmp_pa
 def test_every_picture_is_drawn_on_two_ranks(command, shapes, tiny_checkpoint, tmp_path):
     done = command(
         *('tools/dist_test.sh', RECIPE, tiny_checkpoint, 2, '--work-dir', tmp_path / 'work'),
-        *('--show-dir', tmp_path / 'drawn', '--cfg-options', *data_options(shapes)),
+        *('--show-dir', tmp_path / 'drawn', '--out', tmp_path / 'found.pkl'),
+        *('--cfg-options', *data_options(shapes)),
         'test_dataloader.batch_size=1',
         PORT=str(free_port()),
     )
     assert done.returncode == 0, done.stderr
     pictures = sorted(path.name for path in (shapes / 'val').iterdir())
     assert sorted(path.name for path in (tmp_path / 'drawn').iterdir()) == pictures
+    found = load(tmp_path / 'found.pkl')
+    assert sorted(row['img_path'].rsplit('/', 1)[1] for row in found) == pictures
