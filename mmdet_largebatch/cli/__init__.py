@@ -13,7 +13,7 @@ from .launch import (
 from .mistakes import one_line_errors
 from .outputs import check_checkpoint, check_folder, check_output, check_work_dir
 from .processes import check_processes, use_gloo_without_gpu
-from .testing import draw_on_every_rank, use_test_time_augmentation
+from .testing import draw_on_every_rank, dump_predictions, use_test_time_augmentation
 from .weights import WeightsCheckHook, check_weights
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     'check_weights',
     'check_work_dir',
     'draw_on_every_rank',
+    'dump_predictions',
     'load_config',
     'look_at_data',
     'one_line_errors',

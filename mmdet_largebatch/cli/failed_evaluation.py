@@ -14,8 +14,8 @@ def end_if_failed_again(error: Exception) -> None:
     """Tell the launcher not to restart if the evaluation failed in the same way before.
 
     A restart begins with the evaluation that the start before did not finish. An error of a metric
-    or of its settings would come again at every restart. Errors of the network and of data workers
-    that are gone are left out: another process was killed.
+    or of its settings would come again at every restart. Errors of the network, of data workers that
+    are gone, of files, of memory and of the GPU are left out: a restart may pass them.
 
     Args:
         error (Exception): The error that ends this process.
@@ -40,8 +40,9 @@ def end_if_failed_again(error: Exception) -> None:
 
 def _evaluated(error: Exception) -> int | None:
     """Return the update whose evaluation an error ended; None for any other error."""
-    update = None
-    if str(error).startswith('DataLoader worker (pid'):
+    update, text = None, str(error)
+    of_machine = isinstance(error, (OSError, MemoryError)) or 'CUDA' in text
+    if of_machine or text.startswith('DataLoader worker (pid'):
         return None
     for frame, _ in walk_tb(error.__traceback__):
         loop = frame.f_locals.get('self')

@@ -4,7 +4,6 @@ import argparse
 import os
 
 from mmdet.engine.hooks.utils import trigger_visualization_hook
-from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config
 
 from ..errors import SettingError
@@ -20,6 +19,7 @@ from . import (
     check_settings,
     check_work_dir,
     draw_on_every_rank,
+    dump_predictions,
     look_at_data,
     one_line_errors,
     use_test_time_augmentation,
@@ -85,7 +85,7 @@ def main(args: argparse.Namespace, cfg: Config) -> None:
     if args.show_dir:
         draw_on_every_rank(runner)
     if args.out:
-        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+        dump_predictions(runner.test_evaluator, args.out)
     runner.test()
 
 

@@ -1,22 +1,36 @@
-"""Test-time augmentation and drawing on every rank, for ``test.py``."""
+"""Test-time augmentation, files of predictions and drawing on every rank, for ``test.py``."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import mmengine.dist.utils
+from mmdet.evaluation import (
+    CityScapesMetric,
+    CocoOccludedSeparatedMetric,
+    CocoPanopticMetric,
+    DumpDetResults,
+    SemSegMetric,
+)
 from mmdet.models import DetTTAModel
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config, ConfigDict
+from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
 
+from ..checks import invalid
 from ..errors import SettingError
+from ..preflight.metrics import metrics_of
 from ..utils.local_rank import is_first_of_machine
 from ..utils.type_names import type_name
+
+# Metrics that need masks, or maps of segments.
+OF_MASKS = (CityScapesMetric, CocoOccludedSeparatedMetric, CocoPanopticMetric, SemSegMetric)
 
 
 @MODELS.register_module()
@@ -43,8 +57,7 @@ def use_test_time_augmentation(cfg: Config) -> None:
         cfg (Config): The config, changed in place.
 
     Raises:
-        SettingError: If the pipeline does not end in ``PackDetInputs``, or masks alone are
-            evaluated.
+        SettingError: If the pipeline does not end in ``PackDetInputs``, or a metric needs masks.
     """
     nms = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
     model = deepcopy(cfg.get('tta_model')) or dict(type='DetTTAModel', tta_cfg=nms)
@@ -83,23 +96,50 @@ def _flipped(pipeline: list[dict]) -> list[dict]:
 
 def _leave_out_masks(cfg: Config) -> None:
     """Remove masks from the evaluation, since only boxes are merged."""
-    evaluators = cfg.test_evaluator
-    for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
-        metrics = evaluator.get('metric')
-        metrics = [metrics] if isinstance(metrics, str) else list(metrics or [])
-        if 'segm' not in metrics:
+    for metric in metrics_of(cfg, 'test'):
+        if issubclass(metric.kind or object, OF_MASKS):
+            wanted = (
+                'a metric of boxes, such as CocoMetric, with --tta, which merges boxes alone; or '
+                'tta_model a type that merges masks'
+            )
+            raise invalid(f'{metric.setting}.type', type_name(metric.config), wanted)
+        names, config = metric.names, cast(ConfigDict, metric.config)
+        if 'segm' not in names:
             continue
-        evaluator['metric'] = [metric for metric in metrics if metric != 'segm']
-        if not evaluator['metric']:
+        config['metric'] = [name for name in names if name != 'segm']
+        if not config['metric']:
             raise SettingError(
-                '--tta merges boxes alone. test_evaluator.metric must have bbox, or tta_model a '
+                f'--tta merges boxes alone. {metric.setting}.metric must have bbox, or tta_model a '
                 'type that merges masks.'
             )
         if is_first_of_machine():
             print(
-                'note: --tta merges boxes alone; test_evaluator.metric=segm is left out.',
+                f'note: --tta merges boxes alone; {metric.setting}.metric=segm is left out.',
                 file=sys.stderr,
             )
+
+
+def dump_predictions(evaluator: Evaluator, path: str) -> None:
+    """Write the predictions before an evaluator computes its metrics, which may fail.
+
+    Args:
+        evaluator (Evaluator): The evaluator, changed in place. Some take each metric for that of
+            one data set, so the writer is no metric of theirs.
+        path (str): The .pkl file.
+    """
+    dump = DumpDetResults(out_file_path=path)
+    process, evaluate = evaluator.process, evaluator.evaluate
+
+    def dumped_process(data_samples: Sequence, data_batch: Any = None) -> None:
+        rows = [x.to_dict() if isinstance(x, BaseDataElement) else x for x in data_samples]
+        dump.process(data_batch, rows)
+        process(data_samples, data_batch)
+
+    def dumped_evaluate(size: int) -> dict:
+        dump.evaluate(size)
+        return evaluate(size)
+
+    evaluator.process, evaluator.evaluate = dumped_process, dumped_evaluate
 
 
 def draw_on_every_rank(runner: Runner) -> None:

@@ -6,15 +6,31 @@ from dataclasses import dataclass, field
 
 from mmengine.config import Config
 
-from ..checks import check, invalid
+from ..checks import check
 from ..errors import SettingError
 from ..utils.garbage import paused_gc
-from .classes import categories_in_use, check_heads, check_same_classes, class_names, predicts_masks
+from .classes import (
+    categories_in_use,
+    check_heads,
+    check_no_text,
+    check_same_classes,
+    class_names,
+    classes_of,
+    has_classes,
+)
 from .coco_file import CocoFile
-from .evaluators import Contents, check_same_order, check_same_set
+from .evaluators import (
+    Contents,
+    batches_left_out,
+    check_same_order,
+    check_same_set,
+    images_left_out,
+)
+from .metric_options import check_metrics
+from .metrics import Metric, metrics_of
 from .objects import Objects, check_for_metric, nothing_left, objects_left_out
 from .pictures import check_pictures
-from .sources import Metric, Source, metrics_of, sources_of
+from .sources import Source, sources_of
 
 
 @dataclass
@@ -62,15 +78,16 @@ def _check_paths(sources: list[Source], metrics: list[Metric]) -> None:
             _check_exists(metric.ann_file)
 
 
-def _check_config(
+def _check_classes(
     cfg: Config, sources: list[Source], metrics: list[Metric], found: Findings
 ) -> None:
-    """Check the settings that need no file."""
     for source in sources:
         if source.is_coco:
             classes = class_names(source)
             if classes is not None:
                 found.classes[source.setting] = classes
+        elif source.takes_metainfo:
+            check_no_text(source)
     known = [
         source
         for source in sources
@@ -78,21 +95,24 @@ def _check_config(
         and source.setting in found.classes
         and not source.config.get('return_classes')
     ]
+    others = {metric.split for metric in metrics if not metric.of_proposals}
+    of_proposals = {metric.split for metric in metrics} - others
     for source in known:
-        check_heads(cfg, source, found.classes[source.setting])
-    for source in known[1:]:
-        check_same_classes(known[0], source, found.classes)
-    for metric in metrics:
-        if metric.evaluates and 'segm' in metric.names and not predicts_masks(cfg):
-            wanted = "'bbox': 'segm' needs masks, and the model predicts none"
-            raise invalid(f'{metric.setting}.metric', metric.config.get('metric'), wanted)
+        check_heads(cfg, source, found.classes[source.setting], source.split in of_proposals)
+    same = [x for x in known if x.split not in of_proposals and has_classes(cfg)]
+    for source in same[1:]:
+        check_same_classes(same[0], source, found.classes)
 
 
 def _check_source(file: CocoFile, source: Source, pictures: bool, found: Findings) -> None:
     if not source.parses_as_coco:
         return
     classes = found.classes.get(source.setting)
-    ids = file.category_ids(None) if classes is None else categories_in_use(file, source, classes)
+    unlabeled = source.split == 'train' and not len(file.annotations)
+    if classes is None or unlabeled:
+        ids = file.category_ids(classes)
+    else:
+        ids = categories_in_use(file, source, classes)
     objects = Objects(file, source, ids)
     if not objects.kept.any():
         found.empty[source.setting] = nothing_left(file, source)
@@ -109,12 +129,11 @@ def _check_source(file: CocoFile, source: Source, pictures: bool, found: Finding
         ids_of = file.images.ids
         found.image_ids[source.setting] = [ids_of[index] for index in objects.images.tolist()]
     if pictures and source.loads_as_coco:
-        check_pictures(file, source, objects.images)
+        found.warnings += check_pictures(file, source, objects.images)
 
 
 def _check_metric(file: CocoFile, metric: Metric, sources: list[Source], found: Findings) -> None:
-    classes = next((found.classes[x.setting] for x in sources if x.setting in found.classes), None)
-    ids = file.category_ids(classes)
+    ids = file.category_ids(classes_of(sources, found.classes))
     if not (file.listed & file.of_category(ids)).any():
         none = 'has 0 annotations' if not len(file.annotations) else 'has no object of the classes'
         line = f'ann_file={file.path}: {none}, so {metric.setting} computes no AP.'
@@ -122,6 +141,9 @@ def _check_metric(file: CocoFile, metric: Metric, sources: list[Source], found: 
             raise SettingError(f'{line} Must have at least 1.')
         found.warnings.append(line)
     found.warnings += check_for_metric(file, metric, ids)
+    if metric.for_all and sources and all(x.setting in found.image_ids for x in sources):
+        read = {key for source in sources for key in found.image_ids[source.setting]}
+        found.warnings += images_left_out(file, metric, sources, read, ids)
 
 
 def _needs_annotations(path: str, sources: list[Source], metrics: list[Metric]) -> bool:
@@ -156,7 +178,8 @@ def check_data(
     sources = [source for split in splits for source in sources_of(cfg, split)]
     measures = [metric for split in splits if metrics for metric in metrics_of(cfg, split)]
     _check_paths(sources, measures)
-    _check_config(cfg, sources, measures, found)
+    _check_classes(cfg, sources, measures, found)
+    check_metrics(cfg, measures, sources, found.classes)
     read = [x for x in sources if x.is_coco and x.is_local]
     evaluated = [x for x in measures if x.evaluates and x.is_local]
     compared = _compared(read, evaluated)
@@ -175,7 +198,7 @@ def check_data(
     train = [source.setting for source in sources if source.split == 'train']
     if train and all(setting in found.empty for setting in train):
         raise SettingError(found.empty[train[0]])
-    _check_evaluation(evaluated, sources, read, found)
+    _check_evaluation(cfg, evaluated, sources, read, found)
     return list(dict.fromkeys(found.warnings))
 
 
@@ -190,7 +213,11 @@ def _compared(sources: list[Source], metrics: list[Metric]) -> set[str]:
 
 
 def _check_evaluation(
-    metrics: list[Metric], sources: list[Source], read: list[Source], found: Findings
+    cfg: Config,
+    metrics: list[Metric],
+    sources: list[Source],
+    read: list[Source],
+    found: Findings,
 ) -> None:
     for metric in metrics:
         mine = [source for source in sources if source.split == metric.split]
@@ -200,5 +227,8 @@ def _check_evaluation(
         own = found.contents[metric.ann_file]
         sets = [(found.contents[x.ann_file], found.image_ids[x.setting]) for x in mine]
         check_same_set(metric, own, mine, sets)
+        images = sum(len(ids) for _, ids in sets)
+        name = f'{metric.split}_dataloader'
+        found.warnings += batches_left_out(cfg[name], name, images)
         if mine[0].setting in found.classes:
             check_same_order(metric, own, mine[0], found.classes[mine[0].setting])

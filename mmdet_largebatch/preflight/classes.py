@@ -29,14 +29,19 @@ HEADS = (
 )
 
 
+def check_no_text(source: Source) -> None:
+    """Refuse a text as class names, whose letters would be the names."""
+    if isinstance(source.classes, str):
+        wanted = f'a list, as ({source.classes!r},) with a comma for one class, or a file of names'
+        raise invalid(f'{source.setting}.metainfo.classes', source.classes, wanted)
+
+
 def class_names(source: Source) -> tuple[str, ...] | None:
     """Return the class names of a data set, None if the data set finds them by itself."""
     classes, setting = source.classes, f'{source.setting}.metainfo.classes'
     if classes is None:
         return None
-    if isinstance(classes, str):
-        wanted = f'a list, as ({classes!r},) with a comma for one class, or a file of names'
-        raise invalid(setting, classes, wanted)
+    check_no_text(source)
     wrong = not isinstance(classes, (list, tuple)) or [x for x in classes if not isinstance(x, str)]
     if wrong or not classes:
         raise invalid(setting, shown(classes), 'a list of class names')
@@ -44,6 +49,16 @@ def class_names(source: Source) -> tuple[str, ...] | None:
     if twice is not None:
         raise invalid(setting, shown(classes), f'different names; {twice!r} stands twice')
     return tuple(classes)
+
+
+def classes_of(sources: list[Source], names: dict[str, tuple[str, ...]]) -> tuple | None:
+    """Return the class names of the first data set that has some.
+
+    Args:
+        sources (list[Source]): The data sets.
+        names (dict[str, tuple[str, ...]]): Class names of each that has some, by setting.
+    """
+    return next((names[x.setting] for x in sources if x.setting in names), None)
 
 
 def categories_in_use(file: CocoFile, source: Source, classes: tuple[str, ...]) -> set:
@@ -117,8 +132,24 @@ def _numbers_of_classes(setting: str, head: Mapping) -> Iterator[tuple[str, int]
             yield f'{setting}.num_classes', number
 
 
-def check_heads(cfg: Config, source: Source, classes: tuple[str, ...]) -> None:
-    """Refuse heads of the model whose number of classes is not that of a data set."""
+def has_classes(cfg: Config) -> bool:
+    """Return False for a model without a head of classes, such as an RPN."""
+    model = cfg.get('model')
+    return not isinstance(model, Mapping) or next(_heads(model, 'model'), None) is not None
+
+
+def check_heads(
+    cfg: Config, source: Source, classes: tuple[str, ...], of_proposals: bool = False
+) -> None:
+    """Refuse heads of the model whose number of classes is not that of a data set.
+
+    Args:
+        cfg (Config): The config.
+        source (Source): The data set.
+        classes (tuple[str, ...]): Its classes.
+        of_proposals (bool): True if only proposals are evaluated on it. A head may then have fewer
+            classes, such as one for all objects. Defaults to False.
+    """
     model = cfg.get('model')
     if not isinstance(model, Mapping):
         return
@@ -128,7 +159,7 @@ def check_heads(cfg: Config, source: Source, classes: tuple[str, ...]) -> None:
         return
     for setting, head in _heads(model, 'model'):
         for name, number in _numbers_of_classes(setting, head):
-            if number != len(classes):
+            if number > len(classes) or number < len(classes) and not of_proposals:
                 wanted = (
                     f'{len(classes)}, as {source.setting} has {len(classes)} classes: '
                     f'{listed(classes)}; or metainfo.classes must have {number} names'

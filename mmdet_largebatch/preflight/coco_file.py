@@ -66,7 +66,8 @@ class CocoFile:
         self.images, self.annotations, self.categories = (
             Rows(path, name, known[name]) for name in LISTS
         )
-        for rows in (self.images, self.categories):
+        labeled = need_annotations or len(self.annotations)
+        for rows in (self.images, self.categories) if labeled else (self.images,):
             if not len(rows):
                 raise SettingError(f'ann_file={path}: has 0 {rows.name}. Must have at least 1.')
         self.names = self.categories.values('name', "the class's name")

@@ -2,13 +2,15 @@
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ..checks import invalid
 from .coco_file import CocoFile
+from .metrics import Metric
 from .rows import listed, shown
-from .sources import Metric, Source
+from .sources import Source
 
 
 @dataclass
@@ -96,6 +98,71 @@ def _difference(own: Contents, sources: list[Source], sets: list) -> str | None:
     if objects and own.objects and not objects & own.objects:
         return 'where not one box agrees'
     return None
+
+
+def images_left_out(
+    file: CocoFile, metric: Metric, sources: list[Source], read: set, category_ids: set
+) -> list[str]:
+    """Return a line if data sets do not read each image of the metric's file.
+
+    A metric evaluates all images of its file, whatever is read.
+
+    Args:
+        file (CocoFile): The metric's file.
+        metric (Metric): The metric.
+        sources (list[Source]): The evaluated data sets.
+        read (set): Ids of the images that they read.
+        category_ids (set): Ids of the evaluated categories.
+
+    Returns:
+        list[str]: The line, if any.
+    """
+    left = np.array([key not in read for key in file.images.ids])
+    evaluated = file.image_index[file.listed & file.of_category(category_ids)]
+    missed = np.count_nonzero(left[np.unique(evaluated)])
+    if not left.any():
+        return []
+    filtered = any(x.config.get('filter_cfg') and not x.config.get('test_mode') for x in sources)
+    tip = (
+        'Set test_mode=True there'
+        if filtered
+        else 'The file should list the evaluated images alone'
+    )
+    effect = (
+        f'the objects of {missed} of them count as missed'
+        if missed
+        else 'false detections on images without objects do not count'
+    )
+    return [
+        f'{sources[0].setting} leaves out {np.count_nonzero(left)} of the {len(left)} images of '
+        f'{metric.setting}.ann_file={file.path}: {effect}. {tip}.'
+    ]
+
+
+def batches_left_out(loader: Any, setting: str, images: int) -> list[str]:
+    """Return a line for each setting of a data loader that leaves out images of an evaluation.
+
+    Args:
+        loader (dict): The config of the loader.
+        setting (str): Its place in the config.
+        images (int): Number of images of its data sets.
+    """
+    batch, lines = loader.get('batch_size'), []
+    if not isinstance(batch, int):
+        return []
+    missed = 'whose objects count as missed'
+    batches = loader.get('num_batch_per_epoch')
+    if isinstance(batches, int) and batches * batch < images:
+        lines.append(
+            f'{setting}.num_batch_per_epoch={batches} evaluates {batches * batch} of {images} '
+            f'images on one rank and leaves out the others, {missed}.'
+        )
+    if loader.get('drop_last') and batch > 1:
+        lines.append(
+            f'{setting}.drop_last=True may leave out up to {batch - 1} images on each rank, '
+            f'{missed}. Set it to False.'
+        )
+    return lines
 
 
 def check_same_order(metric: Metric, own: Contents, source: Source, classes: tuple) -> None:

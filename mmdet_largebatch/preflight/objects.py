@@ -4,8 +4,9 @@ import numpy as np
 
 from .coco_file import CocoFile
 from .masks import MASK, check_masks
+from .metrics import Metric
 from .rows import NUMBERS, listed
-from .sources import Metric, Source
+from .sources import Source
 
 AREA = "the object's area in pixels"
 NO_CATEGORY = 'their category_id is no id of a category'

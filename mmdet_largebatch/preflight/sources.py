@@ -1,4 +1,4 @@
-"""Find the data sets and the metrics that a config builds."""
+"""Find the data sets that a config builds."""
 
 import inspect
 import os.path as osp
@@ -8,10 +8,9 @@ from itertools import takewhile
 from typing import Any
 
 from mmdet.datasets import CocoDataset
-from mmdet.evaluation import CocoMetric
-from mmdet.registry import DATASETS, EVALUATOR, METRICS, TRANSFORMS
+from mmdet.registry import DATASETS, TRANSFORMS
 from mmengine.config import Config
-from mmengine.evaluator import Evaluator
+from mmengine.dataset import BaseDataset
 from mmengine.fileio import list_from_file
 from mmengine.registry import Registry
 from mmengine.utils import is_abs
@@ -34,8 +33,9 @@ def resolve(registry: Registry, config: Any) -> type | None:
 
 def is_local(config: Mapping) -> bool:
     """Return True if a part of a config reads local files."""
-    backend = config.get('backend_args')
-    return not backend or backend.get('backend') == 'local'
+    # mmcv still takes file_client_args, in which the local backend is named disk.
+    backends = (config.get('backend_args'), config.get('file_client_args'))
+    return all(not x or x.get('backend') in ('local', 'disk') for x in backends)
 
 
 def transforms_of(node: Any) -> Iterator[Mapping]:
@@ -50,7 +50,7 @@ def transforms_of(node: Any) -> Iterator[Mapping]:
                 yield from transforms_of(value)
 
 
-def _inherits(kind: type | None, base: type, *members: str) -> bool:
+def inherits(kind: type | None, base: type, *members: str) -> bool:
     """Return True if a class is a `base` and does not override its `members`."""
     member = inspect.getattr_static
     return (
@@ -83,26 +83,32 @@ class Source:
         """bool: True if it reads its file as :class:`CocoDataset` does."""
         own = ('_load_metainfo', 'metainfo', '_join_prefix', 'full_init', 'load_data_list')
         return (
-            _inherits(self.kind, CocoDataset, *own)
+            inherits(self.kind, CocoDataset, *own)
             and is_stock(self.kind, '__init__')
             and getattr(self.kind, 'COCOAPI', None) is CocoDataset.COCOAPI
         )
 
     @property
+    def takes_metainfo(self) -> bool:
+        """bool: True if it reads its class names as MMEngine's data sets do."""
+        own = ('_load_metainfo', 'metainfo')
+        return inherits(self.kind, BaseDataset, *own) and is_stock(self.kind, '__init__')
+
+    @property
     def parses_as_coco(self) -> bool:
         """bool: True if it parses objects as :class:`CocoDataset` does."""
-        return self.is_coco and _inherits(self.kind, CocoDataset, 'parse_data_info')
+        return self.is_coco and inherits(self.kind, CocoDataset, 'parse_data_info')
 
     @property
     def filters_as_coco(self) -> bool:
         """bool: True if it filters pictures as :class:`CocoDataset` does."""
-        return self.parses_as_coco and _inherits(self.kind, CocoDataset, 'filter_data')
+        return self.parses_as_coco and inherits(self.kind, CocoDataset, 'filter_data')
 
     @property
     def loads_as_coco(self) -> bool:
         """bool: True if its pipeline gets pictures and masks as :class:`CocoDataset` gives them."""
         own = ('get_data_info', 'prepare_data', '__getitem__')
-        return self.filters_as_coco and _inherits(self.kind, CocoDataset, *own)
+        return self.filters_as_coco and inherits(self.kind, CocoDataset, *own)
 
     def reads(self, key: str) -> bool:
         """Return True if a setting, ``ann_file`` or ``proposal_file``, is a path that it reads."""
@@ -127,11 +133,13 @@ class Source:
 
     @property
     def classes(self) -> Any:
-        """The class names, as MMEngine resolves them; None if there are none."""
+        """The class names, as MMEngine resolves them; None if none are on this machine."""
         metainfo = self.config.get('metainfo') or {}
         classes = getattr(self.kind, 'METAINFO', {}).get('classes')
         classes = metainfo.get('classes', classes)
-        if isinstance(classes, str) and '://' not in classes and osp.isfile(classes):
+        if isinstance(classes, str) and '://' in classes:
+            return None
+        if isinstance(classes, str) and osp.isfile(classes):
             return list_from_file(classes)
         return classes
 
@@ -174,77 +182,3 @@ def sources_of(cfg: Config, split: str) -> list[Source]:
     loader = cfg.get(f'{split}_dataloader')
     inner = loader.get('dataset') if isinstance(loader, Mapping) else None
     return list(walk(inner, f'{split}_dataloader.dataset', []))
-
-
-@dataclass
-class Metric:
-    """A metric of a config.
-
-    Attributes:
-        split (str): ``'val'`` or ``'test'``.
-        setting (str): Its place in the config.
-        config (dict): Its config.
-        for_all (bool): True if it gets the predictions on all data sets of the split.
-    """
-
-    split: str
-    setting: str
-    config: Mapping
-    for_all: bool
-
-    @property
-    def ann_file(self) -> Any:
-        """str, optional: Its own annotation file."""
-        return self.config.get('ann_file')
-
-    @property
-    def is_local(self) -> bool:
-        """bool: True if it has an annotation file on this machine."""
-        return bool(self.ann_file) and is_local(self.config) and '://' not in str(self.ann_file)
-
-    @property
-    def kind(self) -> type | None:
-        """type, optional: Its class."""
-        return resolve(METRICS, self.config)
-
-    @property
-    def reads_ann_file(self) -> bool:
-        """bool: True if ``ann_file`` is a path that it reads."""
-        return isinstance(self.ann_file, str) and is_stock(self.kind, '__init__')
-
-    @property
-    def is_coco(self) -> bool:
-        """bool: True if it computes an AP as :class:`CocoMetric` does."""
-        own = ('__init__', 'process', 'evaluate', 'compute_metrics', 'results2json')
-        return _inherits(self.kind, CocoMetric, *own)
-
-    @property
-    def names(self) -> list[str]:
-        """list[str]: Names of its results, such as ``'bbox'``."""
-        names = self.config.get('metric', 'bbox')
-        return [names] if isinstance(names, str) else list(names)
-
-    @property
-    def evaluates(self) -> bool:
-        """bool: True if it computes an AP, False if it only writes predictions."""
-        return self.is_coco and not self.config.get('format_only')
-
-
-def metrics_of(cfg: Config, split: str) -> list[Metric]:
-    """Find the metrics of one split: none of ``'train'`` and of a user's own evaluator."""
-    name = f'{split}_evaluator'
-    node, for_all = cfg.get(name), True
-    if isinstance(node, Mapping) and 'metrics' in node:
-        kind = resolve(EVALUATOR, node) if node.get('type') else Evaluator
-        if not is_stock(kind, '__init__'):
-            return []
-        # MultiDatasetsEvaluator gives each metric the predictions on one data set.
-        for_all = is_stock(kind, 'process', 'evaluate') and not node.get('dataset_prefixes')
-        name, node = f'{name}.metrics', node['metrics']
-    if isinstance(node, Mapping):
-        return [Metric(split, name, node, for_all)]
-    return [
-        Metric(split, f'{name}.{index}', one, for_all)
-        for index, one in enumerate(node or [])
-        if isinstance(one, Mapping)
-    ]

@@ -55,6 +55,8 @@ WORKER = 'DataLoader worker (pid 1) is killed by signal: Killed.'
         ([(KeyError('a'), 2, 'evaluation'), (KeyError('a'), 4, 'evaluation')], False),
         ([(KeyError('a'), 2, 'training')] * 2, False),
         ([(RuntimeError(WORKER), 2, 'evaluation')] * 2, False),
+        ([(OSError(5, 'Input/output error'), 2, 'evaluation')] * 2, False),
+        ([(RuntimeError('CUDA error: uncorrectable ECC error'), 2, 'evaluation')] * 2, False),
     ],
 )
 def test_the_same_error_in_the_same_evaluation(failures, ends, tmp_path, monkeypatch):

@@ -4,10 +4,11 @@ import json
 
 import pytest
 from helpers.common import data_options
-from helpers.file_defects import annotations, copy_of, edited, put
+from helpers.file_defects import annotations, copy_of, edited, perfect, put
 from helpers.users_data import OWN
-from mmdet.registry import DATASETS, MODELS
+from mmdet.registry import DATASETS, METRICS, MODELS
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from test_users_files import RECIPE, assert_one_line, recipe
 
@@ -118,6 +119,81 @@ def test_segm_without_masks(root):
     assert line.startswith('Invalid val_evaluator.metric=') and "'segm' needs masks" in line
 
 
+def trained_on_others(cfg, root, **metric):
+    """Train on a file of one category, and evaluate on that of three."""
+    edited(root, 'train', one_category)
+    cfg.val_evaluator.update(metric)
+    return with_classes(cfg, ('object',), ['train'])
+
+
+def one_category(content):
+    content['categories'] = [dict(id=1, name='object')]
+    for row in content['annotations']:
+        row['category_id'] = 1
+
+
+def ap_of_label_0(cfg):
+    """Return what stock logs for perfect proposals, all of the first class."""
+    init_default_scope('mmdet')
+    dataset, metric = DATASETS.build(cfg.val_dataloader.dataset), METRICS.build(cfg.val_evaluator)
+    metric.dataset_meta = dataset.metainfo
+    samples = list(perfect(dataset, masks=False))
+    for sample in samples:
+        sample['pred_instances']['labels'] *= 0
+    metric.process({}, samples)
+    return metric.evaluate(len(dataset))
+
+
+@pytest.mark.parametrize('model', ['RPN', 'one class'])
+def test_proposals_are_evaluated_on_other_classes(root, model):
+    cfg = trained_on_others(recipe(root), root, metric='proposal')
+    if model == 'RPN':
+        rpn = {key: cfg.model[key] for key in ('backbone', 'neck', 'rpn_head')}
+        cfg = Config({**cfg._cfg_dict, 'model': dict(rpn, type='RPN')})
+    else:
+        cfg = heads(cfg, 1)
+    assert check_data(cfg, ['train', 'val']) == []
+    assert ap_of_label_0(cfg)['coco/AR@100'] == 1
+
+
+def test_proposals_of_more_classes_than_there_are(root):
+    """Stock has no category for them."""
+    cfg = heads(trained_on_others(recipe(root), root, metric=['proposal', 'bbox']), 1)
+    assert 'Must be 3, as val_dataloader.dataset has 3 classes' in refusal(cfg)
+    cfg = heads(recipe(root, 'val_evaluator.metric=proposal'), 4)
+    assert 'num_classes=4' in refusal(cfg)
+
+
+def unlabeled(categories):
+    """Remove the annotations, and all categories but some."""
+
+    def edit(content):
+        content['annotations'] = []
+        content['categories'] = content['categories'][:categories]
+
+    return edit
+
+
+@pytest.mark.parametrize('categories', [0, 1, 3])
+def test_pictures_without_labels_need_no_categories(root, categories):
+    """They are a part of a semi-supervised training. Alone they are refused."""
+    labeled = root / 'annotations/labeled.json'
+    labeled.write_bytes(annotations(root, 'train').read_bytes())
+    edited(root, 'train', unlabeled(categories))
+    cfg = recipe(root)
+    without = cfg.train_dataloader.dataset
+    without.filter_cfg = dict(filter_empty_gt=False)
+    assert f'ann_file={annotations(root, "train")}: ' in refusal(cfg, ['train'])
+    sets = [ConfigDict(without, ann_file=str(labeled)), without]
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=sets)
+    assert check_data(cfg, ['train']) == []
+    init_default_scope('mmdet')
+    assert len(DATASETS.build(cfg.train_dataloader.dataset)) == 20 + 20
+    sets[0].ann_file = without.ann_file
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=sets)
+    assert 'none of its 0 annotations' in refusal(cfg, ['train'])
+
+
 @pytest.mark.parametrize('kind', ['Concat', 'Repeat', 'ClassBalanced', 'MultiImageMix', 'scoped'])
 def test_wrappers_are_looked_into(root, kind):
     cfg = recipe(root)
@@ -141,6 +217,32 @@ def test_a_file_of_names_is_no_string(root, tmp_path):
     names = tmp_path / 'names.txt'
     names.write_text('circle\nsquare\ntriangle\n')
     assert check_data(with_classes(recipe(root), str(names)), ['train', 'val']) == []
+
+
+def test_text_as_classes_of_another_data_set(root, tmp_path):
+    """Stock's XMLDataset takes its letters for classes, and fails on the first object."""
+    cfg = recipe(root)
+    (tmp_path / 'Annotations').mkdir()
+    xml = '<annotation><size><width>9</width><height>9</height></size>{}</annotation>'
+    corners = dict(xmin=1, ymin=1, xmax=8, ymax=8)
+    box = ''.join(f'<{key}>{value}</{key}>' for key, value in corners.items())
+    thing = f'<object><name>cat</name><difficult>0</difficult><bndbox>{box}</bndbox></object>'
+    (tmp_path / 'Annotations/a.xml').write_text(xml.format(thing))
+    (tmp_path / 'all.txt').write_text('a')
+    dataset = dict(type='XMLDataset', ann_file='all.txt', data_root=f'{tmp_path}', pipeline=[])
+    dataset['data_prefix'] = dict(sub_data_root='')
+    for classes in (('cat',), ['cat', 'dog'], 'cat'):
+        dataset['metainfo'] = dict(classes=classes)
+        cfg.train_dataloader.dataset = dataset
+        init_default_scope('mmdet')
+        if isinstance(classes, str):
+            line = refusal(cfg, ['train'])
+            assert line.startswith("Invalid train_dataloader.dataset.metainfo.classes='cat'. Must")
+            with pytest.raises(KeyError):
+                DATASETS.build(dataset)[0]
+        else:
+            assert check_data(cfg, ['train']) == []
+            assert len(DATASETS.build(dataset)[0]['instances']) == 1
 
 
 def test_another_data_set_is_left_alone(root):

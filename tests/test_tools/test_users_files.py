@@ -4,9 +4,20 @@ import json
 
 import pytest
 from helpers.common import ROOT, data_options
-from helpers.file_defects import ACCEPTED, REFUSED, annotations, copy_of, edited, put_all, stock
+from helpers.file_defects import (
+    ACCEPTED,
+    REFUSED,
+    annotations,
+    copy_of,
+    edited,
+    put,
+    put_all,
+    stock,
+)
+from mmdet.registry import TRANSFORMS
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
+from PIL import Image
 
 from mmdet_largebatch import SettingError
 from mmdet_largebatch.preflight import check_data
@@ -149,6 +160,20 @@ def test_a_folder_of_pictures_that_is_not_there(train):
     )
 
 
+@pytest.mark.parametrize('key', ['backend_args', 'file_client_args'])
+@pytest.mark.parametrize(('backend', 'checked'), [('petrel', False), ('disk', True)])
+def test_pictures_behind_a_backend_are_not_looked_for(root, key, backend, checked):
+    """mmcv's loader takes both names, and the same folder on a disk is checked."""
+    cfg = recipe(root, 'train_dataloader.dataset.data_prefix.img=pictures/')
+    loader = cfg.train_dataloader.dataset.pipeline[0]
+    loader.update({'type': 'LoadImageFromFile', key: dict(backend=backend)})
+    if checked:
+        with pytest.raises(SettingError, match='pictures/'):
+            check_data(cfg, ['train'])
+    else:
+        assert check_data(cfg, ['train']) == []
+
+
 def test_another_key_of_the_prefix(train):
     done = train('val_dataloader.dataset.data_prefix._delete_=True')
     assert_one_line(done, 'val_dataloader.dataset.data_prefix', "dict(img='train/')")
@@ -196,6 +221,30 @@ def test_pictures_in_a_folder_that_cannot_be_listed(root, monkeypatch):
         patched.setattr('os.scandir', refused)
         lines = check_data(cfg, ['val'], metrics=False)
     assert lines == []
+
+
+@pytest.mark.parametrize('options', [{}, dict(color_type='unchanged')], ids=str)
+@pytest.mark.parametrize(('orientation', 'size'), [(1, (60, 40)), (6, (60, 40)), (1, (120, 80))])
+@pytest.mark.parametrize('ending', ['jpg', 'png'])
+def test_pictures_that_are_loaded_in_another_size(root, ending, orientation, size, options):
+    """mmcv's loader turns pictures by their EXIF orientation. The annotations say 60 x 40."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = root / f'own.{ending}'
+    Image.new('RGB', size).save(path, exif=exif)
+    edited(root, 'val', put('images', 2, file_name=f'{root}/own.{ending}', width=60, height=40))
+    edited(root, 'val', put_all('annotations', bbox=[1, 1, 9, 9]))
+    cfg = recipe(root)
+    cfg.val_dataloader.dataset.pipeline[0].update(type='LoadImageFromFile', **options)
+    lines = check_data(cfg, ['val'])
+    loader = dict(type='LoadImageFromFile', **options)
+    height, width = TRANSFORMS.build(loader)(dict(img_path=str(path)))['ori_shape']
+    if (width, height) == (60, 40) or ending == 'png' and orientation == 6:
+        assert lines == []
+    else:
+        (line,) = lines
+        assert line.startswith(f'val_dataloader.dataset: {path} is loaded with {width} x {height} ')
+        assert f'has 60 x 40 in ann_file={annotations(root, "val")} (1 of 8 pictures' in line
 
 
 @pytest.mark.parametrize('field', ['file_name', None])
