@@ -14,8 +14,8 @@ def end_if_failed_again(error: Exception) -> None:
     """Tell the launcher not to restart if the evaluation failed in the same way before.
 
     A restart begins with the evaluation that the start before did not finish. An error of a metric
-    or of its settings would come again at every restart. Errors of the network, of data workers that
-    are gone, of files, of memory and of the GPU are left out: a restart may pass them.
+    or of its settings would come again at every restart. Errors that a restart may pass are left
+    out: those of the network, of lost data workers, of files, of memory and of the GPU.
 
     Args:
         error (Exception): The error that ends this process.
