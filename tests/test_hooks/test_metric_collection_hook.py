@@ -23,14 +23,15 @@ def test_training_and_test_collect_what_one_rank_computes(tool, shapes, monkeypa
     config = str(write_config(tmp_path, merged(GLOBAL_BATCH, SMALL)))
     run = Run(tmp_path / 'work')
     words = ('train.py', config, '--work-dir', str(run.folder))
-    trained = run_apart(apart_folders.main, tmp_path / 'train', *words)
+    trained = run_apart(apart_folders.main, tmp_path / 'train', shapes, *words)
     assert trained.returncode == 0, trained.stdout[-3000:]
     assert trained.stdout.count(LINE) == 1
     assert 'coco/bbox_mAP' in run.logged['val', 1]
 
     found, expected = tmp_path / 'apart.pkl', tmp_path / 'alone.pkl'
     words = ('test.py', config, str(run.folder / 'epoch_1.pth'), '--work-dir', str(run.folder))
-    apart = run_apart(apart_folders.main, tmp_path / 'test', *words, '--out', str(found))
+    words_out = (*words, '--out', str(found))
+    apart = run_apart(apart_folders.main, tmp_path / 'test', shapes, *words_out)
     assert apart.returncode == 0 and LINE in apart.stdout, apart.stdout[-3000:]
     tool(*words, '--out', expected).check_returncode()
     assert_same_bits(*(pickle.loads(path.read_bytes()) for path in (found, expected)))
