@@ -136,6 +136,9 @@ def dump_predictions(evaluator: Evaluator, path: str) -> None:
         process(data_samples, data_batch)
 
     def dumped_evaluate(size: int) -> dict:
+        # Set by the user, or by MetricCollectionHook.
+        if any(metric.collect_device == 'gpu' for metric in evaluator.metrics):
+            dump.collect_device = 'gpu'
         dump.evaluate(size)
         return evaluate(size)
 

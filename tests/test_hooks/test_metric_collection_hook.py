@@ -1,9 +1,12 @@
 """Evaluations on several machines whose working directories are not shared."""
 
+import pickle
+
 import pytest
 from helpers import apart_folders
 from helpers.forked import run_apart
 from helpers.runs import GLOBAL_BATCH, Run, merged, write_config
+from helpers.same_bits import assert_same_bits
 
 SMALL = dict(
     train_cfg=dict(max_epochs=1),
@@ -15,7 +18,7 @@ LINE = "metrics collect with collect_device='gpu'"
 
 
 @pytest.mark.multiprocess
-def test_an_evaluation_without_a_shared_folder(shapes, monkeypatch, tmp_path):
+def test_training_and_test_collect_what_one_rank_computes(tool, shapes, monkeypatch, tmp_path):
     monkeypatch.setenv('SHAPES', str(shapes))
     config = str(write_config(tmp_path, merged(GLOBAL_BATCH, SMALL)))
     run = Run(tmp_path / 'work')
@@ -24,3 +27,11 @@ def test_an_evaluation_without_a_shared_folder(shapes, monkeypatch, tmp_path):
     assert trained.returncode == 0, trained.stdout[-3000:]
     assert trained.stdout.count(LINE) == 1
     assert 'coco/bbox_mAP' in run.logged['val', 1]
+
+    found, expected = tmp_path / 'apart.pkl', tmp_path / 'alone.pkl'
+    words = ('test.py', config, str(run.folder / 'epoch_1.pth'), '--work-dir', str(run.folder))
+    words_out = (*words, '--out', str(found))
+    apart = run_apart(apart_folders.main, tmp_path / 'test', shapes, *words_out)
+    assert apart.returncode == 0 and LINE in apart.stdout, apart.stdout[-3000:]
+    tool(*words, '--out', expected).check_returncode()
+    assert_same_bits(*(pickle.loads(path.read_bytes()) for path in (found, expected)))
