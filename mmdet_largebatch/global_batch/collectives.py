@@ -61,9 +61,7 @@ def collectives(model: nn.Module) -> dict[str, set[str]]:
         if is_sync_bn(module):
             found[name] = {'SyncBN'}
             continue
-        for path, part in parts(module):
-            if isinstance(part, nn.Module) and part is not module:
-                continue
+        for path, part in plain_parts(module):
             kind: Any = type(part)
             calls = _of_class(kind)
             if calls:
@@ -90,6 +88,13 @@ def is_sync_bn(module: nn.Module) -> bool:
     name = type(module).__name__
     batch_norm = isinstance(module, _BatchNorm) or name.endswith(('BatchNorm', 'BN'))
     return batch_norm and 'Sync' in name and module.training
+
+
+def plain_parts(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield a module and the plain objects that it holds, such as assigners and samplers."""
+    for path, part in parts(module):
+        if part is module or not isinstance(part, nn.Module):
+            yield path, part
 
 
 def parts(module: nn.Module) -> Iterator[tuple[str, Any]]:

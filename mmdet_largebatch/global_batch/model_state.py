@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from ..utils.runner import plain_model
-from .collectives import parts
+from .collectives import parts, plain_parts
 
 DICTS = (dict, OrderedDict, defaultdict, Counter)
 # Lists within lists are saved to this depth.
@@ -30,9 +30,7 @@ class ModelState:
     def __init__(self, model: nn.Module) -> None:
         self._holders: dict[int, _Holder] = {}
         for name, module in all_modules(model):
-            for path, part in parts(module):
-                if isinstance(part, nn.Module) and part is not module:
-                    continue
+            for path, part in plain_parts(module):
                 where = '.'.join(filter(None, (name, path))) or type(part).__name__
                 self._holders.setdefault(
                     id(part), _Holder(where, vars(part), isinstance(part, _NormBase))

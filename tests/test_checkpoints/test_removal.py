@@ -59,7 +59,7 @@ def test_two_hooks_over_a_restart(tmp_path):
 
 
 def test_resumed_in_another_folder(tmp_path, monkeypatch):
-    """What the earlier run left stands, and what another run left in the new folder."""
+    """The resumed run removes no file of the earlier run, nor of another run in its folder."""
     monkeypatch.setattr(Error, 'scripted', [0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
     checkpoint = dict(interval=1, save_best='error', rule='less', max_keep_ckpts=2)
     options = dict(preemption=False, checkpoint=checkpoint)
