@@ -47,6 +47,8 @@ def join_group(rank, ranks, port, **options):
 def _rank(function, rank, ranks, port, options):
     join_group(rank, ranks, port, **options)
     function()
+    # Rank 0 holds the store, by which a slower rank may still connect a group of its own.
+    dist.barrier()
     dist.destroy_process_group()
 
 
