@@ -14,6 +14,9 @@ SGD = dict(
     per_epoch=100,
     interval=50,
 )
+SHORT = dict(SGD, epochs=3)
+# CocoMetric's line in the text log.
+EMPTY = 'The testing results of the whole dataset is empty.'
 
 
 def config(s):
@@ -103,3 +106,8 @@ def write(work_dir, records, s=SGD, timestamp='20260102_030405', lines=(), text=
     if record:
         (folder / 'largebatch.json').write_text(json.dumps(record))
     return work_dir
+
+
+def evaluated(epoch, text):
+    """Return the line of an evaluation in the text log."""
+    return f'Epoch(val) [{epoch}][8/8]    {text}data_time: 0.0010  time: 0.1000'
