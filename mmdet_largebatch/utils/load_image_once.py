@@ -13,6 +13,9 @@ class LoadImageOnce(LoadImageFromFile):
     8,192 pictures of 64 x 64. The result depends on the path alone, never on earlier pictures. A
     file must not change during a training.
 
+    It belongs in a train pipeline. mmdet's ``DetInferencer`` asks for ``LoadImageFromFile`` in the
+    test pipeline, by its name.
+
     Args:
         *args: As of ``LoadImageFromFile``.
         **kwargs: As of ``LoadImageFromFile``.
