@@ -1,6 +1,9 @@
 """Reaches into MMEngine that no other test covers."""
 
+from helpers.common import ROOT
+from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.hub import get_model
 from yapf.yapflib import yapf_api
 
 from mmdet_largebatch.compat import lay_out_configs_once
@@ -24,3 +27,12 @@ def test_a_config_is_laid_out_once_and_anew_when_it_changed(monkeypatch):
     cfg.model.depth = 50
     assert cfg.pretty_text == expected.replace('18', '50')
     assert len(laid_out) == 3
+
+
+def test_mmengines_hub_builds_the_model_of_a_recipe():
+    name = 'shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
+    model = get_model(f'mmdet_largebatch::{name}')
+    expected = MODELS.build(Config.fromfile(ROOT / 'configs' / name).model)
+    assert type(model) is type(expected)
+    shapes = [{key: x.shape for key, x in m.state_dict().items()} for m in (model, expected)]
+    assert shapes[0] == shapes[1]

@@ -8,7 +8,7 @@ from helpers import unfreezing
 from helpers.common import ROOT, data_options
 from helpers.cpu_amp import CPUAmp
 from helpers.forked import run_apart
-from helpers.regression import START, Points, Regression, gradient, toy_runner, train
+from helpers.regression import START, Detector, Points, Regression, gradient, toy_runner, train
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from mmengine.hooks import EMAHook, Hook
@@ -39,6 +39,19 @@ def test_clip_grad_is_of_the_mean_gradient(tmp_path):
     torch.testing.assert_close(
         runner.model.w.double() - START, -0.001 * mean / mean.norm(), rtol=1e-3, atol=1e-7
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('settings', [{}, dict(exact_sum=True)])
+def test_a_compiled_model_has_the_weights_of_one_that_is_not(tmp_path, settings):
+    """MMEngine's `compile`, with the backend of PyTorch that computes what it has traced."""
+    weights = []
+    for name, more in (('plain', {}), ('compiled', dict(cfg=dict(compile=dict(backend='eager'))))):
+        model = Detector()
+        toy_runner(tmp_path / name, model, epochs=3, train_cfg=settings, **more).train()
+        assert hasattr(model.train_step, '_torchdynamo_orig_callable') == (name == 'compiled')
+        weights.append(model.state_dict())
+    torch.testing.assert_close(*weights, rtol=0, atol=0)
 
 
 def test_ema_sees_one_iteration_an_update(tmp_path):
