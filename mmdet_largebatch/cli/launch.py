@@ -165,7 +165,7 @@ def _as_line(error: BaseException) -> str:
         module, error = str(error).split()[-1], cause
     line = f'{type(error).__name__}: {" ".join(str(error).split())}'.rstrip('.')
     if isinstance(error, ModuleNotFoundError) and f'{module}.'.startswith(f'{error.name}.'):
-        return f'{line}; PYTHONPATH must have its folder'
+        return f'{line}; it must be installed, or PYTHONPATH have its folder'
     place = None if isinstance(error, SyntaxError) else _place(error)
     return f'{line}, at {place}' if place else line
 

@@ -29,7 +29,7 @@ from .evaluators import (
 from .metric_options import check_metrics
 from .metrics import Metric, metrics_of
 from .objects import Objects, check_for_metric, nothing_left, objects_left_out
-from .pictures import check_pictures
+from .pictures import check_decoders, check_pictures
 from .sources import Source, sources_of
 
 
@@ -178,6 +178,8 @@ def check_data(
     sources = [source for split in splits for source in sources_of(cfg, split)]
     measures = [metric for split in splits if metrics for metric in metrics_of(cfg, split)]
     _check_paths(sources, measures)
+    if pictures:
+        check_decoders(sources)
     _check_classes(cfg, sources, measures, found)
     check_metrics(cfg, measures, sources, found.classes)
     read = [x for x in sources if x.is_coco and x.is_local]

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from ..checks import check, invalid
 from ..utils.type_names import type_name
 from .coco_file import CocoFile
+from .rows import listed
 from .sources import Source, is_local
 
 # Up to this many files that a listing lacks are looked up by name, and the others count as there:
@@ -22,6 +24,8 @@ LOOKED_FOR = 1000
 # The size is read from the header of this many pictures of each data set.
 HEADERS = 200
 ORIENTATION = 0x0112  # of EXIF; 5 to 8 swap width and height
+# The module of each of MMCV's decoders.
+DECODERS = dict(cv2='cv2', pillow='PIL', turbojpeg='turbojpeg', tifffile='tifffile')
 
 
 def _missing(prefix: str, paths: Iterable[str]) -> tuple[list[str], bool]:
@@ -104,6 +108,25 @@ def _other_sizes(
         'like this). Boxes and masks must be in pixels of the loaded picture, which is turned by '
         'its EXIF orientation unless color_type ignores it.'
     ]
+
+
+def check_decoders(sources: Iterable[Source]) -> None:
+    """Refuse a decoder whose package is not installed.
+
+    MMCV asks for it at the first picture, and fails on that as on a broken one.
+
+    Args:
+        sources (Iterable[Source]): The data sets.
+
+    Raises:
+        SettingError: If ``imdecode_backend`` of a transform is such a decoder, or unknown.
+    """
+    installed = [name for name, module in DECODERS.items() if find_spec(module)]
+    for transform in (transform for source in sources for transform in source.transforms):
+        name = transform.get('imdecode_backend')
+        wanted = f'one of {listed(installed)}; others of MMCV need their package installed'
+        ok = name is None or name in installed
+        check(ok, f'{type_name(transform)}.imdecode_backend', name, wanted)
 
 
 def check_pictures(file: CocoFile, source: Source, images: np.ndarray) -> list[str]:
