@@ -7,6 +7,7 @@
 # AWS announces the end of an instance in its metadata, two minutes ahead. This script polls the
 # metadata every 5 seconds, and exits with the process.
 # METADATA is the address of the metadata service.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # for sh SCRIPT
 set -euo pipefail
 if [ $# -ne 1 ]; then
     echo "usage: $0 PID" >&2

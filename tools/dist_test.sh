@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Evaluate on several processes: tools/dist_test.sh CONFIG CHECKPOINT GPUS [ARGUMENTS OF test.py]
 # NNODES, NODE_RANK, MASTER_ADDR and PORT as for dist_train.sh.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # for sh SCRIPT
 set -euo pipefail
 if [ $# -lt 3 ]; then
     echo "usage: $0 CONFIG CHECKPOINT GPUS [ARGUMENTS OF test.py]" >&2

@@ -4,6 +4,7 @@
 # Several machines: set NNODES, NODE_RANK, MASTER_ADDR and PORT, and run this on each machine.
 # Machines that come and go: set MAX_RESTARTS, RDZV_ENDPOINT and NNODES=4:8. See
 # mmdet_largebatch/cli/torchrun.py.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # for sh SCRIPT
 set -euo pipefail
 if [ $# -lt 2 ]; then
     echo "usage: $0 CONFIG GPUS [ARGUMENTS OF train.py]" >&2

@@ -6,6 +6,7 @@
 # With --wheels, packages are installed from the files in DIR alone: for a machine without a network.
 # PYTHON=python3 uses the environment of that interpreter as it is, plus the wheels of DIR. On a
 # machine without a GPU every part is skipped, with its reason.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # for sh SCRIPT
 set -euo pipefail
 root=$(CDPATH= cd "$(dirname "$0")/.." && pwd)
 wheels=

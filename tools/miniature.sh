@@ -10,6 +10,7 @@
 # --cfg-options. Finished trainings are skipped. Settings from the environment: OUT, the folder
 # (work_dirs/miniature); DATA, the data set (data/miniature, generated if missing); JOBS, trainings
 # at a time (2); SEEDS, instead of 1, 2, 3 and of 1; PYTHON.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # for sh SCRIPT
 set -euo pipefail
 CDPATH= cd "$(dirname "$0")/.."
 stage=${1:-}

@@ -3,6 +3,7 @@
 # 2 processes, print the COCO AP and draw detections. Finished steps are skipped.
 #
 #   tools/quickstart.sh [--epochs N]     N: 12 as in the recipe, or fewer for a first look
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # for sh SCRIPT
 set -euo pipefail
 CDPATH= cd "$(dirname "$0")/.."
 epochs=12

@@ -16,6 +16,7 @@
 # set (data/shapes_small, generated if missing); JOBS, trainings at a time (2); SEEDS, instead of
 # 0, 1 and of 11, 12, 13; LRS and WARMUPS, other grids; RECIPES, some of the names that it prints
 # after "==", such as "lamb_16 lamb_128"; PYTHON.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # for sh SCRIPT
 set -euo pipefail
 CDPATH= cd "$(dirname "$0")/.."
 stage=${1:-}

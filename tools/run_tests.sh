@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Run the tests: tools/run_tests.sh [--fast] [ARGUMENTS OF pytest]. With --fast, those that are
 # marked neither slow nor multiprocess. Sets .venv up first if it is not there.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # for sh SCRIPT
 set -euo pipefail
 chosen=()
 if [[ ${1:-} == --fast ]]; then

@@ -2,6 +2,7 @@
 # Make .venv with all that requirements.txt pins and this package. Called by quickstart.sh and
 # run_tests.sh. Once it is there, and nothing that it was made from changed, this takes no time.
 # STACK=openmmlab takes requirements-openmmlab.txt and makes .venv-openmmlab, see test_openmmlab.sh.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # for sh SCRIPT
 set -euo pipefail
 CDPATH= cd "$(dirname "$0")/.."
 venv=.venv${STACK:+-$STACK}

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Run a tool under srun: slurm.sh PARTITION JOB_NAME TOOL [ARGUMENTS]. slurm_train.sh and slurm_test.sh
 # call this. With REQUEUE=1 submit a batch job instead, see slurm_train.sh.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # for sh SCRIPT
 set -euo pipefail
 here=$(CDPATH= cd "$(dirname "$0")" && pwd)
 export PYTHONPATH="$here/..${PYTHONPATH:+:$PYTHONPATH}"

@@ -5,6 +5,7 @@
 # With --requeue, submit a batch job that resumes from its newest checkpoint. The job goes back into
 # the queue after a preemption, and at its time limit. It gets a signal NOTICE_SECONDS (120) before.
 # With `--requeue ... --resume CHECKPOINT` its first start resumes from this checkpoint.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # for sh SCRIPT
 set -euo pipefail
 if [ "${1:-}" = --requeue ]; then
     export REQUEUE=1

@@ -5,6 +5,7 @@
 #
 # With --shapes, run the quickstart before the tests: train with LAMB on 2 processes and evaluate.
 # STACK=openmmlab runs another script on these releases: STACK=openmmlab tools/quickstart.sh --epochs 1
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # for sh SCRIPT
 set -euo pipefail
 CDPATH= cd "$(dirname "$0")/.."
 export STACK=openmmlab

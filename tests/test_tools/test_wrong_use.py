@@ -82,13 +82,24 @@ def test_gpus_must_be_a_number(command, gpus):
     )
 
 
+@pytest.mark.parametrize('shell', [(), ('sh',)], ids=['as a command', 'sh'])
 @pytest.mark.parametrize(
     'script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh']
 )
-def test_missing_arguments_are_answered_by_the_usage(command, script):
-    done = command(f'tools/{script}', RECIPE)
+def test_missing_arguments_are_answered_by_the_usage(command, shell, script):
+    done = command(*shell, f'tools/{script}', RECIPE)
     assert done.returncode == 2
     assert done.stderr.startswith('usage: ') and len(done.stderr.splitlines()) == 1
+
+
+def test_a_launcher_that_is_given_to_sh(command):
+    """Debian's `sh` is not bash: it knows neither `pipefail` nor `${@:4}`."""
+    done = command('sh', 'tools/dist_test.sh', RECIPE, 'none.pth', 1, '--no-such')
+    assert done.returncode == 2 and 'unrecognized arguments: --no-such' in done.stderr
+    # sbatch starts slurm_batch.sh by its first line.
+    for path in set((ROOT / 'tools').glob('*.sh')) - {ROOT / 'tools/slurm_batch.sh'}:
+        text = path.read_text()
+        assert 'exec bash "$0" "$@"' in text.split('set -euo pipefail')[0]
 
 
 def test_no_such_checkpoint(train, evaluate):
