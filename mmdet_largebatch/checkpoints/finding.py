@@ -3,6 +3,7 @@
 import os
 import time
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 from zipfile import ZipFile, is_zipfile
 
@@ -41,6 +42,8 @@ def _look_into(path: str | Path, pointer: str | None = None) -> Candidate:
         content = load_safely(path, map_location='cpu', mmap=lazily)
     except UnsafeCheckpoint as error:
         return Candidate(True, saved_at, -1, path, error.defect)
+    except UnpicklingError:
+        return Candidate(True, saved_at, -1, path, 'it cannot be read (it is no checkpoint)')
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip('.')
         return Candidate(True, saved_at, -1, path, f'it cannot be read ({reason})')

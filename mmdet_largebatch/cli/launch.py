@@ -127,6 +127,7 @@ def load_config(args: Namespace) -> Config:
         cfg = Config.fromfile(path)
     except Exception as error:  # A config is a program, which may raise anything.
         raise SettingError(f'config={args.config}: cannot be read ({_as_line(error)}).') from error
+    _refuse_version_2(args.config, cfg)
     cfg.launcher = args.launcher
     if args.cfg_options:
         try:
@@ -140,6 +141,19 @@ def load_config(args: Namespace) -> Config:
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
     return cfg
+
+
+def _refuse_version_2(name: str, cfg: Config) -> None:
+    """Refuse a config of MMDetection 2, which has none of today's data loaders."""
+    old = [
+        key for key in ('data', 'optimizer', 'lr_config', 'runner', 'total_epochs') if key in cfg
+    ]
+    today = [f'{split}_dataloader' for split in ('train', 'val', 'test')]
+    if 'data' in old and len(old) > 1 and not set(today) & set(cfg):
+        raise SettingError(
+            f'config={name}: of MMDetection 2 ({", ".join(old)}). Must be of MMDetection 3, with '
+            'train_dataloader, optim_wrapper and train_cfg.'
+        )
 
 
 def _config_file(name: str) -> str:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from ..checkpoints.finding import POINTER, last_checkpoint
 from ..checks import check, invalid
 from ..errors import SettingError
 
 
 def check_checkpoint(name: str, path: str | None) -> str | None:
-    """Refuse a checkpoint file that does not exist. URLs (``scheme://...``) are left to MMEngine.
+    """Refuse a checkpoint that is no file. URLs (``scheme://...``) are left to MMEngine.
 
     Args:
         name (str): The setting that holds the path, for the message.
@@ -22,14 +23,20 @@ def check_checkpoint(name: str, path: str | None) -> str | None:
         str, optional: The path, without ``~``.
 
     Raises:
-        SettingError: If there is no such file.
+        SettingError: If there is no such file, or it is a folder or names another file.
     """
     if path is None:
         return None
     check(isinstance(path, str) and path != '', name, path, 'a checkpoint file, or not set')
     path = os.path.expanduser(path)
-    if '://' not in path and not os.path.isfile(path):
+    if '://' in path:
+        return path
+    if not os.path.exists(path):
         raise SettingError(f'{name}={path}: no such checkpoint.')
+    folder, file = os.path.split(path)
+    if os.path.isdir(path) or file == POINTER:
+        newest = last_checkpoint(folder if file == POINTER else path)
+        raise invalid(name, path, f'a checkpoint file{f", such as {newest}" if newest else ""}')
     return path
 
 

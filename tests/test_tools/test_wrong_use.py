@@ -102,10 +102,46 @@ def test_a_launcher_that_is_given_to_sh(command):
         assert 'exec bash "$0" "$@"' in text.split('set -euo pipefail')[0]
 
 
+VERSION_2 = """
+model = dict(type='FasterRCNN')
+data = dict(samples_per_gpu=2, train=dict(type='CocoDataset', ann_file='a.json', pipeline=[]))
+optimizer = dict(type='SGD', lr=0.02)
+lr_config = dict(policy='step', step=[8, 11])
+runner = dict(type='EpochBasedRunner', max_epochs=12)
+"""
+
+
+@pytest.mark.parametrize(
+    ('name', 'words'),
+    [
+        ('train.py', ()),
+        ('test.py', ('none.pth',)),
+        ('plan.py', ()),
+        ('sweep.py', ('--lr', '0.1')),
+        ('carry_recipe.py', ('--global-batch', '64')),
+    ],
+)
+def test_a_config_of_mmdetection_2(tool, tmp_path, name, words):
+    config = tmp_path / 'config.py'
+    config.write_text(VERSION_2)
+    line = f'config={config}: of MMDetection 2 (data, optimizer, lr_config, runner). Must be of MMD'
+    assert_one_line(tool(name, config, *words), line)
+
+
 def test_no_such_checkpoint(train, evaluate):
     assert_one_line(evaluate('none.pth'), 'checkpoint=none.pth: no such checkpoint.')
     done = train(arguments=('--resume', 'none.pth'))
     assert_one_line(done, '--resume=none.pth: no such checkpoint.')
+
+
+def test_a_work_folder_and_its_pointer_are_no_checkpoints(train, evaluate, tmp_path):
+    newest = tmp_path / 'old/epoch_3.pth'
+    newest.parent.mkdir()
+    assert_one_line(evaluate(tmp_path), f"checkpoint='{tmp_path}'. Must be a checkpoint file.")
+    (tmp_path / 'old/last_checkpoint').write_text(str(newest))
+    for path in (tmp_path / 'old', tmp_path / 'old/last_checkpoint'):
+        done = train(arguments=('--resume', path))
+        assert_one_line(done, f"--resume='{path}'. Must be a checkpoint file, such as {newest}.")
 
 
 @pytest.mark.parametrize('content', [b'', b'not a checkpoint', b'PK\x03\x04 truncated'])
@@ -120,7 +156,7 @@ def test_a_broken_checkpoint_in_the_home_folder(train, tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
     (tmp_path / 'broken.pth').write_bytes(b'not a checkpoint')
     done = train('load_from=~/broken.pth', 'default_hooks.lr.warmup_iters=2')
-    assert_one_line(done, f'checkpoint={tmp_path}/broken.pth: it cannot be read')
+    assert_one_line(done, f'checkpoint={tmp_path}/broken.pth: it cannot be read (it is')
 
 
 def with_initial_weights(folder, part, init_cfg):
