@@ -122,11 +122,12 @@ def check_decoders(sources: Iterable[Source]) -> None:
         SettingError: If ``imdecode_backend`` of a transform is such a decoder, or unknown.
     """
     installed = [name for name, module in DECODERS.items() if find_spec(module)]
-    for transform in (transform for source in sources for transform in source.transforms):
-        name = transform.get('imdecode_backend')
-        wanted = f'one of {listed(installed)}; others of MMCV need their package installed'
-        ok = name is None or name in installed
-        check(ok, f'{type_name(transform)}.imdecode_backend', name, wanted)
+    wanted = f'one of {listed(installed)}; others of MMCV need their package installed'
+    for source in sources:
+        for transform in source.transforms:
+            name = transform.get('imdecode_backend')
+            ok = name is None or name in installed
+            check(ok, f'{type_name(transform)}.imdecode_backend', name, wanted)
 
 
 def check_pictures(file: CocoFile, source: Source, images: np.ndarray) -> list[str]:

@@ -9,6 +9,7 @@ def register_all_modules(init_default_scope: bool = True) -> None:
     Args:
         init_default_scope (bool): Whether to set the default scope to mmdet. Defaults to True.
     """
+    # The package hides what mmdet prints as it is imported.
     from mmdet.utils import register_all_modules as register
 
     register(init_default_scope)

@@ -1,4 +1,4 @@
-"""Stock configs, and what recipes carried from them resolve to."""
+"""Read stock configs, and write and build the recipes carried from them."""
 
 from copy import deepcopy
 from functools import lru_cache

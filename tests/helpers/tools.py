@@ -99,3 +99,13 @@ def _stop_workers():
     for item in gc.get_objects():
         if type(item) is _MultiProcessingDataLoaderIter:
             item._shutdown_workers()
+
+
+def assert_one_line(done, *parts):
+    """Assert that a tool ended with one line for the user, which has these parts."""
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
+    assert len(lines) == 1, done.stderr
+    assert done.stderr.splitlines()[-1] == lines[0]
+    for part in parts:
+        assert part in lines[0]

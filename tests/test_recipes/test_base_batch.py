@@ -1,4 +1,4 @@
-"""Where the batch of a config comes from, and configs that are not carried."""
+"""The base batch of a config, and the refusals of `carry_recipe`."""
 
 import pytest
 from helpers.carrying import MASK_RCNN, RTMDET, stock

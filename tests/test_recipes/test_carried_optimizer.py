@@ -1,4 +1,4 @@
-"""The optimizer of a recipe that is carried: its LRs, and the options of its groups."""
+"""LRs and parameter group options of carried recipes."""
 
 import pytest
 from helpers.carrying import DINO, HRNET, MASK_RCNN, SWIN, built, stock, written

@@ -1,4 +1,4 @@
-"""What is counted in iterations by a recipe that is carried: schedules, intervals and averages."""
+"""Schedules, intervals and EMA momenta of carried recipes."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Recipes that are carried: what they resolve to as a whole."""
+"""Carried recipes as a whole, beside the recipes of this project."""
 
 import runpy
 

@@ -1,4 +1,4 @@
-"""Runs read from logs with known values, written here: how far they came, and how they ended."""
+"""Progress and end of runs, read from logs with known values."""
 
 import json
 import math

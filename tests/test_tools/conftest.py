@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from helpers.common import ROOT
+from helpers.common import ROOT, data_options
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
@@ -37,5 +37,20 @@ def hours(tool):
         assert done.returncode == 0, done.stderr[-3000:]
         printed = json.loads(done.stdout)
         return {row['gpus']: row for row in printed['rows']}, printed
+
+    return run
+
+
+SHAPES_RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
+
+
+@pytest.fixture
+def train(tool, shapes, tmp_path):
+    """Run `train.py` on the shapes, with `--cfg-options`."""
+
+    def run(*options, config=SHAPES_RECIPE, data=shapes, arguments=()):
+        options = [*data_options(data), *options]
+        work = tmp_path / 'work'
+        return tool('train.py', config, '--work-dir', work, *arguments, '--cfg-options', *options)
 
     return run

@@ -36,6 +36,15 @@ def trained(tool, shapes, tmp_path_factory):
     return work
 
 
+@pytest.fixture(scope='module')
+def tested(trained, tool):
+    """The finished `test.py --out`; the last argument is the file of the predictions."""
+    checkpoint, out = trained / 'epoch_2.pth', trained / 'out.pkl'
+    done = tool('test.py', next(trained.glob('*.py')), checkpoint, '--out', out)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
 @pytest.fixture
 def stock_tool(monkeypatch, tmp_path):
     """Run one of MMDetection's tools in this process."""
@@ -55,17 +64,17 @@ def test_the_inferencer_finds_the_loading_of_pictures(recipe):
     assert DetInferencer._get_transform_idx(None, pipeline, ('LoadImageFromFile',)) == 0
 
 
-def test_a_checkpoint_alone_is_enough_for_the_inferencer(trained, tool, shapes, tmp_path):
+def inferencer(checkpoint):
+    return DetInferencer(weights=str(checkpoint), device='cpu', show_progress=False)
+
+
+def test_a_checkpoint_alone_is_enough_for_the_inferencer(trained, tested):
     """It has the config. The boxes are those of a test."""
-    [checkpoint] = trained.glob('epoch_2.pth')
-    out = tmp_path / 'out.pkl'
-    done = tool('test.py', next(trained.glob('*.py')), checkpoint, '--out', out)
-    assert done.returncode == 0, done.stderr[-3000:]
-    infer = DetInferencer(weights=str(checkpoint), device='cpu', show_progress=False)
+    infer = inferencer(trained / 'epoch_2.pth')
     assert infer.model.dataset_meta['classes'] == ('circle', 'square', 'triangle')
-    for tested in load(out):
-        [found] = infer(tested['img_path'])['predictions']
-        expected = tested['pred_instances']
+    for image in load(tested.args[-1]):
+        [found] = infer(image['img_path'])['predictions']
+        expected = image['pred_instances']
         assert found['bboxes'] == expected['bboxes'].tolist()
         assert found['scores'] == expected['scores'].tolist()
         assert found['labels'] == expected['labels'].tolist()
@@ -73,22 +82,20 @@ def test_a_checkpoint_alone_is_enough_for_the_inferencer(trained, tool, shapes, 
 
 def test_published_weights_are_enough_too(trained, shapes):
     """MMEngine's hook writes them at the end; PyTorch loads them without trust."""
-    [published], [checkpoint] = trained.glob('epoch_2-*.pth'), trained.glob('epoch_2.pth')
+    [published] = trained.glob('epoch_2-*.pth')
     assert set(torch.load(published, weights_only=True)) == {'meta', 'state_dict'}
     predictions = [
-        DetInferencer(weights=str(path), device='cpu', show_progress=False)(str(shapes / 'val'))
-        for path in (published, checkpoint)
+        inferencer(path)(str(shapes / 'val')) for path in (published, trained / 'epoch_2.pth')
     ]
     assert predictions[0] == predictions[1] and len(predictions[0]['predictions']) == 8
 
 
-def test_predictions_of_test_py_are_read(trained, tool, stock_tool, tmp_path, capsys):
-    [checkpoint], config = trained.glob('epoch_2.pth'), next(trained.glob('*.py'))
-    done = tool('test.py', config, checkpoint, '--out', tmp_path / 'out.pkl')
-    stock_tool('analysis_tools/eval_metric.py', config, tmp_path / 'out.pkl')
-    [ap] = [x for x in done.stdout.split('  ') if x.strip().startswith('coco/bbox_mAP:')]
+def test_predictions_of_test_py_are_read(tested, stock_tool, tmp_path, capsys):
+    config, out = tested.args[1], tested.args[-1]
+    stock_tool('analysis_tools/eval_metric.py', config, out)
+    [ap] = [x for x in tested.stdout.split('  ') if x.strip().startswith('coco/bbox_mAP:')]
     assert f"'coco/bbox_mAP': {float(ap.split()[1])}" in capsys.readouterr().out
-    stock_tool('analysis_tools/confusion_matrix.py', config, tmp_path / 'out.pkl', tmp_path)
+    stock_tool('analysis_tools/confusion_matrix.py', config, out, tmp_path)
     assert (tmp_path / 'confusion_matrix.png').stat().st_size > 0
 
 

@@ -14,6 +14,7 @@ from helpers.file_defects import (
     put_all,
     stock,
 )
+from helpers.tools import assert_one_line
 from mmdet.registry import TRANSFORMS
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
@@ -45,14 +46,6 @@ def train(tool, root, tmp_path):
         return tool('train.py', RECIPE, '--work-dir', tmp_path / 'w', '--cfg-options', *options)
 
     return run
-
-
-def assert_one_line(done, *parts):
-    assert done.returncode == 2, done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
-    assert len(lines) == 1 and done.stderr.splitlines()[-1] == lines[0]
-    for part in parts:
-        assert part in lines[0]
 
 
 @pytest.mark.parametrize('name', REFUSED)

@@ -74,7 +74,8 @@ def test_what_cannot_be_taken_out_is_said(train, option, part):
         (
             'absent.part',
             None,
-            r"\(ModuleNotFoundError: No module named 'absent'; it must be installed, or PYTHON",
+            r"\(ModuleNotFoundError: No module named 'absent'; it must be installed, "
+            r'or PYTHONPATH have its folder\)',
         ),
     ],
 )
