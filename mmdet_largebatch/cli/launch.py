@@ -23,6 +23,7 @@ from ..hooks.metric_collection_hook import MetricCollectionHook
 from ..utils.orphans import watch_parents
 from .config_fixes import leave_out_worker_options, take_out_hooks
 from .processes import set_slurm_port, use_gloo_without_gpu
+from .runner_settings import check_runner_settings
 
 
 def begin_tool() -> None:
@@ -117,7 +118,8 @@ def load_config(args: Namespace) -> Config:
         Config: The config with the settings of the command line, and ``work_dir`` set.
 
     Raises:
-        SettingError: If there is no such file, or the config or the command line cannot be read.
+        SettingError: If there is no such file, the config or the command line cannot be read, or a
+            setting of the runner is wrong.
     """
     path = _config_file(args.config)
     trust_checkpoints(getattr(args, 'trust_checkpoint', False))
@@ -136,6 +138,7 @@ def load_config(args: Namespace) -> Config:
             raise SettingError(f'--cfg-options: cannot be merged ({_as_line(error)}).') from error
     take_out_hooks(cfg)
     leave_out_worker_options(cfg)
+    check_runner_settings(cfg)
     if args.work_dir:
         cfg.work_dir = str(args.work_dir)
     elif cfg.get('work_dir') is None:

@@ -29,7 +29,7 @@ from ..utils.local_rank import is_first_of_machine, set_local_rank
 from .failed_evaluation import end_if_failed_again
 from .launch import load_config
 from .missing_packages import missing_package
-from .wrong_arguments import wrong_argument
+from .wrong_arguments import refused_value, wrong_argument
 
 
 def check_words(words: Sequence[str]) -> None:
@@ -59,7 +59,7 @@ def one_line_errors(
     The function is called with the parsed arguments, and with the config where ``config`` is one
     of them. A :class:`SettingError` exits with status 2, a divergence with 3. An error of a library
     counts as a user error if the checkpoint is broken, the optimizer unknown, an argument in the
-    config wrong, or a package missing. Any other error keeps its traceback.
+    config wrong or refused by its class, or a package missing. Any other error keeps its traceback.
 
     Of several processes one on each machine prints the line. ``torchrun.py`` restarts none of them.
 
@@ -129,7 +129,7 @@ def _explain(error: Exception, cfg: Config | None, trains: bool) -> str | None:
     if isinstance(error, SettingError):
         resumable = trains and cfg and isinstance(error, PictureError)
         return str(error) + (_saved_before(cfg) if resumable else '')
-    if line := wrong_argument(error) or missing_package(error):
+    if line := (cfg and wrong_argument(error, cfg)) or missing_package(error):
         return line
     text = ' '.join(str(error).split())
     first = (str(error).splitlines() or [''])[0]
@@ -145,7 +145,9 @@ def _explain(error: Exception, cfg: Config | None, trains: bool) -> str | None:
         return first + '.'
     if 'only available training on gpu' in text:
         return 'optim_wrapper.type=AmpOptimWrapper (--amp) needs a GPU and none is visible.'
-    return cfg and (_broken_checkpoint(cfg) or _unknown_optimizer(cfg))
+    if not cfg:
+        return None
+    return _broken_checkpoint(cfg) or _unknown_optimizer(cfg) or refused_value(error, cfg)
 
 
 def _saved_before(cfg: Config) -> str:

@@ -323,5 +323,7 @@ def test_as_a_process_one_line_and_any_other_error_its_traceback(tool, shapes, t
     options = data_options(shapes)
     done = tool(*words, *options, 'optim_wrapper.optimizer.backend=cuda', process=True)
     assert_one_line(done, "backend='cuda'")
-    done = tool(*words, *options, 'model.backbone.depth=19', process=True)
+    # In the first forward pass.
+    options = [*options, 'default_hooks.lr.warmup_iters=1', 'model.rpn_head.in_channels=63']
+    done = tool(*words, *options, process=True)
     assert done.returncode == 1 and 'Traceback' in done.stderr
