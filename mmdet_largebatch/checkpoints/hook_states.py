@@ -11,7 +11,12 @@ from mmengine.runner import Runner
 # Key of a checkpoint.
 HOOKS_STATE = 'hooks'
 # Fields of MMEngine's hooks that a restarted process would reset.
-FIELDS = {EarlyStoppingHook: ('wait_count', 'best_score'), SyncBuffersHook: ('called_in_train',)}
+FIELDS = {
+    EarlyStoppingHook: ('wait_count', 'best_score', 'monitor', 'rule'),
+    SyncBuffersHook: ('called_in_train',),
+}
+# Fields that the config sets. A state with another value is no state of this hook.
+SETTINGS = ('monitor', 'rule')
 
 
 def collect(runner: Runner) -> dict[str, list[dict[str, Any] | None]]:
@@ -47,14 +52,20 @@ def restore(runner: Runner, states: dict[str, list[dict[str, Any] | None]]) -> l
         if fields is None:
             continue
         state = left[name].pop(0) if left.get(name) else None
-        if state is None:
+        if state is None or _is_of_other_settings(hook, fields, state):
             without.append(name)
         elif fields:
-            for field in fields:
+            for field in set(fields) & set(state):
                 setattr(hook, field, state[field])
         else:
             hook.load_state_dict(state)
     return without
+
+
+def _is_of_other_settings(hook: Hook, fields: tuple[str, ...], state: dict[str, Any]) -> bool:
+    """Return True for a state that counts another metric. Older checkpoints do not name it."""
+    names = set(SETTINGS) & set(fields) & set(state)
+    return any(state[name] != getattr(hook, name) for name in names)
 
 
 def _fields(hook: Hook) -> tuple[str, ...] | None:

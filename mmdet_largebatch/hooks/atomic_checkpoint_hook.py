@@ -87,6 +87,8 @@ class AtomicCheckpointHook(AtomicSavingHook):
         # PreemptionHook sets this too: it may end a training within an evaluation.
         self.save_before_evaluations = every_minutes is not None
         self._training = False
+        # Time of the newest save, by SAVED_AT.
+        self._newest_time = 0
         self._resuming: Resuming | None = None
 
     def before_run(self, runner: Runner) -> None:
@@ -119,6 +121,9 @@ class AtomicCheckpointHook(AtomicSavingHook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Put the config's settings into a checkpoint to resume from; sum up any other."""
+        if resumes(runner):
+            saved_at = (checkpoint.get('meta') or {}).get(SAVED_AT, 0)
+            self._newest_time = max(self._newest_time, saved_at)
         if find_hook(runner, AtomicCheckpointHook) is not self:
             return
         if self._resuming is not None and resumes(runner):
@@ -209,7 +214,9 @@ class AtomicCheckpointHook(AtomicSavingHook):
             if self._resuming is not None and self._resuming.settings is not None:
                 checkpoint['meta'][OPTIMIZER] = self._resuming.settings
         if self._writing:
-            checkpoint['meta'][SAVED_AT] = time.time_ns()
+            # Later than the save before, also if the clock was set back since.
+            self._newest_time = max(time.time_ns(), self._newest_time + 1)
+            checkpoint['meta'][SAVED_AT] = self._newest_time
 
     def after_train(self, runner: Runner) -> None:
         """Save the last state if no checkpoint holds it, and publish as MMEngine does.

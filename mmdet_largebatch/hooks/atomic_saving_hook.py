@@ -58,6 +58,7 @@ class AtomicSavingHook(CheckpointHook):
             self.backend_args = dict(backend='whole_file')
         # With a smaller max_keep_ckpts MMEngine removes checkpoints before a new one stands.
         limit, self.max_keep_ckpts = self.max_keep_ckpts, -1
+        self._forget_best_of_other_metric(runner)
         super().before_train(runner)
         self.max_keep_ckpts = limit
         self._recall_kept(runner)
@@ -209,6 +210,21 @@ class AtomicSavingHook(CheckpointHook):
             if outdated and self._owns(path):
                 self._remove(path)
                 runner.logger.info(f'The previous best checkpoint {path} is removed')
+
+    def _forget_best_of_other_metric(self, runner: Runner) -> None:
+        """Forget a best score that was of another ``save_best``. Its checkpoint stays."""
+        info = runner.message_hub.runtime_info
+        path = info.get('best_ckpt')
+        if self.save_best is None or len(self.key_indicators) != 1 or not path:
+            return
+        (name,) = self.key_indicators
+        begin = f'best_{name}_'.replace('/', '_')
+        if name != 'auto' and not os.path.basename(path).startswith(begin):
+            del info['best_ckpt']
+            info.pop('best_score', None)
+            runner.logger.warning(
+                f'Resume: {path} is the best by another metric: the best by {name} begins anew.'
+            )
 
     def _set_best_paths(self, info: Mapping[str, Any]) -> None:
         if self.save_best is not None and len(self.key_indicators) == 1:

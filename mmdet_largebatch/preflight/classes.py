@@ -66,8 +66,11 @@ def categories_in_use(file: CocoFile, source: Source, classes: tuple[str, ...]) 
 
     MMDetection numbers classes in the order of the *file*, not of ``metainfo.classes``. If the
     orders differ, or the file lacks a name, later classes are drawn and listed under wrong names.
+    A file to train on may lack the last classes, as in a ConcatDataset: no number changes.
     """
     setting = f'{source.setting}.metainfo.classes'
+    if source.split == 'train' and file.names and tuple(file.names) == classes[: len(file.names)]:
+        return file.category_ids(classes)
     missing = [name for name in classes if name not in file.names]
     if missing:
         value = Shown(f'({listed(classes)})')

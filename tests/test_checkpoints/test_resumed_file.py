@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 
 import pytest
 from helpers.small_training import load, log_of, make
@@ -119,3 +120,14 @@ def test_a_run_of_either_hook_in_turn(tmp_path):
     for epochs, kind in ((2, 'ours'), (4, 'stock')):
         train(tmp_path, epochs, kind, resume=epochs > 2)
     assert resumed(tmp_path) == (str(tmp_path / 'epoch_4.pth'), '4')
+
+
+def test_a_clock_that_was_set_back(tmp_path, monkeypatch):
+    """As on another machine, whose clock is an hour behind."""
+    options = dict(checkpoint=dict(interval=1), lr_hook=dict(milestones=[1]))
+    make(tmp_path, epochs=2, **options).train()
+    behind = time.time_ns() - 3600 * 10**9
+    monkeypatch.setattr(time, 'time_ns', lambda: behind)
+    make(tmp_path, epochs=3, resume=True, **options).train()
+    make(tmp_path, epochs=4, resume=True, **options).train()
+    assert 'resumed epoch: 3' in log_of(tmp_path)

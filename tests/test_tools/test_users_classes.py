@@ -111,6 +111,22 @@ def test_some_of_the_classes_are_trained_with_a_warning(root):
     assert f'{dropped} of {len(content["annotations"])} objects are not trained on' in line
 
 
+def test_a_further_file_to_train_on_lacks_the_last_classes(root):
+    """As one of people beside COCO: MMDetection gives its objects the same labels."""
+    content = json.loads(annotations(root, 'train').read_text())
+    first, *_ = content['categories']
+    objects = [x for x in content['annotations'] if x['category_id'] == first['id']]
+    content.update(categories=[first], annotations=objects)
+    (root / 'annotations/first.json').write_text(json.dumps(content))
+    cfg = recipe(root)
+    whole = cfg.train_dataloader.dataset
+    part = ConfigDict(whole, ann_file='annotations/first.json')
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[whole, part])
+    check_data(cfg, ['train', 'val'])
+    loaded = DATASETS.build(part).load_data_list()
+    assert {x['bbox_label'] for info in loaded for x in info['instances']} == {0}
+
+
 def test_segm_without_masks(root):
     cfg = recipe(root)
     cfg.model.type = 'FasterRCNN'
