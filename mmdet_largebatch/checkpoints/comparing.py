@@ -35,7 +35,6 @@ def refusal(runner: Runner, path: str) -> str | None:
     difference = _model_difference(runner, checkpoint)
     if difference is None and has_one_optimizer(runner.optim_wrapper):
         difference = _optimizer_difference(runner, checkpoint)
-        difference = difference or _scheduler_difference(runner, checkpoint)
     return difference and f'{difference} Must be the same to resume from {path}; {INSTEAD}.'
 
 
@@ -136,22 +135,6 @@ def _optimizer_difference(runner: Runner, checkpoint: dict[str, Any]) -> str | N
                     f'optim_wrapper: {name} of shape {tuple(p.shape)} and {key} of shape {shape} '
                     f'in the checkpoint {CONSTRUCTOR}.'
                 )
-    return None
-
-
-def _scheduler_difference(runner: Runner, checkpoint: dict[str, Any]) -> str | None:
-    own, saved = runner.param_schedulers, checkpoint.get('param_schedulers')
-    if not isinstance(own, list) or not isinstance(saved, list):
-        return None
-    if len(own) != len(saved):
-        return f'param_scheduler: {len(own)} in the config and {len(saved)} in the checkpoint.'
-    for scheduler, state in zip(own, saved, strict=True):
-        keys = set(scheduler.state_dict()) ^ set(state)
-        if keys:
-            return (
-                f"param_scheduler: the checkpoint's is not a {type(scheduler).__name__} (it "
-                f'differs in {", ".join(sorted(map(str, keys)))}).'
-            )
     return None
 
 

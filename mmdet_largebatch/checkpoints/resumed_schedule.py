@@ -48,18 +48,21 @@ class ResumedSchedule:
             if change:
                 _scale(checkpoint, configured)
             return taken
-        if all(isinstance(scheduler, WarmupStepLR) for scheduler in self.schedulers):
-            return taken
         states, update = checkpoint.get('param_schedulers'), checkpoint['meta']['iter']
-        metric = any(isinstance(s, ReduceOnPlateauParamScheduler) for s in self.schedulers)
+        lacks = 'no param_schedulers in the checkpoint'
+        if states and not self._is_of_these_kinds(states):
+            lacks = 'param_scheduler of another kind or number in the checkpoint'
+            states = None
+            checkpoint['param_schedulers'] = [dict(state) for state in self._first_states]
+        follows = all(isinstance(scheduler, WarmupStepLR) for scheduler in self.schedulers)
+        if follows and (states or 'param_schedulers' not in checkpoint):
+            return taken
         if not states:
-            if metric:
-                return ['no param_schedulers in the checkpoint: the schedule begins anew']
+            if any(isinstance(x, ReduceOnPlateauParamScheduler) for x in self.schedulers):
+                return [f'{lacks}: the schedule begins anew']
             self._is_behind = True
-            return [
-                f'no param_schedulers in the checkpoint: the schedule is set to update {update}',
-                *taken,
-            ]
+            return [f'{lacks}: the schedule is set to update {update}', *taken]
+        metric = any(isinstance(s, ReduceOnPlateauParamScheduler) for s in self.schedulers)
         lines = []
         for scheduler, own, state in zip(self.schedulers, self._first_states, states, strict=True):
             changed = [key for key in own if _is_setting(key) and own[key] != state.get(key)]
@@ -77,6 +80,11 @@ class ResumedSchedule:
             checkpoint['param_schedulers'] = [dict(state) for state in self._first_states]
             self._is_behind = True
         return lines + taken
+
+    def _is_of_these_kinds(self, states: Any) -> bool:
+        """Return True if each state has the fields of the scheduler that would load it."""
+        fields = [set(state) for state in self._first_states]
+        return isinstance(states, list) and fields == [set(state) for state in states]
 
     def catch_up(self, runner: Runner) -> None:
         """Step a schedule that does not have the checkpoint's state to the run's update."""

@@ -1,6 +1,7 @@
 """Save checkpoints atomically, and remove outdated ones afterwards."""
 
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -219,7 +220,9 @@ class AtomicSavingHook(CheckpointHook):
             return
         (name,) = self.key_indicators
         begin = f'best_{name}_'.replace('/', '_')
-        if name != 'auto' and not os.path.basename(path).startswith(begin):
+        # The name of a metric may begin with that of another.
+        files = re.escape(begin) + re.sub(r'\\\{.*?\\\}', '.*', re.escape(self.filename_tmpl))
+        if name != 'auto' and not re.fullmatch(files, os.path.basename(path)):
             del info['best_ckpt']
             info.pop('best_score', None)
             runner.logger.warning(

@@ -16,7 +16,8 @@ class TwoMetrics(BaseMetric):
 
     def compute_metrics(self, results):
         TwoMetrics.evaluations += 1
-        return dict(mAP=0.9, error=1 + 1 / TwoMetrics.evaluations)
+        error = 1 + 1 / TwoMetrics.evaluations
+        return dict(mAP=0.9, mAP_error=error, error=error)
 
 
 def train(folder, epochs, **options):
@@ -30,6 +31,13 @@ def train(folder, epochs, **options):
     runner = make(folder, epochs=epochs, **options)
     runner.train()
     return runner
+
+
+def test_a_metric_whose_name_begins_with_the_others(tmp_path):
+    train(tmp_path, 2, checkpoint=dict(interval=1, save_best='mAP_error', rule='less'))
+    # Its last error is above 1, so above the AP.
+    train(tmp_path, 3, resume=True, checkpoint=dict(interval=1, save_best='mAP', rule='greater'))
+    assert list(tmp_path.glob('best_mAP_epoch_*'))
 
 
 def test_another_save_best(tmp_path):

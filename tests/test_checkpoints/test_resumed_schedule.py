@@ -99,6 +99,29 @@ def test_a_schedule_that_was_not_saved_is_set_to_its_update(tmp_path):
     assert any('the schedule is set to update 4' in line for line in resume_lines(tmp_path))
 
 
+WARMUP_STEP = [dict(type='WarmupStepLR', warmup_iters=3, milestones=[12])]
+POLY = [dict(type='PolyLR', eta_min=0.0, end=8)]
+
+
+@pytest.mark.parametrize(
+    ('old', 'new'),
+    [
+        (multi_step(4, 2, 3), POLY),
+        (POLY, multi_step(8, 5, 7)),
+        (multi_step(4, 2, 3), rtmdet(8)),
+        (multi_step(4, 2, 3), WARMUP_STEP),
+        (WARMUP_STEP, POLY),
+        (WARMUP_STEP, multi_step(8, 5, 7)),
+    ],
+)
+def test_schedulers_of_another_kind_or_number(tmp_path, old, new):
+    train(tmp_path / 'run', 4, old)
+    values = train(tmp_path / 'run', 8, new, resume=True)
+    assert values == train(tmp_path / 'never_stopped', 8, new)[8:] and len(values) == 8
+    (line,) = resume_lines(tmp_path / 'run')
+    assert line.endswith('in the checkpoint: the schedule is set to update 8.')
+
+
 def test_another_schedule_and_another_data_set(tmp_path):
     """MMEngine's loop keeps the count of epochs. Two epochs of 2 updates are done, or of 3."""
 
@@ -152,3 +175,11 @@ def test_without_a_schedule(tmp_path):
     for epochs, lr in enumerate((0.05, 0.0, 0.01), 1):
         sgd = dict(type='SGD', lr=lr)
         assert train(tmp_path, epochs, None, sgd, epochs > 1)[-1] == [lr, lr]
+
+
+def test_from_mmengines_schedule_to_the_hook(tmp_path):
+    """The hook's own schedule has the state ``update`` alone."""
+    new = dict(schedule=None, lr_hook=dict(warmup_iters=3, milestones=[6]))
+    train(tmp_path / 'run', 4, multi_step(4, 2, 3))
+    values = train(tmp_path / 'run', 8, resume=True, **new)
+    assert values == train(tmp_path / 'never_stopped', 8, **new)[8:] and len(values) == 8
