@@ -52,12 +52,15 @@ class ResumedSchedule:
         lacks = 'no param_schedulers in the checkpoint'
         if states and not self._is_of_these_kinds(states):
             lacks = 'param_scheduler of another kind or number in the checkpoint'
-            states = None
-            checkpoint['param_schedulers'] = [dict(state) for state in self._first_states]
-        follows = all(isinstance(scheduler, WarmupStepLR) for scheduler in self.schedulers)
-        if follows and (states or 'param_schedulers' not in checkpoint):
-            return taken
+            states = checkpoint['param_schedulers'] = None
+        if all(isinstance(scheduler, WarmupStepLR) for scheduler in self.schedulers):
+            if states or 'param_schedulers' not in checkpoint:
+                return taken
+            checkpoint['param_schedulers'] = [{'update': update} for _ in self.schedulers]
+            return [f'{lacks}: the schedule is set to update {update}', *taken]
         if not states:
+            if 'param_schedulers' in checkpoint:
+                checkpoint['param_schedulers'] = [dict(state) for state in self._first_states]
             if any(isinstance(x, ReduceOnPlateauParamScheduler) for x in self.schedulers):
                 return [f'{lacks}: the schedule begins anew']
             self._is_behind = True

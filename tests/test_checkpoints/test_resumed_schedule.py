@@ -26,7 +26,9 @@ class Record(Hook):
 
 def train(folder, epochs, schedule, optimizer=None, resume=False, **options):
     record = Record()
-    options = OPTIONS | dict(param_scheduler=schedule, hooks=[record]) | options
+    options = OPTIONS | dict(hooks=[record]) | options
+    if 'lr_hook' not in options:
+        options['param_scheduler'] = schedule
     make(folder, epochs=epochs, optimizer=optimizer, resume=resume, **options).train()
     return record.values
 
