@@ -120,12 +120,13 @@ def _of_a_hook(error: TypeError, last: FrameType, cfg: Config) -> str | None:
 def _name(cfg: Config, part: Any) -> str | None:
     """Return the name of a part of a config, None where it is not there once alone."""
     parts = list(_parts(dict(cfg.items())))
-    same = [name for name, x in parts if x == part]
+    # As text: arrays in a pure-Python config cannot be compared.
+    same = [name for name, x in parts if repr(x) == repr(part)]
     if len(same) != 1:
         # A constructor may have changed its config, and a data set may be given twice. A loader
         # has no type.
         key = 'type' if 'type' in part else 'dataset'
-        same = [name for name, x in parts if x.get(key) == part.get(key)]
+        same = [name for name, x in parts if repr(x.get(key)) == repr(part.get(key))]
     return same[0] if len(same) == 1 else None
 
 
