@@ -84,7 +84,7 @@ def test_both_stages_and_the_figure(shapes, command, tool, tmp_path):
     final = command('tools/reproduce.sh', 'final', *options, **settings)
     assert final.returncode == 0, final.stderr[-3000:]
     rows = read_rows(results / 'shapes_small.csv')
-    expected = {('LAMB', 128, 0.02, 1)}
+    expected = {('LAMB', 128, 0.01, 1)}
     assert {(key.optimizer, key.batch, key.lr, key.warmup) for key in rows} == expected
     picture = tmp_path / 'picture.png'
     drawn = tool('plot_recipes.py', results / 'shapes_small.csv', '--out', picture)

@@ -152,8 +152,8 @@ def test_two_sweeps_do_not_share_a_folder(shapes, tool, tmp_path):
 
 
 def test_a_training_that_fails_by_itself_is_named(shapes, tool, tmp_path):
-    """ResNet-19 does not exist. The sweep continues and names the log."""
-    broken = ['model.backbone.depth=19']
+    """The first forward pass fails. The sweep continues and names the log."""
+    broken = ['model.rpn_head.in_channels=63', 'default_hooks.lr.warmup_iters=1']
     done = tool(*words(shapes, tmp_path, '--lr', '0.1', '0.2', options=broken))
     assert done.returncode == 1
     assert f'lr0.1: failed with status 1, see {tmp_path / "lr0.1/output.txt"}' in done.stderr
