@@ -58,14 +58,14 @@ class ResumedSchedule:
                 return taken
             checkpoint['param_schedulers'] = [{'update': update} for _ in self.schedulers]
             return [f'{lacks}: the schedule is set to update {update}', *taken]
+        metric = any(isinstance(s, ReduceOnPlateauParamScheduler) for s in self.schedulers)
         if not states:
             if 'param_schedulers' in checkpoint:
                 checkpoint['param_schedulers'] = [dict(state) for state in self._first_states]
-            if any(isinstance(x, ReduceOnPlateauParamScheduler) for x in self.schedulers):
+            if metric:
                 return [f'{lacks}: the schedule begins anew']
             self._is_behind = True
             return [f'{lacks}: the schedule is set to update {update}', *taken]
-        metric = any(isinstance(s, ReduceOnPlateauParamScheduler) for s in self.schedulers)
         lines = []
         for scheduler, own, state in zip(self.schedulers, self._first_states, states, strict=True):
             changed = [key for key in own if _is_setting(key) and own[key] != state.get(key)]

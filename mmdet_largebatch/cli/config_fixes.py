@@ -6,6 +6,7 @@ from mmengine.config import Config
 
 from ..utils.local_rank import is_first_of_machine
 
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 # MMEngine itself removes these where they are None.
 MMENGINES_HOOKS = {
     'runtime_info',
@@ -37,7 +38,7 @@ def leave_out_worker_options(cfg: Config) -> None:
     Args:
         cfg (Config): The config, changed in place.
     """
-    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+    for name in LOADERS:
         loader = cfg.get(name)
         if not isinstance(loader, dict) or loader.get('num_workers', 0) != 0:
             continue

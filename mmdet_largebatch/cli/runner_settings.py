@@ -17,10 +17,12 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.utils.data import DataLoader
 
 from ..checks import check, is_number
+from ..preflight.sources import resolve
+from ..utils.config_parts import named_hooks
 from ..utils.local_rank import is_first_of_machine
 from ..utils.type_names import is_stock, type_name
+from .config_fixes import LOADERS
 
-LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 # What MMEngine takes out of a loader's settings before it builds the loader.
 OF_MMENGINE = frozenset({'num_batch_per_epoch', 'disable_subprocess_warning'})
 OF_SLURM = frozenset({'port'})
@@ -62,7 +64,7 @@ def check_runner_settings(cfg: Config) -> None:
     _check_names('env_cfg.dist_cfg', _part(env, 'dist_cfg'), takers, OF_SLURM)
     for name in LOADERS:
         _check_loader(name, _part(cfg, name))
-    for name, hook in _hooks(cfg):
+    for name, hook in named_hooks(cfg):
         _check_priority(name, hook)
         _check_saving(name, hook)
     for name, wrapper in _optim_wrappers(cfg):
@@ -96,17 +98,8 @@ def _check_loader(name: str, loader: Mapping[str, Any]) -> None:
     check(ok, f'{name}.num_workers', workers, 'an integer >= 0')
 
 
-def _hooks(cfg: Config) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the hooks that are configs, with their names in the config."""
-    yield from ((f'default_hooks.{key}', x) for key, x in _part(cfg, 'default_hooks').items())
-    custom = cfg.get('custom_hooks')
-    for index, hook in enumerate(custom if isinstance(custom, list) else []):
-        if isinstance(hook, Mapping):
-            yield f'custom_hooks.{index}', hook
-
-
-def _check_priority(name: str, hook: Any) -> None:
-    priority = hook.get('priority') if isinstance(hook, Mapping) else None
+def _check_priority(name: str, hook: Mapping[str, Any]) -> None:
+    priority = hook.get('priority')
     if isinstance(priority, str):
         names = [level.name for level in Priority]
         check(priority.upper() in names, f'{name}.priority', priority, f'one of {", ".join(names)}')
@@ -115,11 +108,10 @@ def _check_priority(name: str, hook: Any) -> None:
         check(ok, f'{name}.priority', priority, 'an integer from 0 to 100, or a name')
 
 
-def _check_saving(name: str, hook: Any) -> None:
+def _check_saving(name: str, hook: Mapping[str, Any]) -> None:
     """Check a checkpoint hook, which meets a wrong setting at its first save."""
-    kind = hook.get('type') if isinstance(hook, Mapping) else None
-    kind = HOOKS.get(kind) if isinstance(kind, str) else kind
-    if not (inspect.isclass(kind) and issubclass(kind, CheckpointHook) and is_stock(kind)):
+    kind = resolve(HOOKS, hook)
+    if kind is None or not issubclass(kind, CheckpointHook) or not is_stock(kind):
         return
     takers = [*kind.__mro__[:-1], Runner.save_checkpoint]
     _check_names(name, hook, takers, OF_THE_REGISTRY)

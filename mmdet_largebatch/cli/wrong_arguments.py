@@ -3,7 +3,6 @@
 import linecache
 import re
 import sys
-from collections.abc import Iterator, Mapping
 from traceback import walk_tb
 from types import FrameType
 from typing import Any
@@ -13,6 +12,7 @@ from mmengine.registry import build_from_cfg
 from mmengine.runner import Runner
 
 from ..checks import invalid
+from ..utils.config_parts import config_parts
 from ..utils.type_names import type_name
 
 UNKNOWN = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
@@ -109,7 +109,7 @@ def _of_a_hook(error: TypeError, last: FrameType, cfg: Config) -> str | None:
     if not unknown or last.f_code is not Runner.call_hook.__code__:
         return None
     kind, key = type(last.f_locals['hook']).__name__, unknown[2]
-    for name, part in _parts(dict(cfg.items())):
+    for name, part in config_parts(dict(cfg.items())):
         if type_name(part) == kind and key in part:
             return str(
                 invalid(f'{name}.{key}', part[key], f'left out: {unknown[1]} does not take it')
@@ -119,7 +119,7 @@ def _of_a_hook(error: TypeError, last: FrameType, cfg: Config) -> str | None:
 
 def _name(cfg: Config, part: Any) -> str | None:
     """Return the name of a part of a config, None where it is not there once alone."""
-    parts = list(_parts(dict(cfg.items())))
+    parts = list(config_parts(dict(cfg.items())))
     # As text: arrays in a pure-Python config cannot be compared.
     same = [name for name, x in parts if repr(x) == repr(part)]
     if len(same) != 1:
@@ -128,16 +128,3 @@ def _name(cfg: Config, part: Any) -> str | None:
         key = 'type' if 'type' in part else 'dataset'
         same = [name for name, x in parts if repr(x.get(key)) == repr(part.get(key))]
     return same[0] if len(same) == 1 else None
-
-
-def _parts(cfg: Any, name: str = '') -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield each dict of a config with its name."""
-    items: Any = ()
-    if isinstance(cfg, Mapping):
-        if name:
-            yield name, cfg
-        items = cfg.items()
-    elif isinstance(cfg, (list, tuple)):
-        items = enumerate(cfg)
-    for key, value in items:
-        yield from _parts(value, f'{name}.{key}' if name else str(key))

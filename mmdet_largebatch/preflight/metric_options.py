@@ -17,6 +17,7 @@ from mmengine.logging import MMLogger
 from pycocotools.mask import frPyObjects
 
 from ..checks import invalid
+from ..utils.config_parts import named_hooks
 from ..utils.type_names import is_stock
 from .classes import classes_of, predicts_masks
 from .metrics import Metric
@@ -159,9 +160,7 @@ def _check_save_best(cfg: Config, names: set[str]) -> None:
 
     A user's own model, loop or hook may add names.
     """
-    hooks = [(f'default_hooks.{key}', x) for key, x in (cfg.get('default_hooks') or {}).items()]
-    hooks += [(f'custom_hooks.{i}', x) for i, x in enumerate(cfg.get('custom_hooks') or [])]
-    hooks = [(setting, x) for setting, x in hooks if isinstance(x, dict)]
+    hooks = named_hooks(cfg)
     kinds = [resolve(HOOKS, x) for _, x in hooks]
     others = [resolve(LOOPS, cfg.get('val_cfg') or {}), resolve(MODELS, cfg.get('model') or {})]
     if not all(is_stock(kind) for kind in [*kinds, *others] if kind is not None):

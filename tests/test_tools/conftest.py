@@ -46,9 +46,13 @@ SHAPES_RECIPE = 'configs/shapes/mask-rcnn_r18_fpn_2xb8-lamb-1x_shapes.py'
 
 @pytest.fixture
 def train(tool, shapes, tmp_path):
-    """Run `train.py` on the shapes, with `--cfg-options`."""
+    """Run `train.py` on the shapes, with `--cfg-options`, or with lines added to the config."""
 
-    def run(*options, config=SHAPES_RECIPE, data=shapes, arguments=()):
+    def run(*options, config=SHAPES_RECIPE, data=shapes, arguments=(), settings=None):
+        if settings is not None:
+            text = f"_base_ = '{ROOT / config}'\n{settings}\n"
+            config = tmp_path / 'config.py'
+            config.write_text(text)
         options = [*data_options(data), *options]
         work = tmp_path / 'work'
         return tool('train.py', config, '--work-dir', work, *arguments, '--cfg-options', *options)

@@ -227,10 +227,8 @@ BY_ITERATION = "_delete_=True, type='GlobalBatchTrainLoop', max_iters=9, global_
         ('model = dict(backbone=dict(detph=18))', 'Invalid ResNet.detph=18. Must be left out'),
     ],
 )
-def test_an_argument_that_a_class_lacks_or_does_not_take(train, tmp_path, setting, line):
-    config = tmp_path / 'config.py'
-    config.write_text(f"_base_ = '{ROOT / RECIPE}'\n{setting}\n")
-    assert_one_line(train(config=config), f'error: {line}')
+def test_an_argument_that_a_class_lacks_or_does_not_take(train, setting, line):
+    assert_one_line(train(settings=setting), f'error: {line}')
 
 
 class Wrong(Hook):

@@ -5,7 +5,6 @@ import re
 
 import pytest
 import torch
-from helpers.common import ROOT
 from helpers.tools import assert_one_line
 from mmdet.registry import HOOKS, MODELS
 from mmengine.config import Config
@@ -72,10 +71,8 @@ def test_before_anything_is_built(train, option, must):
         ),
     ],
 )
-def test_refused_by_a_constructor(train, tmp_path, setting, line):
-    config = tmp_path / 'config.py'
-    config.write_text(f"_base_ = '{ROOT / RECIPE}'\n{setting}\n")
-    assert_one_line(train(config=config), f'error: Invalid {line}')
+def test_refused_by_a_constructor(train, setting, line):
+    assert_one_line(train(settings=setting), f'error: Invalid {line}')
 
 
 class Strict(Hook):
